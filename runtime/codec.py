@@ -1,0 +1,173 @@
+"""Frozen dataclasses to JSON and back: the spec, the plans and every message between our processes.
+
+Shapes: str, int, float, bool, bytes (base64 in JSON), `X | None`, `tuple[X, ...]`, `Mapping[str, X]`, enums by value,
+nested dataclasses. A missing key takes the field's default, an unknown key is passed over (a newer peer may say more
+than we know); anything else is a `ValueError` that names the path: `linux.resources.cpu.shares: expected int, got str`.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import enum
+import functools
+import types
+import typing
+from collections.abc import Callable, Mapping
+
+Json = object  # what json.loads gives: dict, list, str, int, float, bool or None
+Decoder = Callable[[object, str], object]
+T = typing.TypeVar("T")
+
+
+def encode(value: object, *, camel: bool = False) -> Json:
+    """The JSON shape of a dataclass (fields that equal None, (), {} are left out) or of a plain value.
+
+    camel: write field names the way the OCI specifications do (noNewPrivileges), not as Python does.
+    """
+    if value is None or isinstance(value, (str, int, float)):
+        return value.value if isinstance(value, enum.Enum) else value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, (tuple, list)):
+        return [encode(item, camel=camel) for item in value]
+    if isinstance(value, Mapping):
+        return {key: encode(item, camel=camel) for key, item in value.items()}
+    result: dict[str, object] = {}
+    for attribute, key in _keys(type(value), camel):
+        item = getattr(value, attribute)
+        if item is not None and item != () and item != {}:
+            result[key] = encode(item, camel=camel)
+    return result
+
+
+def decode(cls: type[T], data: Json, *, path: str = "", camel: bool = False) -> T:
+    """A `cls` from its JSON shape. Raises ValueError naming the path of the first bad value."""
+    return typing.cast(T, _dataclass_decoder(cls, camel)(data, path))
+
+
+@functools.cache
+def _keys(cls: type, camel: bool) -> tuple[tuple[str, str], ...]:  # noqa: FBT001 - a cache key
+    return tuple((field.name, _key(field, camel=camel)) for field in dataclasses.fields(cls))
+
+
+def _key(field: dataclasses.Field[object], *, camel: bool) -> str:
+    if not camel:
+        return field.name
+    if "json" in field.metadata:
+        return str(field.metadata["json"])
+    head, *rest = field.name.split("_")
+    return head + "".join(word.capitalize() for word in rest)
+
+
+@functools.cache
+def _dataclass_decoder(cls: type, camel: bool) -> Decoder:  # noqa: FBT001 - a cache key
+    hints = typing.get_type_hints(cls)
+    plan = [
+        (
+            field.name,
+            _key(field, camel=camel),
+            _decoder(hints[field.name], camel),
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(cls)
+    ]
+
+    def decode_fields(data: object, path: str) -> object:
+        if not isinstance(data, dict):
+            raise _mismatch(path, "object", data)
+        values: dict[str, object] = {}
+        for name, key, decoder, required in plan:
+            where = f"{path}.{key}" if path else key
+            item = data.get(key)
+            if item is not None:
+                values[name] = decoder(item, where)
+            elif required:
+                raise ValueError(f"{where}: missing")
+        return cls(**values)
+
+    return decode_fields
+
+
+def _mismatch(path: str, expected: str, data: object) -> ValueError:
+    return ValueError(f"{path}: expected {expected}, got {type(data).__name__} {str(data)[:80]!r}")
+
+
+def _decoder(hint: object, camel: bool) -> Decoder:  # noqa: FBT001 - handed through
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _decoder(next(item for item in arguments if item is not type(None)), camel)
+    if origin is tuple:
+        return _tuple_decoder(_decoder(arguments[0], camel))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping_decoder(_decoder(arguments[1], camel))
+    if not isinstance(hint, type):
+        raise TypeError(f"no decoder for {hint!r}")
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_decoder(hint, camel)
+    if issubclass(hint, enum.Enum):
+        return _enum_decoder(hint)
+    return _SCALARS[hint]
+
+
+def _tuple_decoder(item_decoder: Decoder) -> Decoder:
+    def decode_tuple(data: object, path: str) -> object:
+        if not isinstance(data, list):
+            raise _mismatch(path, "array", data)
+        return tuple(item_decoder(item, f"{path}[{index}]") for index, item in enumerate(data))
+
+    return decode_tuple
+
+
+def _mapping_decoder(item_decoder: Decoder) -> Decoder:
+    def decode_mapping(data: object, path: str) -> object:
+        if not isinstance(data, dict):
+            raise _mismatch(path, "object", data)
+        return {str(key): item_decoder(item, f"{path}.{key}") for key, item in data.items()}
+
+    return decode_mapping
+
+
+def _enum_decoder(cls: type[enum.Enum]) -> Decoder:
+    def decode_enum(data: object, path: str) -> object:
+        try:
+            return cls(data)
+        except ValueError:
+            raise ValueError(
+                f"{path}: {data!r} is none of {', '.join(str(item.value) for item in cls)}"
+            ) from None
+
+    return decode_enum
+
+
+def _scalar_decoder(kind: type) -> Decoder:
+    def decode_scalar(data: object, path: str) -> object:
+        if type(data) is not kind:  # not isinstance: a bool is no int here
+            raise _mismatch(path, kind.__name__, data)
+        return data
+
+    return decode_scalar
+
+
+def _decode_float(data: object, path: str) -> object:
+    if type(data) not in (int, float):
+        raise _mismatch(path, "number", data)
+    return data
+
+
+def _decode_bytes(data: object, path: str) -> object:
+    if not isinstance(data, str):
+        raise _mismatch(path, "base64 text", data)
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        raise ValueError(f"{path}: not base64") from None
+
+
+_SCALARS: Mapping[type, Decoder] = {
+    str: _scalar_decoder(str),
+    int: _scalar_decoder(int),
+    bool: _scalar_decoder(bool),
+    float: _decode_float,
+    bytes: _decode_bytes,
+}

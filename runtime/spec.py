@@ -1,0 +1,221 @@
+"""The OCI runtime specification (1.3, Linux) as frozen dataclasses: what of it we honour.
+
+JSON by `runtime.codec` with camel=True gives config.json. Units are the specification's: bytes, microseconds (quota,
+period), shares. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Numeric identity. Names are looked up inside the root file system: see UserLookup."""
+
+    uid: int = 0
+    gid: int = 0
+    umask: int | None = None
+    additional_gids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UserLookup:
+    """podwright's extension: an identity that only the container's own /etc/passwd and /etc/group can tell.
+
+    user: "name", "uid", "name:group", "uid:gid" as in an image's USER, or what CRI asks (run_as_username);
+    group: overrides the primary group (run_as_group); supplemental: added to the groups;
+    merge: also take the groups in which /etc/group lists the user (CRI's Merge policy; Strict is False).
+    """
+
+    user: str = ""
+    group: int | None = None
+    supplemental: tuple[int, ...] = ()
+    merge: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Names with CAP_, one tuple a set. Inheritable stays empty unless a spec says otherwise (CVE-2022-24769)."""
+
+    bounding: tuple[str, ...] = ()
+    effective: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
+    inheritable: tuple[str, ...] = ()
+    ambient: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    type: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSize:
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    args: tuple[str, ...]
+    cwd: str = "/"
+    env: tuple[str, ...] = ()
+    terminal: bool = False
+    console_size: ConsoleSize | None = None
+    user: User = User()
+    user_lookup: UserLookup | None = None
+    capabilities: Capabilities = Capabilities()
+    rlimits: tuple[Rlimit, ...] = ()
+    no_new_privileges: bool = False
+    oom_score_adj: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    path: str = "rootfs"
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """options as in the specification: bind, rbind, ro, rro, nosuid, rprivate, rslave, rshared, mode=…, size=…"""
+
+    destination: str
+    type: str = "bind"
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rootfs:
+    """What is mounted as the container's root, inside its own mount namespace (not part of a bundle's config.json).
+
+    lower: overlay lower directories, topmost first; upper, work: the writable layer. Without lower, `Root.path` is bound.
+    """
+
+    lower: tuple[str, ...] = ()
+    upper: str = ""
+    work: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """type: pid network ipc uts mount cgroup user time; path: join this one, empty: make a new one."""
+
+    type: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A node to make in the container. type: c, b, u or p."""
+
+    path: str
+    type: str = "c"
+    major: int = 0
+    minor: int = 0
+    file_mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRule:
+    """type: a, c or b; None as major or minor: all; access: some of rwm."""
+
+    allow: bool
+    type: str = "a"
+    major: int | None = None
+    minor: int | None = None
+    access: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    limit: int | None = None
+    reservation: int | None = None
+    swap: int | None = None  # memory + swap, as cgroup v1 counts; -1: no limit
+    disable_oom_killer: bool | None = field(default=None, metadata={"json": "disableOOMKiller"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    shares: int | None = None
+    quota: int | None = None  # -1: no limit
+    period: int | None = None
+    cpus: str = ""
+    mems: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HugepageLimit:
+    page_size: str  # "2MB", "1GB"
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pids:
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    devices: tuple[DeviceRule, ...] = ()
+    memory: Memory | None = None
+    cpu: Cpu | None = None
+    pids: Pids | None = None
+    hugepage_limits: tuple[HugepageLimit, ...] = ()
+    unified: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SeccompArgument:
+    index: int
+    value: int
+    op: str
+    value_two: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SeccompSyscalls:
+    names: tuple[str, ...]
+    action: str
+    errno_ret: int | None = None
+    args: tuple[SeccompArgument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seccomp:
+    default_action: str
+    default_errno_ret: int | None = None
+    architectures: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    syscalls: tuple[SeccompSyscalls, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Linux:
+    namespaces: tuple[Namespace, ...] = ()
+    devices: tuple[Device, ...] = ()
+    cgroups_path: str = ""
+    resources: Resources = Resources()
+    rootfs_propagation: str = ""
+    seccomp: Seccomp | None = None
+    sysctl: Mapping[str, str] = field(default_factory=dict)
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    process: Process
+    root: Root = Root()
+    hostname: str = ""
+    mounts: tuple[Mount, ...] = ()
+    linux: Linux = Linux()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    oci_version: str = "1.3.0"
