@@ -1,8 +1,9 @@
 """Frozen dataclasses to JSON and back: the spec, the plans and every message between our processes.
 
-Shapes: str, int, float, bool, bytes (base64 in JSON), `X | None`, `tuple[X, ...]`, `Mapping[str, X]`, enums by value,
-nested dataclasses. A missing key takes the field's default, an unknown key is passed over (a newer peer may say more
-than we know); anything else is a `ValueError` that names the path: `linux.resources.cpu.shares: expected int, got str`.
+Shapes: str, int, float, bool, bytes (base64 in JSON), `X | None`, `tuple[X, ...]`,
+`Mapping[str, X]`, enums by value, nested dataclasses. A missing key takes the field's default, an
+unknown key is passed over (a newer peer may say more than we know); anything else is a ValueError
+that names the path: `linux.resources.cpu.shares: expected int, got str`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ T = typing.TypeVar("T")
 
 
 def encode(value: object, *, camel: bool = False) -> Json:
-    """The JSON shape of a dataclass (fields that equal None, (), {} are left out) or of a plain value.
+    """The JSON shape of a dataclass (without fields that equal None, (), {}) or of a plain value.
 
-    camel: write field names the way the OCI specifications do (noNewPrivileges), not as Python does.
+    camel: write field names as the OCI specifications do (noNewPrivileges), not as Python does.
     """
     if value is None or isinstance(value, (str, int, float)):
         return value.value if isinstance(value, enum.Enum) else value
@@ -34,16 +35,18 @@ def encode(value: object, *, camel: bool = False) -> Json:
     if isinstance(value, Mapping):
         return {key: encode(item, camel=camel) for key, item in value.items()}
     result: dict[str, object] = {}
-    for attribute, key in _keys(type(value), camel):
+    cls: type = type(value)
+    for attribute, key in _keys(cls, camel):
         item = getattr(value, attribute)
-        if item is not None and item != () and item != {}:
+        if item is not None and item not in ((), {}):
             result[key] = encode(item, camel=camel)
     return result
 
 
 def decode(cls: type[T], data: Json, *, path: str = "", camel: bool = False) -> T:
     """A `cls` from its JSON shape. Raises ValueError naming the path of the first bad value."""
-    return typing.cast(T, _dataclass_decoder(cls, camel)(data, path))
+    decoder = _dataclass_decoder(typing.cast(type, cls), camel)
+    return typing.cast(T, decoder(data, path))
 
 
 @functools.cache

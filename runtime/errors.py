@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the runtime, as types that carry data. gRPC codes are not known here."""
+"""Everything that can go wrong in the runtime, as types that carry data, not gRPC codes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class InvalidSpec(RuntimeFault):
 class InitFailed(RuntimeFault):
     """A step between fork and exec failed.
 
-    step: the step's name, from `runtime.init.steps`; errno: the kernel's answer, 0 where the step refused by itself;
-    text: what was tried, and the remedy where one is known.
+    step: the step's name, from `runtime.init.steps`; errno: the kernel's answer, 0 where the step
+    refused by itself; text: what was tried, and the remedy where one is known.
     """
 
     def __init__(self, step: str, errno: int, text: str) -> None:

@@ -1,7 +1,7 @@
 """The OCI runtime specification (1.3, Linux) as frozen dataclasses: what of it we honour.
 
-JSON by `runtime.codec` with camel=True gives config.json. Units are the specification's: bytes, microseconds (quota,
-period), shares. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md
+JSON by `runtime.codec` with camel=True gives config.json. Units are the specification's: bytes,
+microseconds (quota, period), shares. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class UserLookup:
-    """podwright's extension: an identity that only the container's own /etc/passwd and /etc/group can tell.
+    """podwright's extension: an identity that only the container's own files can tell.
 
-    user: "name", "uid", "name:group", "uid:gid" as in an image's USER, or what CRI asks (run_as_username);
+    user: "name", "uid", "name:group", "uid:gid" as in an image's USER, or CRI's run_as_username;
     group: overrides the primary group (run_as_group); supplemental: added to the groups;
-    merge: also take the groups in which /etc/group lists the user (CRI's Merge policy; Strict is False).
+    merge: also take the groups in which /etc/group lists the user (CRI's policy Merge; Strict: no).
     """
 
     user: str = ""
@@ -37,7 +37,7 @@ class UserLookup:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Names with CAP_, one tuple a set. Inheritable stays empty unless a spec says otherwise (CVE-2022-24769)."""
+    """Names with CAP_, one tuple a set. Inheritable: empty unless a spec asks (CVE-2022-24769)."""
 
     bounding: tuple[str, ...] = ()
     effective: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """options as in the specification: bind, rbind, ro, rro, nosuid, rprivate, rslave, rshared, mode=…, size=…"""
+    """options: bind, rbind, ro, rro, nosuid, rprivate, rslave, rshared, mode=…, size=…, data."""
 
     destination: str
     type: str = "bind"
@@ -92,9 +92,10 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Rootfs:
-    """What is mounted as the container's root, inside its own mount namespace (not part of a bundle's config.json).
+    """What becomes the container's root, inside its own mount namespace (no part of config.json).
 
-    lower: overlay lower directories, topmost first; upper, work: the writable layer. Without lower, `Root.path` is bound.
+    lower: overlay lower directories, topmost first; upper, work: the writable layer.
+    Without lower, `Root.path` is bound.
     """
 
     lower: tuple[str, ...] = ()
@@ -104,7 +105,7 @@ class Rootfs:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """type: pid network ipc uts mount cgroup user time; path: join this one, empty: make a new one."""
+    """type: pid network ipc uts mount cgroup user time; path: join this one; empty: a new one."""
 
     type: str
     path: str = ""

@@ -1,0 +1,78 @@
+"""Processes: clone3, prctl, capabilities, descriptors. See clone(2), prctl(2), capabilities(7)."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import signal
+import struct
+
+from runtime.linux.libc import Integer, Pointer, Size, Unsigned, UnsignedLong, declare, syscall
+from runtime.linux.namespace import Clone
+
+
+class Prctl(enum.IntEnum):
+    """PR_* of linux/prctl.h."""
+
+    SET_PDEATHSIG = 1
+    SET_DUMPABLE = 4
+    SET_KEEPCAPS = 8
+    SET_NAME = 15
+    SET_SECCOMP = 22
+    CAPBSET_READ = 23
+    CAPBSET_DROP = 24
+    SET_CHILD_SUBREAPER = 36
+    SET_NO_NEW_PRIVS = 38
+    CAP_AMBIENT = 47
+
+
+_prctl = declare("prctl", Integer, UnsignedLong, UnsignedLong, UnsignedLong, UnsignedLong)
+_clone3 = syscall("clone3", 435, Pointer, Size)
+_close_range = syscall("close_range", 436, Unsigned, Unsigned, Unsigned)
+_capset = declare("capset", Pointer, Pointer)
+
+CLOSE_RANGE_CLOEXEC = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_CLONE_ARGS = struct.Struct("11Q")
+
+
+def prctl(option: Prctl, argument: int = 0, second: int = 0) -> int:
+    """prctl(2) with up to two arguments, the rest 0."""
+    return _prctl(option, argument, second, 0, 0)
+
+
+def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
+    """Forks with namespaces. Answers (pid, pidfd) in the parent, (0, -1) in the child.
+
+    cgroup_fd: a cgroup v2 directory in which the child starts (CLONE_INTO_CGROUP, Linux 5.7),
+    -1: the parent's.
+    Only for a single-threaded process: no fork handler of Python or libc runs.
+    """
+    pidfd = ctypes.c_int(-1)
+    flags |= Clone.PIDFD
+    if cgroup_fd >= 0:
+        flags |= Clone.INTO_CGROUP
+    arguments = _CLONE_ARGS.pack(
+        flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+    )
+    buffer = ctypes.create_string_buffer(arguments, _CLONE_ARGS.size)
+    pid = _clone3(ctypes.addressof(buffer), _CLONE_ARGS.size)
+    return (pid, pidfd.value) if pid else (0, -1)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Sets this process's capabilities; each argument is a mask with bit N for capability N."""
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    masks = []
+    for shift in (0, 32):
+        masks += [(mask >> shift) & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
+    body = struct.pack("6I", *masks)
+    _capset(
+        ctypes.cast(ctypes.c_char_p(header), ctypes.c_void_p),
+        ctypes.cast(ctypes.c_char_p(body), ctypes.c_void_p),
+    )
+
+
+def close_from(first: int, *, cloexec: bool = False) -> None:
+    """Closes every descriptor from `first` up, or marks them all close-on-exec."""
+    _close_range(first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC if cloexec else 0)
