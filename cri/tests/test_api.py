@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import pytest
-from google.protobuf import descriptor as pb
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from cri.api import api_pb2 as api
+
+if TYPE_CHECKING:
+    from google.protobuf import descriptor as pb
 
 WIRE = json.loads(resources.files("cri.tests").joinpath("cri-v1-wire.json").read_text())
 FILE = api.DESCRIPTOR
@@ -24,7 +27,8 @@ def _type_name(field: pb.FieldDescriptor) -> str:
     elif field.enum_type is not None:
         name = field.enum_type.full_name.removeprefix("runtime.v1.")
     else:
-        name = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+        kind = FieldDescriptorProto.Type.ValueType(field.type)
+        name = FieldDescriptorProto.Type.Name(kind).removeprefix("TYPE_").lower()
     return f"repeated {name}" if field.is_repeated else name
 
 

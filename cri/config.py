@@ -1,0 +1,329 @@
+"""Configuration: TOML files in, a frozen Config out. The only reader of configuration.
+
+`podwright.toml` and, beside it, `conf.d/*.toml` in lexical order: a later file wins, key by key. An
+unknown key, a wrong type or a value that can't be is an error which names file and line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import re
+import tomllib
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+DEFAULT_FILE = Path("/etc/podwright/podwright.toml")
+
+T = TypeVar("T")
+Check = Callable[[T], str]  # "": good; else what is wrong with the value
+Key = tuple[str, ...]  # ("network", "mtu")
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used: `file:line: what, and the remedy`."""
+
+    def __init__(self, source: Path | str, line: int, text: str) -> None:
+        super().__init__(f"{source}:{line}: {text}" if line else f"{source}: {text}")
+        self.line = line
+
+
+def _absolute(value: str) -> str:
+    return "" if value.startswith("/") else "must be an absolute path"
+
+
+def _absolute_or_empty(value: str) -> str:
+    return _absolute(value) if value else ""
+
+
+def _address(value: str) -> str:
+    known = not value or re.fullmatch(r"unix:/.+|unix-abstract:.+|unix://@.+", value)
+    return "" if known else "must be unix:///path/to/socket or unix-abstract:name"
+
+
+def _one_of(*choices: str) -> Check[str]:
+    return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
+
+
+def _between(low: int, high: int) -> Check[int]:
+    return lambda value: "" if low <= value <= high else f"must be from {low} to {high}"
+
+
+def _interface(value: str) -> str:
+    good = re.fullmatch(r"[^\s/:]{1,15}", value) and value not in (".", "..")
+    return "" if good else "must be an interface name: 1 to 15 characters, no space, / or :"
+
+
+def _subnets(value: tuple[str, ...]) -> str:
+    try:
+        versions = [ipaddress.ip_network(subnet).version for subnet in value]
+    except ValueError as error:
+        return f"{error}; write it as 10.88.0.0/16"
+    return "" if len(set(versions)) == len(versions) else "at most one IPv4 and one IPv6 subnet"
+
+
+def _cgroup_parent(value: str) -> str:
+    good = value.startswith("/") and value != "/" and ".." not in value.split("/")
+    return "" if good else "must be an absolute cgroup path beneath the root, such as /podwright"
+
+
+def key(default: T, doc: str, check: Check[T] | None = None) -> T:
+    """A configuration key: its default, its meaning, and a check of its value."""
+    made: T = field(default=default, metadata={"doc": doc, "check": check})
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    enabled: bool = key(
+        default=False,
+        doc="The built-in pod network: bridge, addresses, masquerade, host ports. "
+        "Leave it off where a CNI plugin is in charge.",
+    )
+    bridge: str = key("podwright0", "The bridge on which pods sit; made when needed.", _interface)
+    subnets: tuple[str, ...] = key(
+        ("10.88.0.0/16",), "Where pod addresses come from: one IPv4, one IPv6, or both.", _subnets
+    )
+    mtu: int = key(
+        0, "MTU of the pods' interfaces; 0: that of the default route.", _between(0, 65536)
+    )
+    masquerade: bool = key(
+        default=True,
+        doc="Pods reach the world under the node's address.",
+    )
+    cni_conf_dir: str = key("/etc/cni/net.d", "Where CNI configurations are looked for.", _absolute)
+    cni_bin_dir: str = key("/opt/cni/bin", "Where CNI plugins are looked for.", _absolute)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesConfig:
+    hosts_dir: str = key(
+        "/etc/podwright/hosts",
+        "Registries: <directory>/<host[:port]>/hosts.toml, in containerd's format.",
+        _absolute,
+    )
+    insecure_hosts: tuple[str, ...] = key(
+        (), "host[:port] of registries to be spoken to by plain HTTP. Loopback ones always may."
+    )
+    parallel_downloads: int = key(3, "Layers of one pull that download at a time.", _between(1, 64))
+    parallel_unpacks: int = key(
+        2, "Layers that unpack at a time, all pulls together.", _between(1, 64)
+    )
+    keep_blobs: bool = key(
+        default=False,
+        doc="Keep compressed layers after they are unpacked.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupConfig:
+    driver: str = key(
+        "cgroupfs",
+        "Who makes cgroups. kubelet asks for it and follows; so far there is only cgroupfs.",
+        _one_of("cgroupfs"),
+    )
+    parent: str = key(
+        "/podwright", "Parent of the pods that name none (kubelet always does).", _cgroup_parent
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainersConfig:
+    seccomp_profile: str = key(
+        "",
+        "A seccomp profile (OCI JSON) to be used for RuntimeDefault; empty: the built-in one.",
+        _absolute_or_empty,
+    )
+    unprivileged_ports: bool = key(
+        default=True,
+        doc="Pods may listen on ports below 1024 without a capability.",
+    )
+    unprivileged_ping: bool = key(
+        default=True,
+        doc="Pods may ping without a capability.",
+    )
+    shm_bytes: int = key(
+        64 << 20, "Size of /dev/shm, which a pod's containers share.", _between(4096, 1 << 50)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedHandler:
+    """The runtime which is part of podwright. It has no keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlersConfig:
+    podwright: EmbeddedHandler = field(
+        default_factory=EmbeddedHandler,
+        metadata={"doc": "The embedded runtime: also what a pod without a RuntimeClass gets."},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    root: str = key("/var/lib/podwright", "What survives a reboot: images, records.", _absolute)
+    state: str = key("/run/podwright", "What describes this boot; a tmpfs.", _absolute)
+    address: str = key("", "Where CRI is served; empty: unix://<state>/podwright.sock.", _address)
+    log_level: str = key(
+        "info",
+        "debug shows every request, info those that change something. Read again on SIGHUP.",
+        _one_of("debug", "info", "warning", "error"),
+    )
+    netns_dir: str = key(
+        "/run/netns", "Where pods' network namespaces are pinned (cni-<sandbox id>).", _absolute
+    )
+    network: NetworkConfig = field(
+        default_factory=NetworkConfig, metadata={"doc": "The built-in pod network."}
+    )
+    images: ImagesConfig = field(
+        default_factory=ImagesConfig, metadata={"doc": "Pulling and keeping images."}
+    )
+    cgroup: CgroupConfig = field(default_factory=CgroupConfig, metadata={"doc": "Control groups."})
+    containers: ContainersConfig = field(
+        default_factory=ContainersConfig, metadata={"doc": "What containers get by default."}
+    )
+    handlers: HandlersConfig = field(
+        default_factory=HandlersConfig, metadata={"doc": "Runtimes, by RuntimeClass handler."}
+    )
+
+    @property
+    def endpoint(self) -> str:
+        """The address at which CRI is served."""
+        return self.address or f"unix://{self.state}/podwright.sock"
+
+
+def load(file: Path | None = None) -> Config:
+    """The configuration of a file and its drop-ins. Raises ConfigError.
+
+    Without a file: the default one, and if that is not there, the defaults.
+    """
+    if file is None and not DEFAULT_FILE.exists():
+        return Config()
+    file = file or DEFAULT_FILE
+    sources = [file, *sorted((file.parent / "conf.d").glob("*.toml"))]
+    config = Config()
+    for source in sources:
+        config = parse(_read(source), source, base=config)
+    return config
+
+
+def parse(text: str, source: Path | str = "<text>", *, base: Config | None = None) -> Config:
+    """`base`, or the defaults, changed by the keys of a TOML text. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r" \(at line (\d+), column \d+\)| \(at end of document\)", str(error))
+        line = int(where[1]) if where and where[1] else len(text.splitlines())
+        message = str(error)[: where.start()] if where else str(error)
+        raise ConfigError(source, line, f"not TOML: {message}") from None
+    for path, problem in _problems(Config, data, ()):
+        raise ConfigError(source, line_of(text, path), problem)
+    return _apply(base or Config(), data)
+
+
+def override(config: Config, **values: str | None) -> Config:
+    """The configuration with top-level keys replaced by options of the command line."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for path, problem in _problems(Config, given, ()):
+        raise ConfigError(f"--{path[0].replace('_', '-')}", 0, problem)
+    return _apply(config, given)
+
+
+def line_of(text: str, path: Key) -> int:
+    """The line on which a key is set: the first beginning of the text, cut at a line's end, that is
+    TOML and has the key; the statement begins after the longest shorter one. Exact, if not fast."""
+    lines = text.splitlines()
+    begin = 0
+    for count in range(1, len(lines) + 1):
+        try:
+            data: object = tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:
+            continue
+        if _has(data, path):
+            blank = (not line.strip() or line.lstrip().startswith("#") for line in lines[begin:])
+            return begin + 1 + next((n for n, skip in enumerate(blank) if not skip), 0)
+        begin = count
+    return 0
+
+
+def _has(data: object, path: Key) -> bool:
+    for name in path:
+        if not isinstance(data, dict) or name not in data:
+            return False
+        data = data[name]
+    return True
+
+
+def _read(source: Path) -> str:
+    try:
+        return source.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(source, 0, error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        line = source.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(source, line, "not UTF-8") from None
+
+
+def _problems(cls: type, data: Mapping[str, object], path: Key) -> Iterator[tuple[Key, str]]:
+    """What is wrong with a table: the key, and a sentence with its remedy."""
+    hints = typing.get_type_hints(cls)
+    known = {item.name: item for item in dataclasses.fields(cls)}
+    for name, value in data.items():
+        here = (*path, name)
+        if name not in known:
+            yield here, _unknown(here, list(known))
+            continue
+        hint, check = hints[name], known[name].metadata.get("check")
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if isinstance(value, dict):
+                yield from _problems(hint, value, here)
+            else:
+                yield here, f"{'.'.join(here)}: is a table: write [{'.'.join(here)}]"
+        elif not _is(value, hint):
+            yield here, f"{'.'.join(here)}: expected {_NAMES[hint]}, got {value!r}"
+        elif check is not None and (problem := check(_plain(value))):
+            yield here, f"{'.'.join(here)} = {value!r}: {problem}"
+
+
+_NAMES = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    tuple[str, ...]: "a list of strings",
+}
+
+
+def _is(value: object, hint: object) -> bool:
+    if hint == tuple[str, ...]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value) is hint  # not isinstance: true is no whole number
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _unknown(path: Key, known: Sequence[str]) -> str:
+    name = ".".join(path)
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
+    if near:
+        return f"unknown key {name}: did you mean {'.'.join((*path[:-1], near[0]))}?"
+    where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"
+    return f"unknown key {name}: {where} knows {', '.join(known) or 'no keys'}"
+
+
+def _apply(base: T, data: Mapping[str, object]) -> T:
+    """`base`, a dataclass, with the checked values of a table."""
+    changes: dict[str, object] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            changes[name] = _apply(getattr(base, name), value)
+        else:
+            changes[name] = _plain(value)
+    made: T = dataclasses.replace(base, **changes)  # type: ignore[type-var]  # T is a dataclass here
+    return made

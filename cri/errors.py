@@ -1,0 +1,122 @@
+"""The one table: exception class -> gRPC status.
+
+Handlers raise; the guard in service.py asks `status_of`. The nearest class in the MRO wins; what is
+not listed is INTERNAL, a fault of ours, and is logged with its traceback. A message may carry a
+prefix which kubelet looks for in errors with code UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grpc import StatusCode
+
+import runtime.errors as runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class CriFault(Exception):
+    """Root of the failures that the CRI layer itself finds."""
+
+
+class SandboxNotFound(CriFault):
+    """No sandbox has this id, or an id that begins so."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f"no sandbox with id {sandbox_id!r}")
+        self.sandbox_id = sandbox_id
+
+
+class ContainerNotFound(CriFault):
+    """No container has this id, or an id that begins so."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(f"no container with id {container_id!r}")
+        self.container_id = container_id
+
+
+class AmbiguousId(CriFault):
+    """The beginning of more than one id."""
+
+    def __init__(self, text: str, count: int) -> None:
+        super().__init__(f"{text!r} is the beginning of {count} ids: give more digits")
+
+
+class InvalidRequest(CriFault):
+    """A field of the request can't be as it is. `field` is its path in the request."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field}: {text}")
+        self.field = field
+
+
+class WrongState(CriFault):
+    """The sandbox or container is in a state in which this can't be done."""
+
+
+class NotImplementedYet(CriFault):
+    """Something which CRI knows and this version of podwright doesn't."""
+
+
+class ImageVolumeFailed(CriFault):
+    """An image can't be mounted as a volume."""
+
+
+class StateNotWritten(CriFault):
+    """A change of state could not be written down, so it was not made."""
+
+
+class StateDiskFull(StateNotWritten):
+    """The file system of the state database is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A gRPC status; `prefix` goes before the message, for clients that look for it."""
+
+    code: StatusCode
+    prefix: str = ""
+
+
+STATUS: Mapping[type[BaseException], Status] = {
+    SandboxNotFound: Status(StatusCode.NOT_FOUND),
+    ContainerNotFound: Status(StatusCode.NOT_FOUND),
+    AmbiguousId: Status(StatusCode.INVALID_ARGUMENT),
+    InvalidRequest: Status(StatusCode.INVALID_ARGUMENT),
+    WrongState: Status(StatusCode.FAILED_PRECONDITION),
+    NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
+    ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
+    StateNotWritten: Status(StatusCode.UNAVAILABLE),
+    StateDiskFull: Status(StatusCode.RESOURCE_EXHAUSTED),
+    TimeoutError: Status(StatusCode.DEADLINE_EXCEEDED),
+    runtime.SandboxNotFound: Status(StatusCode.NOT_FOUND),
+    runtime.ContainerNotFound: Status(StatusCode.NOT_FOUND),
+    runtime.IllegalTransition: Status(StatusCode.FAILED_PRECONDITION),
+    runtime.InvalidSpec: Status(StatusCode.INVALID_ARGUMENT),
+    runtime.InitFailed: Status(StatusCode.FAILED_PRECONDITION),
+    runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
+    runtime.MonitorLost: Status(StatusCode.UNAVAILABLE),
+    runtime.SpawnerUnavailable: Status(StatusCode.UNAVAILABLE),
+}
+
+INTERNAL = Status(StatusCode.INTERNAL)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def status_of(error: BaseException) -> Status:
+    """The status that a client gets to see for an error."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return Status(StatusCode.RESOURCE_EXHAUSTED)
+    return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), INTERNAL)
+
+
+def message_of(error: BaseException, status: Status) -> str:
+    """What a client gets to read: the prefix it may look for, the text, and what was not undone."""
+    text = str(error) or type(error).__name__
+    if status.prefix and not text.startswith(status.prefix):
+        text = f"{status.prefix}: {text}"
+    return "; ".join([text, *getattr(error, "__notes__", ())])

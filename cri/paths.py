@@ -1,0 +1,45 @@
+"""Every directory and file name that the daemon owns, as functions of root, state and id.
+
+root (/var/lib/podwright): survives a reboot    state (/run/podwright): describes this boot
+  lock           held by the daemon               podwright.sock   CRI (unless configured)
+  state.db       sandboxes, containers            spawner.sock
+  images.db      image's own                      lock             held by the daemon
+  content/       blobs                            boot-id          the boot that state is of
+  layers/        unpacked layers                  monitors/<sandbox id>/
+  containers/    writable layers                  net/, ipam/      network's own
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The two directories of one daemon. Two daemons with different ones never meet."""
+
+    root: Path
+    state: Path
+
+    @property
+    def locks(self) -> tuple[Path, Path]:
+        """Locked while a daemon runs: neither directory may have two."""
+        return self.root / "lock", self.state / "lock"
+
+    @property
+    def database(self) -> Path:
+        """Sandboxes and containers (SQLite)."""
+        return self.root / "state.db"
+
+    @property
+    def boot_id(self) -> Path:
+        """The boot which the files under `state` describe."""
+        return self.state / "boot-id"
+
+    def monitor(self, sandbox_id: str) -> Path:
+        """What a sandbox's monitor owns: its socket, exits/, hosts, hostname, resolv.conf."""
+        return self.state / "monitors" / sandbox_id

@@ -1,0 +1,32 @@
+"""What handlers may use: one value, made by the composition root, handed to every handler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cri.locks import Flights, Locks
+from cri.trace import Recorder
+
+if TYPE_CHECKING:
+    from cri.config import Config
+    from cri.paths import Paths
+    from cri.store.store import Store
+    from image.store import ImageStore
+    from network.pod_network import PodNetwork
+    from runtime.lifecycle import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running daemon."""
+
+    config: Config
+    paths: Paths
+    store: Store
+    images: ImageStore
+    network: PodNetwork
+    runtime: Runtime
+    locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
+    flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
+    recorder: Recorder = field(default_factory=Recorder)

@@ -1,0 +1,194 @@
+"""Containers: what was asked (Metadata, never changes) and what is (Status, replaced whole)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cri.api import api_pb2 as api
+from cri.errors import ContainerNotFound, WrongState
+from cri.store import index
+from cri.store.records import Records
+from runtime import codec
+
+if TYPE_CHECKING:
+    from cri.store.database import Database
+
+
+class ContainerState(enum.StrEnum):
+    """UNKNOWN: its monitor is gone and left no exit; it may have run, it does no longer."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+TRANSITIONS: Mapping[ContainerState, frozenset[ContainerState]] = {
+    ContainerState.CREATED: frozenset(
+        {ContainerState.RUNNING, ContainerState.EXITED, ContainerState.UNKNOWN}
+    ),
+    ContainerState.RUNNING: frozenset({ContainerState.EXITED, ContainerState.UNKNOWN}),
+    ContainerState.UNKNOWN: frozenset({ContainerState.RUNNING, ContainerState.EXITED}),
+    ContainerState.EXITED: frozenset(),
+}
+_API_STATE = {
+    ContainerState.CREATED: api.CONTAINER_CREATED,
+    ContainerState.RUNNING: api.CONTAINER_RUNNING,
+    ContainerState.EXITED: api.CONTAINER_EXITED,
+    ContainerState.UNKNOWN: api.CONTAINER_UNKNOWN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerMetadata:
+    """What was asked for, and what was decided before the first side effect."""
+
+    id: str
+    sandbox_id: str
+    image_id: str  # config digest: what PullImage answered
+    image_ref: str  # as the client wrote it; never empty
+    created_at: int = field(default_factory=time.time_ns)  # ns since the epoch
+    log_path: str = ""  # absolute; "": no log
+    stop_signal: str = ""  # from the request or the image; "": SIGTERM
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """What is. Times in ns since the epoch, 0 while they have not come."""
+
+    state: ContainerState = ContainerState.CREATED
+    pid: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int = 0
+    reason: str = ""  # Completed, Error, OOMKilled, StartError, Unknown
+    message: str = ""
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+    def to(self, state: ContainerState) -> ContainerStatus:
+        """The status after a change of state. Raises WrongState if there is no such transition."""
+        if state not in TRANSITIONS[self.state]:
+            raise WrongState(f"a container that is {self.state} can't become {state}")
+        return dataclasses.replace(self, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container, as it is at one moment. `config` belongs to all readers: don't change it."""
+
+    metadata: ContainerMetadata
+    config: api.ContainerConfig
+    status: ContainerStatus = field(default_factory=ContainerStatus)
+    listed: bytes = field(init=False, repr=False, compare=False)  # see `_frame`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "listed", _frame(self))
+
+    @property
+    def id(self) -> str:
+        return self.metadata.id
+
+    @property
+    def name(self) -> str:
+        return container_name(self.metadata.sandbox_id, self.config.metadata)
+
+    @property
+    def api_state(self) -> api.ContainerState:
+        """The state as CRI knows it."""
+        return _API_STATE[self.status.state]
+
+    def dump(self) -> tuple[object, bytes, object]:
+        """For the database: see `Record`."""
+        return (
+            codec.encode(self.metadata),
+            self.config.SerializeToString(),
+            codec.encode(self.status),
+        )
+
+
+class Containers(Records[Container, ContainerStatus]):
+    """All containers. `name`: see `container_name`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(
+            database,
+            "containers",
+            load=_load,
+            with_status=_with_status,
+            not_found=ContainerNotFound,
+        )
+
+    def of_sandbox(self, sandbox_id: str) -> list[Container]:
+        """The containers of a sandbox (whole id), oldest first."""
+        return [one for one in self.all() if one.metadata.sandbox_id == sandbox_id]
+
+    def select(self, wanted: api.ContainerFilter) -> list[Container]:
+        """Those that match every given part of a filter.
+
+        An id may be cut short; one that nobody has, or that is ambiguous, matches nothing.
+        """
+        found: list[Container] | tuple[Container, ...] = self.all()
+        if wanted.id:
+            one = index.resolve_quietly(wanted.id, self._by_id)
+            found = [] if one is None else [self._by_id[one]]
+        if wanted.pod_sandbox_id:
+            owner = index.resolve_quietly(
+                wanted.pod_sandbox_id, {container.metadata.sandbox_id for container in found}
+            )
+            found = [container for container in found if container.metadata.sandbox_id == owner]
+        state = wanted.state.state if wanted.HasField("state") else None
+        return [
+            container
+            for container in found
+            if (state is None or container.api_state == state)
+            and index.labels_match(container.config.labels, wanted.label_selector)
+        ]
+
+
+def container_name(sandbox_id: str, metadata: api.ContainerMetadata) -> str:
+    """What must be unique: a second request for the same name is the same request."""
+    return f"{sandbox_id}/{metadata.name}/{metadata.attempt}"
+
+
+def _frame(container: Container) -> bytes:
+    """The container as item of a serialised ListContainersResponse: joined, they are one."""
+    return api.ListContainersResponse(
+        containers=[
+            api.Container(
+                id=container.id,
+                pod_sandbox_id=container.metadata.sandbox_id,
+                metadata=container.config.metadata,
+                image=container.config.image,
+                image_ref=container.metadata.image_id,
+                image_id=container.metadata.image_id,
+                state=container.api_state,
+                created_at=container.metadata.created_at,
+                labels=container.config.labels,
+                annotations=container.config.annotations,
+            )
+        ]
+    ).SerializeToString()
+
+
+def _load(metadata: object, config: bytes, status: object) -> Container:
+    return Container(
+        codec.decode(ContainerMetadata, metadata),
+        api.ContainerConfig.FromString(config),
+        codec.decode(ContainerStatus, status),
+    )
+
+
+def _with_status(
+    container: Container, change: Callable[[ContainerStatus], ContainerStatus]
+) -> Container:
+    status = change(container.status)
+    if status == container.status:
+        return container
+    return Container(container.metadata, container.config, status)
