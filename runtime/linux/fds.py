@@ -7,11 +7,12 @@ close-on-exec.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 INLINE_BYTES = 64 * 1024  # well below the kernel's default send buffer of 208 KiB
@@ -28,6 +29,41 @@ def close_all(fds: Iterable[int]) -> None:
     for fd in fds:
         if fd >= 0:
             os.close(fd)
+
+
+def bind(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
+    """A listening unix socket at `path`, for root alone; one that was left there is replaced."""
+    with _short_path(path) as short:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(short)
+        listener = socket.socket(socket.AF_UNIX, kind)
+        listener.bind(short)
+        os.chmod(short, 0o600)
+        listener.listen(64)
+        return listener
+
+
+def connect(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
+    """Connects to the unix socket at `path`. OSError if nobody listens."""
+    connection = socket.socket(socket.AF_UNIX, kind)
+    try:
+        with _short_path(path) as short:
+            connection.connect(short)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def _short_path(path: str) -> Iterator[str]:
+    """The same file by a name that fits into sockaddr_un's 108 bytes, however deep it lies."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 def send(peer: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import select
 import signal
 import struct
 
@@ -58,6 +59,20 @@ def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     buffer = ctypes.create_string_buffer(arguments, _CLONE_ARGS.size)
     pid = _clone3(ctypes.addressof(buffer), _CLONE_ARGS.size)
     return (pid, pidfd.value) if pid else (0, -1)
+
+
+def start_time(pid: int) -> str:
+    """When the process started, in clock ticks since boot: with the pid, its unmistakable name."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+
+
+def kill_and_wait(pidfd: int, *, patience: float = 10.0) -> bool:
+    """SIGKILL, then waits until the process is no more; False if it still is after `patience` s."""
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(patience * 1000))
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:

@@ -1,0 +1,288 @@
+"""The runtime as the daemon sees it: sandboxes and containers by id, asynchronously.
+
+Every method is safe to repeat. What a call has made when it fails, it has removed again, or
+`remove_sandbox` removes it. Nothing here blocks the event loop: files are touched in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import sweep
+from runtime.codec import decode
+from runtime.errors import ContainerNotFound, ExecTimedOut, MonitorLost, SandboxNotFound
+from runtime.init import plan
+from runtime.linux import fds
+from runtime.monitor.client import MonitorClient
+from runtime.monitor.collect import collect_output
+from runtime.monitor.messages import (
+    ContainerExit,
+    Done,
+    Exec,
+    Executed,
+    Identity,
+    MonitorRequest,
+    Remove,
+    ReopenLog,
+    Report,
+    SandboxReport,
+    SandboxRequest,
+    Shutdown,
+    Signal,
+    Stage,
+    Start,
+    Started,
+)
+from runtime.seccomp.compile import program
+from runtime.spawner.client import SpawnerClient
+from runtime.spec import Rootfs, Spec
+
+__all__ = [
+    "ContainerExit",
+    "ContainerRequest",
+    "ExecRequest",
+    "ExecResult",
+    "Identity",
+    "Runtime",
+    "SandboxHandles",
+    "SandboxReport",
+    "SandboxRequest",
+    "Stage",
+    "Started",
+]
+
+READY_PATIENCE = 30.0       # seconds for a monitor to build a sandbox (milliseconds, usually)
+START_PATIENCE = 120.0      # a bind source on a slow network file system may take its time
+SHUTDOWN_PATIENCE = 20.0    # then the monitor itself is killed and its leftovers are swept
+MAX_OUTPUT = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRequest:
+    """A container to start. pid_target: the container whose pid namespace it joins."""
+
+    sandbox_id: str
+    container_id: str
+    spec: Spec
+    rootfs: Rootfs
+    log_path: str = ""
+    stdin: bool = False
+    stdin_once: bool = False
+    pid_target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """A command to run to its end. timeout: seconds, 0: none; max_output: bytes a stream."""
+
+    sandbox_id: str
+    container_id: str
+    args: tuple[str, ...]
+    timeout: float = 0.0
+    max_output: int = MAX_OUTPUT
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxHandles:
+    """A new sandbox. The descriptors are the caller's to close; -1 with the node's network."""
+
+    pid: int
+    netns_path: str
+    netns_fd: int
+    netlink_fd: int
+    stages: tuple[Stage, ...]
+
+
+class Runtime:
+    """Runs sandboxes below a state directory.
+
+    on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox whose
+    monitor died without having been asked to.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        netns_dir: Path,
+        *,
+        on_exit: Callable[[ContainerExit], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._monitors_dir = state / "monitors"
+        self._netns_dir = netns_dir
+        self._spawner = SpawnerClient(state)
+        self._on_exit = on_exit
+        self._on_lost = on_lost
+        self._monitors: dict[str, MonitorClient] = {}
+
+    async def start(self) -> None:
+        """Finds the spawner of this code's version, or starts one."""
+        await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await self._spawner.start()
+
+    async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
+        """Forks a monitor and waits until it has built the pod's namespaces."""
+        sandbox_id = request.sandbox_id
+        directory = self._monitors_dir / sandbox_id
+        netns_path = self._netns_path(sandbox_id) if request.network == "pod" else ""
+        _, connection = await self._spawner.spawn(
+            MonitorRequest(request, os.fspath(directory), netns_path)
+        )
+        client = self._adopt(sandbox_id, connection)
+        try:
+            ready, descriptors = await client.ready(READY_PATIENCE)
+        except BaseException:
+            self._forget(sandbox_id)
+            raise
+        netns_fd, netlink_fd = descriptors if len(descriptors) == 2 else (-1, -1)
+        return SandboxHandles(ready.pid, netns_path, netns_fd, netlink_fd, ready.stages)
+
+    async def reconnect(self, sandbox_id: str) -> SandboxReport | None:
+        """After a restart of the daemon: the monitor's memory of its containers; None: it is gone."""
+        if sandbox_id not in self._monitors:
+            path = os.fspath(self._monitors_dir / sandbox_id / "monitor.sock")
+            try:
+                connection = await asyncio.to_thread(fds.connect, path)
+            except OSError:
+                return None
+            self._adopt(sandbox_id, connection)
+        try:
+            return await self._monitors[sandbox_id].ask(Report(), SandboxReport, patience=10)
+        except MonitorLost:
+            self._forget(sandbox_id)
+            return None
+
+    async def exits(self, sandbox_id: str) -> tuple[ContainerExit, ...]:
+        """The exits that a monitor, now dead, had written down."""
+        directory = self._monitors_dir / sandbox_id / "exits"
+        return await asyncio.to_thread(_read_exits, directory)
+
+    async def start_container(self, request: ContainerRequest) -> Started:
+        """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
+        spec = request.spec
+        compiled = program(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
+        start = Start(
+            container_id=request.container_id,
+            plan=plan.container(spec, request.rootfs, seccomp_program=compiled),
+            cgroup_path=spec.linux.cgroups_path,
+            resources=spec.linux.resources,
+            pid_namespace=_pid_namespace(request),
+            log_path=request.log_path,
+            stdin=request.stdin,
+        )
+        client = self._client(request.sandbox_id)
+        return await client.ask(start, Started, patience=START_PATIENCE)
+
+    async def signal(self, sandbox_id: str, container_id: str, signal: int) -> None:
+        """To the container's first process; SIGKILL to all. ContainerNotFound if it doesn't run."""
+        await self._client(sandbox_id).ask(Signal(container_id, signal), Done)
+
+    async def exec(self, request: ExecRequest) -> ExecResult:
+        """Runs a command in a running container and collects what it prints.
+
+        Raises ExecTimedOut after request.timeout; the command and its descendants are dead then.
+        """
+        client = self._client(request.sandbox_id)
+        run = Exec(request.container_id, request.args, request.timeout)
+
+        async def ask(descriptors: tuple[int, int, int]) -> Executed:
+            return await client.ask(run, Executed, descriptors, patience=None)
+
+        executed, stdout, stderr = await collect_output(ask, request.max_output)
+        if executed.timed_out:
+            raise ExecTimedOut(f"command {request.args[0]!r} timed out after {request.timeout:g} s")
+        return ExecResult(executed.exit_code, stdout, stderr)
+
+    async def reopen_log(self, sandbox_id: str, container_id: str) -> None:
+        """Opens the log's path anew. ContainerNotFound if it doesn't run: no file is made then."""
+        await self._client(sandbox_id).ask(ReopenLog(container_id), Done)
+
+    async def remove_container(self, sandbox_id: str, container_id: str) -> None:
+        """Kills it if it runs, and forgets its exit. Idempotent."""
+        with contextlib.suppress(SandboxNotFound, MonitorLost, ContainerNotFound):
+            await self._client(sandbox_id).ask(Remove(container_id), Done)
+
+    async def remove_sandbox(self, sandbox_id: str, *, cgroup_parent: str = "") -> None:
+        """Kills all of a pod's processes, ends its monitor, removes what they had. Idempotent.
+
+        It works as well where the monitor is already dead, or does not answer.
+        """
+        client = self._monitors.pop(sandbox_id, None)
+        if client is not None:
+            with contextlib.suppress(MonitorLost):
+                await client.ask(Shutdown(), Done, patience=SHUTDOWN_PATIENCE)
+            client.close()
+        leftovers = sweep.Leftovers(
+            directory=self._monitors_dir / sandbox_id,
+            netns_path=Path(self._netns_path(sandbox_id)),
+            owned_cgroup=cgroup_parent if Path(cgroup_parent).name == sandbox_id else "",
+        )
+        await asyncio.to_thread(sweep.sweep, leftovers)
+
+    def sandboxes_on_disk(self) -> tuple[str, ...]:
+        """The ids of which a monitor directory exists, dead or alive."""
+        try:
+            return tuple(sorted(os.listdir(self._monitors_dir)))
+        except FileNotFoundError:
+            return ()
+
+    async def close(self) -> None:
+        """Lets go of spawner and monitors; they live on."""
+        for client in self._monitors.values():
+            client.close()
+        self._monitors.clear()
+        self._spawner.close()
+
+    def _netns_path(self, sandbox_id: str) -> str:
+        return os.fspath(self._netns_dir / f"cni-{sandbox_id}")
+
+    def _client(self, sandbox_id: str) -> MonitorClient:
+        try:
+            return self._monitors[sandbox_id]
+        except KeyError:
+            raise SandboxNotFound(sandbox_id) from None
+
+    def _adopt(self, sandbox_id: str, connection: fds.socket.socket) -> MonitorClient:
+        def lost() -> None:
+            self._monitors.pop(sandbox_id, None)
+            self._on_lost(sandbox_id)
+
+        client = MonitorClient(connection, self._on_exit, lost)
+        self._monitors[sandbox_id] = client
+        return client
+
+    def _forget(self, sandbox_id: str) -> None:
+        client = self._monitors.pop(sandbox_id, None)
+        if client is not None:
+            client.close()
+
+
+def _pid_namespace(request: ContainerRequest) -> str:
+    """own, node, pod or a container's id, from the spec and the request."""
+    if request.pid_target:
+        return request.pid_target
+    listed = [item for item in request.spec.linux.namespaces if item.type == "pid"]
+    if not listed:
+        return "node"
+    return "pod" if listed[0].path == "pod" else "own"
+
+
+def _read_exits(directory: Path) -> tuple[ContainerExit, ...]:
+    try:
+        paths = sorted(directory.glob("*.json"))
+    except FileNotFoundError:
+        return ()
+    return tuple(decode(ContainerExit, json.loads(path.read_bytes())) for path in paths)

@@ -1,0 +1,42 @@
+"""A container's log file: append, reopen, count what could not be written."""
+
+from __future__ import annotations
+
+import os
+
+MODE = 0o640
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
+
+
+class LogFile:
+    """An append-only file at a path that kubelet owns; kubelet renames it and asks us to reopen.
+
+    A write that fails (a full disk) loses that record and is counted: the container is never held
+    up, and the count is told with the container's exit.
+    """
+
+    def __init__(self, path: str) -> None:
+        """path: absolute; its directory exists. Raises OSError if it can't be opened."""
+        self.path = path
+        self.lost_bytes = 0
+        self.error = ""
+        self._fd = os.open(path, FLAGS, MODE)
+
+    def append(self, records: bytes) -> None:
+        view = memoryview(records)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except OSError as error:
+                self.lost_bytes += len(view)
+                self.error = os.strerror(error.errno or 0)
+                return
+
+    def reopen(self) -> None:
+        """Opens the path anew (kubelet has renamed the old file). On an OSError the old one stays."""
+        fd = os.open(self.path, FLAGS, MODE)
+        os.close(self._fd)
+        self._fd = fd
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -1,0 +1,70 @@
+"""The monitor's event loop: descriptors and deadlines, one thread, nothing else."""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Callback = Callable[[], None]
+
+
+@dataclass(order=True, slots=True)
+class Timer:
+    """A deadline; `cancel()` makes it never fire."""
+
+    when: float
+    callback: Callback | None = field(compare=False)
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Loop:
+    """Calls back when a descriptor is readable (or its other end is gone), or when time is up."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._timers: list[Timer] = []
+        self._running = True
+
+    def watch(self, fd: int, callback: Callback) -> None:
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Call it before the descriptor is closed. One that is not watched: nothing."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def after(self, seconds: float, callback: Callback) -> Timer:
+        timer = Timer(time.monotonic() + seconds, callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def stop(self) -> None:
+        self._running = False
+
+    def run(self) -> None:
+        """Until stop()."""
+        while self._running:
+            for fd, _ in self._epoll.poll(self._patience()):
+                callback = self._callbacks.get(fd)   # an earlier callback may have unwatched it
+                if callback is not None:
+                    callback()
+            self._fire_timers()
+
+    def _patience(self) -> float:
+        while self._timers and self._timers[0].callback is None:
+            heapq.heappop(self._timers)
+        return max(self._timers[0].when - time.monotonic(), 0) if self._timers else -1
+
+    def _fire_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0].when <= now:
+            callback = heapq.heappop(self._timers).callback
+            if callback is not None:
+                callback()

@@ -1,0 +1,217 @@
+"""Every word between the daemon and a monitor. README.md of this package's parent draws the talk.
+
+A packet is {"id": N, "do": WORD, ...fields} from the daemon and {"id": N, "ok": {...}} or
+{"id": N, "failed": {...}} back; {"event": "exit", ...} comes unasked. Fields may be added, never
+renamed or given another meaning: a daemon meets monitors that an older version has forked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runtime.init.plan import ContainerPlan
+from runtime.spec import Resources
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A piece of a pod's start. start: CLOCK_MONOTONIC, ns; duration: ns."""
+
+    name: str
+    start: int
+    duration: int
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """What a pod's sandbox is made of.
+
+    network, ipc: "pod" (namespaces of its own) or "node"; pid: "pod" (one for all containers),
+    "container" or "node"; sysctls: namespaced ones only; shm_bytes: size of the shared /dev/shm.
+    """
+
+    sandbox_id: str
+    hostname: str = ""
+    network: str = "pod"
+    ipc: str = "pod"
+    pid: str = "container"
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    shm_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorRequest:
+    """What the spawner hands to the monitor it forks.
+
+    directory: the monitor's own, under the state root; netns_path: where to pin the pod's network
+    namespace, empty without one.
+    """
+
+    sandbox: SandboxRequest
+    directory: str
+    netns_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The sandbox stands. With it travel, for a pod network: its netns and a netlink socket in it."""
+
+    pid: int
+    protocol: int = PROTOCOL
+    stages: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run a container.
+
+    pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
+    """
+
+    container_id: str
+    plan: ContainerPlan
+    cgroup_path: str
+    resources: Resources
+    pid_namespace: str = "own"
+    log_path: str = ""
+    stdin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a container's first process is, as its own files told."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The container's program runs. started_at: ns since the epoch; warnings: for the log."""
+
+    pid: int
+    started_at: int
+    identity: Identity = Identity()
+    stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to a container's first process; SIGKILL goes to every process of it."""
+
+    container_id: str
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """Run a command in a container; stdin, stdout and stderr travel as descriptors.
+
+    timeout: seconds, 0 for none; afterwards the command and all its descendants are killed.
+    """
+
+    container_id: str
+    args: tuple[str, ...]
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    exit_code: int
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Whoever asked for the exec with this message id has gone: kill it. Never answered."""
+
+    exec_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenLog:
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Forget a container, killing it first if it runs. An unknown one is no error."""
+
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of your containers?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Kill everything, remove the cgroups, unpin, answer, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerExit:
+    """A container's end. finished_at: ns since the epoch; exit_code: 128 + N after signal N."""
+
+    sandbox_id: str
+    container_id: str
+    exit_code: int
+    finished_at: int
+    oom_killed: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningContainer:
+    container_id: str
+    pid: int
+    started_at: int
+    identity: Identity = Identity()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """Answer to Report: the monitor's whole memory. protocol: the oldest words it knows."""
+
+    sandbox_id: str
+    pid: int
+    running: tuple[RunningContainer, ...] = ()
+    exited: tuple[ContainerExit, ...] = ()
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing more to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request failed. kind: the name of a class in runtime.errors; the rest are its fields."""
+
+    kind: str
+    text: str
+    step: str = ""
+    errno: int = 0
+
+
+Request = Start | Signal | Exec | Abandon | ReopenLog | Remove | Report | Shutdown
+
+REQUESTS: Mapping[str, type[Request]] = {
+    "start": Start,
+    "signal": Signal,
+    "exec": Exec,
+    "abandon": Abandon,
+    "reopen-log": ReopenLog,
+    "remove": Remove,
+    "report": Report,
+    "shutdown": Shutdown,
+}
+WORDS: Mapping[type[Request], str] = {kind: word for word, kind in REQUESTS.items()}

@@ -1,0 +1,153 @@
+"""What a monitor knows of its pod: namespaces, containers, commands; and the pod's end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from runtime.cgroup import tree
+from runtime.errors import ContainerNotFound, IllegalTransition
+from runtime.init.sandbox import PodNamespaces, unpin
+from runtime.linux.process import kill_and_wait
+from runtime.monitor.command import Command
+from runtime.monitor.container import Container, State
+from runtime.monitor.loop import Loop
+from runtime.monitor.messages import (
+    ContainerExit,
+    Exec,
+    MonitorRequest,
+    SandboxReport,
+    Start,
+)
+from runtime.monitor.reaper import Reaper
+
+Reply = Callable[[object], None]
+CGROUPS_FILE = "cgroups"
+EXITS_DIRECTORY = "exits"
+
+
+class Pod:
+    """The containers of one sandbox. Single-threaded: calls never overlap."""
+
+    def __init__(
+        self, request: MonitorRequest, namespaces: PodNamespaces, loop: Loop, reaper: Reaper
+    ) -> None:
+        self.request = request
+        self.namespaces = namespaces
+        self.loop = loop
+        self.reaper = reaper
+        self.hierarchy = tree.detect()
+        self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
+        self._containers: dict[str, Container] = {}
+        self._commands: dict[object, Command] = {}
+        self._ending: Callable[[], None] | None = None
+
+    @property
+    def sandbox_id(self) -> str:
+        return self.request.sandbox.sandbox_id
+
+    def container(self, container_id: str) -> Container:
+        """A container that runs. ContainerNotFound otherwise."""
+        found = self._containers.get(container_id)
+        if found is None or found.state is not State.RUNNING:
+            raise ContainerNotFound(container_id)
+        return found
+
+    def start(self, request: Start, reply: Reply) -> None:
+        """Starts a container; `reply` gets Started or the exception, once its program runs."""
+        if self._ending is not None:
+            raise IllegalTransition("the sandbox is being removed")
+        if request.container_id in self._containers:
+            raise IllegalTransition(f"container {request.container_id} was started before")
+        container = Container(self, request)
+        self._containers[request.container_id] = container
+
+        def answer(result: object) -> None:
+            if isinstance(result, BaseException):
+                self._containers.pop(request.container_id, None)
+            reply(result)
+            self._end_if_asked()
+
+        container.start(answer)
+
+    def exec(self, request: Exec, number: object, stdio: list[int], reply: Reply) -> None:
+        """Runs a command in a container; `reply` gets Executed or the exception at its end."""
+        if len(stdio) != 3:
+            raise ValueError(f"exec: expected three descriptors, got {len(stdio)}")
+        command = Command(self.container(request.container_id), request, self)
+
+        def answer(result: object) -> None:
+            self._commands.pop(number, None)
+            reply(result)
+
+        self._commands[number] = command
+        command.start(stdio, answer)
+
+    def abandon(self, number: object) -> None:
+        command = self._commands.get(number)
+        if command is not None:
+            command.kill()
+
+    def remove(self, container_id: str, done: Callable[[], None]) -> None:
+        """Forgets a container, once it has ended; kills it for that."""
+        container = self._containers.get(container_id)
+        if container is not None and container.state is not State.EXITED:
+            container.when_ended(lambda: self.remove(container_id, done))
+            container.kill()
+            return
+        self._containers.pop(container_id, None)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._exit_path(container_id))
+        done()
+
+    def ended(self, container: Container) -> None:
+        """A running container has ended: written down first, told then."""
+        ended = container.exit
+        assert ended is not None
+        container.write_exit(self._exit_path(ended.container_id))
+        self.on_exit(ended)
+        self._end_if_asked()
+
+    def report(self) -> SandboxReport:
+        containers = self._containers.values()
+        running = (item.running for item in containers if item.state is State.RUNNING)
+        exited = (item.exit for item in containers if item.exit is not None)
+        return SandboxReport(self.sandbox_id, os.getpid(), tuple(running), tuple(exited))
+
+    def shutdown(self, done: Callable[[], None]) -> None:
+        """Kills every container; when all have ended, removes what the pod had and calls `done`."""
+        self._ending = done
+        for container in self._containers.values():
+            container.kill()
+        self._end_if_asked()
+
+    def note_cgroup(self, path: str) -> None:
+        """Writes down a cgroup that is about to be made, for whoever clears up after our death."""
+        name = os.path.join(self.request.directory, CGROUPS_FILE)
+        fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, path.encode() + b"\n")
+        finally:
+            os.close(fd)
+
+    def _end_if_asked(self) -> None:
+        done = self._ending
+        if done is None:
+            return
+        if any(item.state is not State.EXITED for item in self._containers.values()):
+            return
+        if self.namespaces.reaper_pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                kill_and_wait(self.namespaces.reaper_pidfd)
+        if self.request.netns_path:
+            unpin(self.request.netns_path)
+        parent = self.request.sandbox.cgroup_parent
+        if os.path.basename(parent) == self.sandbox_id:     # ours alone, not kubelet's
+            with contextlib.suppress(OSError):
+                self.hierarchy.cgroup(parent).remove()
+        self._ending = None
+        done()
+
+    def _exit_path(self, container_id: str) -> str:
+        return os.path.join(self.request.directory, EXITS_DIRECTORY, f"{container_id}.json")

@@ -1,0 +1,132 @@
+"""The daemon's side of the spawner: find it, start it, replace it, have monitors forked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from runtime.codec import encode
+from runtime.errors import SpawnerUnavailable
+from runtime.linux import fds
+from runtime.linux.fds import Message
+from runtime.monitor.messages import MonitorRequest
+from runtime.spawner.messages import HELLO, QUIT, SPAWN, code_version
+
+PATIENCE = 10.0     # seconds for an answer: a fork takes one millisecond
+START_PATIENCE = 30.0
+
+
+class SpawnerClient:
+    """One connection to the spawner of this state directory; reconnects and restarts as needed.
+
+    Everything blocks for milliseconds at most and runs in a worker thread, one call at a time.
+    """
+
+    def __init__(self, state: Path) -> None:
+        """state: the directory that holds spawner.sock and spawner.log."""
+        self._path = state / "spawner.sock"
+        self._log_path = state / "spawner.log"
+        self._connection: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None    # ours to reap, if we started it
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> int:
+        """Makes sure that a spawner of this code's version runs; answers its pid."""
+        async with self._lock:
+            return await asyncio.to_thread(self._ensure)
+
+    async def spawn(self, request: MonitorRequest) -> tuple[int, socket.socket]:
+        """A new monitor's pid, and our end of its first connection.
+
+        A dead spawner is replaced and asked again, once.
+        """
+        async with self._lock:
+            return await asyncio.to_thread(self._spawn, request)
+
+    def close(self) -> None:
+        self._drop()
+
+    def _spawn(self, request: MonitorRequest) -> tuple[int, socket.socket]:
+        message: Message = {"do": SPAWN, "request": encode(request)}
+        for attempt in (1, 2):
+            if self._connection is None:
+                self._ensure()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                with theirs:
+                    answer = self._ask(message, (theirs.fileno(),))
+            except OSError as error:
+                ours.close()
+                self._drop()
+                if attempt == 2:
+                    raise SpawnerUnavailable(f"the spawner does not answer: {error}") from error
+                continue
+            if "failed" in answer:
+                ours.close()
+                raise SpawnerUnavailable(f"the spawner refused: {answer['failed']}")
+            return int(str(answer["pid"])), ours
+        raise AssertionError("unreachable")
+
+    def _ensure(self) -> int:
+        version = code_version()
+        hello = self._connect()
+        if hello is not None and hello.get("version") == version:
+            return int(str(hello["pid"]))
+        if hello is not None:
+            with contextlib.suppress(OSError):
+                self._ask({"do": QUIT}, ())
+        self._drop()
+        self._launch(version)
+        hello = self._connect()
+        if hello is None:
+            raise SpawnerUnavailable(f"the spawner ended at once; see {self._log_path}")
+        return int(str(hello["pid"]))
+
+    def _connect(self) -> Message | None:
+        """Connects and says hello; None if nobody is there."""
+        self._drop()
+        try:
+            self._connection = fds.connect(os.fspath(self._path))
+            self._connection.settimeout(START_PATIENCE)
+            hello = self._ask({"do": HELLO}, ())
+            self._connection.settimeout(PATIENCE)
+        except OSError:
+            self._drop()
+            return None
+        return hello
+
+    def _ask(self, message: Message, descriptors: tuple[int, ...]) -> Message:
+        connection = self._connection
+        if connection is None:
+            raise ConnectionError("not connected")
+        fds.send(connection, message, descriptors)
+        received = fds.receive(connection)
+        if received is None:
+            raise ConnectionError("it hung up")
+        return received[0]
+
+    def _launch(self, version: str) -> None:
+        """Starts a fresh interpreter that inherits the listening socket: no race for the name."""
+        with (
+            fds.bind(os.fspath(self._path)) as listener,
+            open(os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log,
+        ):
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "runtime.spawner", str(listener.fileno()), version],
+                pass_fds=(listener.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None if os.environ.get("JOURNAL_STREAM") else log,
+                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
+                start_new_session=True,
+            )
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

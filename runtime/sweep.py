@@ -1,0 +1,74 @@
+"""Removes what a sandbox's processes left, when no monitor is there any more to do it.
+
+A monitor writes the path of each cgroup into `cgroups` in its directory before it makes it, so
+that this module can find, kill and remove everything by what lies on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.cgroup import tree
+from runtime.init.sandbox import unpin
+from runtime.linux.process import kill_and_wait, start_time
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """directory: the monitor's; netns_path: the pin; owned_cgroup: removed too, empty for none."""
+
+    directory: Path
+    netns_path: Path
+    owned_cgroup: str = ""
+
+
+def sweep(leftovers: Leftovers) -> None:
+    """Idempotent; every step is tried even if one fails, then the first failure is raised."""
+    failures: list[OSError] = []
+    for step in (_end_monitor, _remove_cgroups, _unpin, _remove_directory):
+        try:
+            step(leftovers)
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _end_monitor(leftovers: Leftovers) -> None:
+    """A monitor that did not end when asked is killed: its containers die with it (PDEATHSIG)."""
+    pid_file = leftovers.directory / "pid"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        pid_text, start_text = pid_file.read_text().split()
+        pid = int(pid_text)
+        pidfd = os.pidfd_open(pid)
+        try:
+            if start_time(pid) == start_text:   # not somebody who got the number since
+                kill_and_wait(pidfd)
+        finally:
+            os.close(pidfd)
+
+
+def _remove_cgroups(leftovers: Leftovers) -> None:
+    hierarchy = tree.detect()
+    listed: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        listed = (leftovers.directory / "cgroups").read_text().split("\n")
+    for path in (*filter(None, listed), leftovers.owned_cgroup):
+        if path:
+            cgroup = hierarchy.cgroup(path)
+            if cgroup.exists():
+                cgroup.kill()
+                cgroup.remove()
+
+
+def _unpin(leftovers: Leftovers) -> None:
+    unpin(os.fspath(leftovers.netns_path))
+
+
+def _remove_directory(leftovers: Leftovers) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(leftovers.directory)
