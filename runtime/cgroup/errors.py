@@ -1,0 +1,40 @@
+"""What can go wrong with a control group: the kernel refuses a value, or processes won't leave."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.errors import RuntimeFault
+
+
+class CgroupRefused(RuntimeFault):
+    """The kernel refused a directory or a value.
+
+    field: the spec's field behind it, "" where there is none; file: what was written or made;
+    value: what should have gone in; errno: the kernel's answer; remedy: what to do about it.
+    """
+
+    def __init__(self, file: str, value: str, errno: int, *, field: str = "", remedy: str) -> None:
+        action = f"writing {value!r} to {file}" if value else f"making {file}"
+        where = f"{field}: " if field else ""
+        super().__init__(f"{where}{action}: {os.strerror(errno)}: {remedy}")
+        self.field = field
+        self.file = file
+        self.value = value
+        self.errno = errno
+        self.remedy = remedy
+
+
+class CgroupBusy(RuntimeFault):
+    """Processes live in a cgroup that should be empty."""
+
+    def __init__(self, directory: str, pids: tuple[int, ...], text: str) -> None:
+        shown = ", ".join(map(str, pids[:10])) + (" …" if len(pids) > 10 else "")
+        who = f"processes {shown}" if pids else "processes outside of our pid namespace"
+        super().__init__(f"{directory}: {text}: {who}")
+        self.directory = directory
+        self.pids = pids
+
+
+class CgroupsUnusable(RuntimeFault):
+    """This machine has no control groups that we could use; the text says what was looked for."""
