@@ -1,0 +1,1 @@
+"""`make bench`: podwright beside containerd, in one run, on one machine."""

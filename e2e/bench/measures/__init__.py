@@ -1,0 +1,1 @@
+"""A measure a file: a function that takes a client and answers one round's samples."""
