@@ -12,6 +12,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 
+# Where packages are unpacked that must not be installed.
+UNPACKED := $(VENV)/debian
+export PATH := $(CURDIR)/$(UNPACKED)/usr/bin:$(PATH)
+
 PACKAGES := python3-venv
 RUN_PACKAGES := busybox-static iproute2 libseccomp2 nftables util-linux
 BENCH_PACKAGES := $(RUN_PACKAGES) containerd containernetworking-plugins crun e2fsprogs iptables runc
@@ -64,7 +68,7 @@ $(STAMPS)/bench-packages: Makefile .ci/packages
 
 # Unpacked, not installed: the Debian package starts a registry on port 5000 of every address.
 $(STAMPS)/registry: Makefile .ci/packages
-	@.ci/packages unpack $(VENV)/debian docker-registry
+	@.ci/packages unpack $(UNPACKED) docker-registry
 	@mkdir -p $(STAMPS) && touch $@
 
 $(BIN)/python: | $(STAMPS)/packages

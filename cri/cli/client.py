@@ -1,0 +1,164 @@
+"""The daemon as the verbs see it: one blocking call an RPC; a failure is one clear sentence.
+
+The verbs are short-lived, so a blocking channel is enough. CRI's messages are protobuf; our own
+`podwright.v1.Diagnostics` (pull progress, imports, timelines) speaks JSON on the same socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+import grpc
+
+from cri.api import api_pb2 as api
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from google.protobuf.message import Message
+
+Answer = TypeVar("Answer", bound="Message")
+
+DEFAULT_ADDRESS = "unix:///run/podwright/podwright.sock"
+MESSAGE_BYTES = 64 << 20
+"""A list of thousands of pods is larger than gRPC's own limit of 4 MiB."""
+
+SERVICE_OF = {
+    method.name: service.full_name
+    for service in api.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+DIAGNOSTICS = "podwright.v1.Diagnostics"
+
+SHORT_CALL = 30.0
+"""Seconds for an RPC that only reads; those which pull, stop or start say their own."""
+
+
+class CallFailed(click.ClickException):
+    """An RPC failed. `code` is gRPC's; the message is the daemon's own."""
+
+    def __init__(self, message: str, code: grpc.StatusCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """A channel to one daemon. Use it as a context manager; every call may raise CallFailed."""
+
+    def __init__(self, address: str) -> None:
+        self.address = normal_address(address)
+        self._channel = grpc.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MESSAGE_BYTES),
+            ],
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def call(
+        self,
+        rpc: str,
+        request: Message,
+        answer: type[Answer],
+        *,
+        timeout: float | None = SHORT_CALL,
+    ) -> Answer:
+        """One CRI call. `timeout` in seconds; None waits for ever (a pull)."""
+        method: grpc.UnaryUnaryMultiCallable[Message, Answer] = self._channel.unary_unary(
+            f"/{SERVICE_OF[rpc]}/{rpc}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        with self._told_clearly():
+            return method(request, timeout=timeout)
+
+    def diagnose(self, method: str, request: Mapping[str, object]) -> dict[str, object]:
+        """One call of podwright's own service: JSON in, JSON out."""
+        call = self._channel.unary_unary(
+            f"/{DIAGNOSTICS}/{method}",
+            request_serializer=_to_json,
+            response_deserializer=_from_json,
+        )
+        with self._told_clearly():
+            return call(request, timeout=None)
+
+    def follow(self, method: str, request: Mapping[str, object]) -> Iterator[dict[str, object]]:
+        """A stream of podwright's own service; ending the iteration early cancels the call."""
+        call = self._channel.unary_stream(
+            f"/{DIAGNOSTICS}/{method}",
+            request_serializer=_to_json,
+            response_deserializer=_from_json,
+        )
+        answers = call(request)
+        try:
+            with self._told_clearly():
+                yield from answers
+        finally:
+            answers.cancel()
+
+    @contextmanager
+    def _told_clearly(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+            details = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
+            raise CallFailed(self._sentence(code, details), code) from error
+
+    def _sentence(self, code: grpc.StatusCode, details: str) -> str:
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return self._unreachable(details)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
+            return f"the daemon at {self.address} did not answer in time"
+        return details
+
+    def _unreachable(self, details: str) -> str:
+        path = Path(self.address.removeprefix("unix:").replace("//", "/", 1))
+        remedy = "start it with `podwright serve`, or name another socket with --address"
+        if not self.address.startswith("unix:/"):
+            return f"no daemon answers at {self.address} ({details}): {remedy}"
+        if not path.exists():
+            return f"no daemon answers at {self.address}: there is no such socket; {remedy}"
+        if not os.access(path, os.R_OK | os.W_OK):
+            return f"the socket {path} is not open to this user: use sudo"
+        return f"no daemon answers at {self.address}: the socket is a leftover; {remedy}"
+
+
+def normal_address(text: str) -> str:
+    """gRPC's way to write an address; a bare path means a unix socket."""
+    if text.startswith("/"):
+        return f"unix://{text}"
+    if text.startswith("@"):
+        return f"unix-abstract:{text[1:]}"
+    return text
+
+
+def _to_json(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message).encode()
+
+
+def _from_json(data: bytes) -> dict[str, object]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise TypeError(f"the daemon answered {data[:80]!r} where an object was expected")
+    return value

@@ -1,0 +1,1 @@
+"""A Pod manifest as CRI messages: read strictly, translated as kubelet would, volumes made."""
