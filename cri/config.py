@@ -53,6 +53,10 @@ def _between(low: int, high: int) -> Check[int]:
     return lambda value: "" if low <= value <= high else f"must be from {low} to {high}"
 
 
+def _mtu(value: int) -> str:
+    return "" if value == 0 or 1280 <= value <= 65535 else "must be 0 or from 1280 to 65535"
+
+
 def _interface(value: str) -> str:
     good = re.fullmatch(r"[^\s/:]{1,15}", value) and value not in (".", "..")
     return "" if good else "must be an interface name: 1 to 15 characters, no space, / or :"
@@ -62,7 +66,7 @@ def _subnets(value: tuple[str, ...]) -> str:
     try:
         versions = [ipaddress.ip_network(subnet).version for subnet in value]
     except ValueError as error:
-        return f"{error}; write it as 10.88.0.0/16"
+        return f"{error}; write it as 10.87.0.0/16"
     return "" if len(set(versions)) == len(versions) else "at most one IPv4 and one IPv6 subnet"
 
 
@@ -86,11 +90,9 @@ class NetworkConfig:
     )
     bridge: str = key("podwright0", "The bridge on which pods sit; made when needed.", _interface)
     subnets: tuple[str, ...] = key(
-        ("10.88.0.0/16",), "Where pod addresses come from: one IPv4, one IPv6, or both.", _subnets
+        ("10.87.0.0/16",), "Where pod addresses come from: one IPv4, one IPv6, or both.", _subnets
     )
-    mtu: int = key(
-        0, "MTU of the pods' interfaces; 0: that of the default route.", _between(0, 65536)
-    )
+    mtu: int = key(0, "MTU of the pods' interfaces; 0: that of the default route.", _mtu)
     masquerade: bool = key(
         default=True,
         doc="Pods reach the world under the node's address.",
@@ -102,16 +104,22 @@ class NetworkConfig:
 @dataclass(frozen=True, slots=True)
 class ImagesConfig:
     hosts_dir: str = key(
-        "/etc/podwright/hosts",
-        "Registries: <directory>/<host[:port]>/hosts.toml, in containerd's format.",
-        _absolute,
+        "/etc/containerd/certs.d",
+        "Registries and mirrors: <directory>/<host[:port]>/hosts.toml, in containerd's format; "
+        "read at each pull. Empty: none.",
+        _absolute_or_empty,
     )
     insecure_hosts: tuple[str, ...] = key(
         (), "host[:port] of registries to be spoken to by plain HTTP. Loopback ones always may."
     )
-    parallel_downloads: int = key(3, "Layers of one pull that download at a time.", _between(1, 64))
-    parallel_unpacks: int = key(
-        2, "Layers that unpack at a time, all pulls together.", _between(1, 64)
+    parallel_layers: int = key(
+        0, "Layers that download and unpack at a time; 0: one a core, 2 to 4.", _between(0, 64)
+    )
+    progress_timeout: int = key(
+        300, "Seconds without a byte after which a pull is given up.", _between(1, 86400)
+    )
+    pinned: tuple[str, ...] = key(
+        (), "Patterns (registry.example/base/*) of images that kubelet must not remove."
     )
     keep_blobs: bool = key(
         default=False,
@@ -190,6 +198,11 @@ class Config:
     handlers: HandlersConfig = field(
         default_factory=HandlersConfig, metadata={"doc": "Runtimes, by RuntimeClass handler."}
     )
+
+    @property
+    def handler_names(self) -> tuple[str, ...]:
+        """Runtime handlers that a sandbox may ask for; "" is the default one."""
+        return ("", *(item.name for item in dataclasses.fields(self.handlers)))
 
     @property
     def endpoint(self) -> str:

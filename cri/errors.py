@@ -2,7 +2,8 @@
 
 Handlers raise; the guard in service.py asks `status_of`. The nearest class in the MRO wins; what is
 not listed is INTERNAL, a fault of ours, and is logged with its traceback. A message may carry a
-prefix which kubelet looks for in errors with code UNKNOWN.
+prefix which kubelet looks for in errors with code UNKNOWN. UNAVAILABLE is never used: to a client
+it means that nobody is listening at the socket.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode
 
+import image.errors as image
+import network.errors as network
 import runtime.errors as runtime
 
 if TYPE_CHECKING:
@@ -90,7 +93,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     WrongState: Status(StatusCode.FAILED_PRECONDITION),
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
-    StateNotWritten: Status(StatusCode.UNAVAILABLE),
+    StateNotWritten: Status(StatusCode.ABORTED),
     StateDiskFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     TimeoutError: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.SandboxNotFound: Status(StatusCode.NOT_FOUND),
@@ -99,8 +102,26 @@ STATUS: Mapping[type[BaseException], Status] = {
     runtime.InvalidSpec: Status(StatusCode.INVALID_ARGUMENT),
     runtime.InitFailed: Status(StatusCode.FAILED_PRECONDITION),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
-    runtime.MonitorLost: Status(StatusCode.UNAVAILABLE),
-    runtime.SpawnerUnavailable: Status(StatusCode.UNAVAILABLE),
+    runtime.MonitorLost: Status(StatusCode.ABORTED),
+    runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),
+    image.ImageNotFound: Status(StatusCode.NOT_FOUND),
+    image.ReferenceMalformed: Status(StatusCode.INVALID_ARGUMENT),
+    image.RegistryUnavailable: Status(StatusCode.UNKNOWN, "RegistryUnavailable"),
+    image.RegistryBusy: Status(StatusCode.UNKNOWN, "RegistryUnavailable"),
+    image.RegistryDenied: Status(StatusCode.PERMISSION_DENIED),
+    image.ManifestUnknown: Status(StatusCode.NOT_FOUND),
+    image.DigestMismatch: Status(StatusCode.DATA_LOSS),
+    image.UnsupportedImage: Status(StatusCode.FAILED_PRECONDITION),
+    image.LayerMalformed: Status(StatusCode.FAILED_PRECONDITION),
+    image.ArchiveMalformed: Status(StatusCode.INVALID_ARGUMENT),
+    image.StorageFull: Status(StatusCode.RESOURCE_EXHAUSTED),
+    image.PullCancelled: Status(StatusCode.ABORTED),
+    image.WorkerLost: Status(StatusCode.ABORTED),
+    network.NetworkNotReady: Status(StatusCode.FAILED_PRECONDITION),
+    network.InvalidAttachment: Status(StatusCode.INVALID_ARGUMENT),
+    network.AddressesExhausted: Status(StatusCode.RESOURCE_EXHAUSTED),
+    network.HostPortTaken: Status(StatusCode.ALREADY_EXISTS),
+    network.KernelRefused: Status(StatusCode.ABORTED),
 }
 
 INTERNAL = Status(StatusCode.INTERNAL)

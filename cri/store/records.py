@@ -89,6 +89,10 @@ class Records(Generic[R, S]):
         record_id = index.resolve(text, self._by_id)
         return None if record_id is None else self._by_id[record_id]
 
+    def exact(self, record_id: str) -> R | None:
+        """The record with this whole id."""
+        return self._by_id.get(record_id)
+
     def named(self, name: str) -> R | None:
         """The record of this name."""
         record_id = self._by_name.get(name)

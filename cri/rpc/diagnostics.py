@@ -1,0 +1,113 @@
+"""podwright.v1.Diagnostics: what our own command line asks beyond CRI. JSON in, JSON out.
+
+    ImportImage {path, name?}   -> {images: [image]}
+    PullImage   {reference}     -> progress, progress, …, {image}     (a stream)
+    Pulls       {}              -> {pulls: [progress]}
+    Trace       {pod?, limit?}  -> {timelines: [timeline]}            (see cri.trace.Timeline)
+    Operations  {}              -> {operations: [{key, seconds, waiting}], locked: [id]}
+
+image: {id, names, size}. progress: the fields of image's PullProgress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cri.errors import InvalidRequest, SandboxNotFound
+from runtime import codec
+
+if TYPE_CHECKING:
+    from image.store import Image, PullProgress
+
+    from cri.rpc.services import Services
+    from cri.trace import Timeline
+
+Json = Mapping[str, object]
+
+
+async def import_image(services: Services, request: Json) -> Json:
+    """Import an OCI layout, a directory or an archive, that the daemon can read."""
+    path = Path(_text(request, "path"))
+    if not path.is_absolute():
+        raise InvalidRequest("path", f"{path} is relative, and the daemon works elsewhere")
+    name = _text(request, "name", default="")
+    images = await services.images.import_archive(path, name=name or None)
+    return {"images": [_image(image) for image in images]}
+
+
+async def pulls(services: Services, request: Json) -> Json:
+    """The pulls under way."""
+    return {"pulls": [codec.encode(pull) for pull in services.images.pulls()]}
+
+
+async def trace(services: Services, request: Json) -> Json:
+    """Timelines, oldest first: of one pod (its id, the beginning of it, or its name), or of all."""
+    limit = request.get("limit", 100)
+    if type(limit) is not int or limit < 1:
+        raise InvalidRequest("limit", f"expected a number above 0, got {limit!r}")
+    pod = _text(request, "pod", default="")
+    timelines = services.recorder.recent(limit=1 << 20)
+    if pod:
+        ids = {timeline.sandbox_id for timeline in timelines if _is_of(timeline, pod)} - {""}
+        timelines = tuple(timeline for timeline in timelines if timeline.sandbox_id in ids)
+        if not timelines:
+            raise SandboxNotFound(pod)
+    return {"timelines": [timeline.to_json() for timeline in timelines[-limit:]]}
+
+
+async def operations(services: Services, request: Json) -> Json:
+    """What is under way now, and which ids are locked."""
+    under_way = [dataclasses.asdict(one) for one in services.flights.under_way()]
+    return {"operations": under_way, "locked": list(services.locks.held())}
+
+
+async def pull_image(services: Services, request: Json) -> AsyncIterator[Json]:
+    """Pull, telling how it goes on; ends with the image. Ending the stream gives the pull up."""
+    reference = _text(request, "reference")
+    news: asyncio.Queue[PullProgress | None] = asyncio.Queue()
+    pulling = asyncio.create_task(services.images.pull(reference, progress=news.put_nowait))
+    pulling.add_done_callback(lambda _: news.put_nowait(None))
+    try:
+        while (progress := await news.get()) is not None:
+            if news.empty():  # the client is slower than the pull: only the latest is news
+                yield _object(codec.encode(progress))
+        yield {"image": _image(await pulling)}
+    finally:
+        pulling.cancel()
+
+
+CALLS: Mapping[str, Callable[[Services, Json], Awaitable[Json]]] = {
+    "ImportImage": import_image,
+    "Pulls": pulls,
+    "Trace": trace,
+    "Operations": operations,
+}
+STREAMS: Mapping[str, Callable[[Services, Json], AsyncIterator[Json]]] = {"PullImage": pull_image}
+
+
+def _is_of(timeline: Timeline, pod: str) -> bool:
+    """Whether a timeline is about this pod, by id or (where a pod was made) by name."""
+    if timeline.sandbox_id.startswith(pod):
+        return True
+    made = timeline.rpc == "RunPodSandbox"
+    return made and pod in (timeline.subject, timeline.subject.rpartition("/")[2])
+
+
+def _image(image: Image) -> Json:
+    return {"id": image.id, "names": list(image.names), "size": image.size}
+
+
+def _object(value: object) -> Json:
+    assert isinstance(value, dict)
+    return value
+
+
+def _text(request: Json, field: str, default: str | None = None) -> str:
+    value = request.get(field, default)
+    if not isinstance(value, str):
+        raise InvalidRequest(field, f"expected text, got {value!r}")
+    return value

@@ -1,0 +1,92 @@
+"""Status: is the runtime ready, is the network, and if not, why. Never waits for anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sqlite3
+import statistics
+from typing import TYPE_CHECKING
+
+import grpc
+
+from cri import VERSION
+from cri.api import api_pb2 as api
+from runtime import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cri.rpc.services import Services
+    from cri.trace import Timeline
+
+# What every handler can do: there is one, the embedded runtime.
+FEATURES = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False)
+
+
+async def status(services: Services, request: api.StatusRequest) -> api.StatusResponse:
+    """Conditions, handlers, features; with `verbose` a JSON text for each topic."""
+    network = services.network.status()
+    return api.StatusResponse(
+        status=api.RuntimeStatus(
+            conditions=[
+                api.RuntimeCondition(type="RuntimeReady", status=True),
+                api.RuntimeCondition(
+                    type="NetworkReady",
+                    status=network.ready,
+                    reason=network.reason,
+                    message=network.message,
+                ),
+            ]
+        ),
+        runtime_handlers=[
+            api.RuntimeHandler(name=name, features=FEATURES)
+            for name in services.config.handler_names
+        ],
+        features=api.RuntimeFeatures(supplemental_groups_policy=True),
+        info=_info(services) if request.verbose else {},
+    )
+
+
+def _info(services: Services) -> dict[str, str]:
+    """Topic -> JSON text."""
+    topics: Mapping[str, object] = {
+        "config": codec.encode(services.config),
+        "versions": {
+            "podwright": VERSION,
+            "python": platform.python_version(),
+            "grpc": grpc.__version__,
+            "sqlite": sqlite3.sqlite_version,
+            "kernel": os.uname().release,
+        },
+        "network": codec.encode(services.network.status()),
+        "images": {
+            "count": len(services.images.list()),
+            "usage": codec.encode(services.images.usage()),
+            "pulls": [codec.encode(pull) for pull in services.images.pulls()],
+        },
+        "sandboxes": len(services.store.sandboxes),
+        "containers": len(services.store.containers),
+        "underWay": [dataclasses.asdict(one) for one in services.flights.under_way()],
+        "latency": _latency(services.recorder.recent(limit=1000)),
+    }
+    return {topic: json.dumps(value, indent=2) for topic, value in topics.items()}
+
+
+def _latency(timelines: tuple[Timeline, ...]) -> dict[str, object]:
+    """Of the latest RPCs, by name: how many, median and worst milliseconds, how many failed."""
+    names = sorted({timeline.rpc for timeline in timelines})
+    summary: dict[str, object] = {}
+    for name in names:
+        done = [t for t in timelines if t.rpc == name and t.code]
+        if done:
+            durations = [t.duration / 1e6 for t in done]
+            summary[name] = {
+                "count": len(done),
+                "median_ms": round(statistics.median(durations), 3),
+                "max_ms": round(max(durations), 3),
+                "failed": sum(t.code != "OK" for t in done),
+            }
+    return summary
