@@ -43,7 +43,7 @@ def _digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> Layer:
+def make_layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> Layer:
     """Files (mode 0755) and symbolic links by path; directories come by themselves."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -76,7 +76,7 @@ def _busybox_layer() -> Layer:
         "etc/group": b"root:x:0:\n",
         "lines": line * LOG_LINES_IN_FILE,
     }
-    return _layer(files, {f"bin/{applet}": "busybox" for applet in _APPLETS})
+    return make_layer(files, {f"bin/{applet}": "busybox" for applet in _APPLETS})
 
 
 def _tree_layers() -> Iterator[Layer]:
@@ -91,7 +91,7 @@ def _tree_layers() -> Iterator[Layer]:
             )
         half = source.randbytes(_TREE_BULK_BYTES // 2)
         files[f"data/{index}/bulk"] = half + bytes(len(half))
-        yield _layer(files, {})
+        yield make_layer(files, {})
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ def run(client: Client) -> Samples:
     path = client.log_path(pod)
     end = _wait_for_mark(path)
     with path.open("rb") as log:
-        begin = _seconds(log.readline().split()[0].decode())
+        begin = seconds(log.readline().split()[0].decode())
         lines = sum(block.count(b"\n") for block in iter(lambda: log.read(1 << 20), b"")) + 1
     assert lines == _LINES + 1, f"{lines} lines in {path}, {_LINES + 1} written"
     client.end_pod(pod)
@@ -43,7 +43,7 @@ def _wait_for_mark(path: Path) -> float:
     raise RuntimeError(f"{path} is not complete after {_DEADLINE_SECONDS} s")
 
 
-def _seconds(stamp: str) -> float:
+def seconds(stamp: str) -> float:
     """RFC 3339 with nanoseconds, of which microseconds are enough."""
     whole, _, rest = stamp.partition(".")
     digits = rest[:9].rstrip("Z+-:")[:6]
