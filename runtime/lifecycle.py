@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from runtime import sweep
 from runtime.codec import decode
 from runtime.errors import ContainerNotFound, ExecTimedOut, MonitorLost, SandboxNotFound
 from runtime.init import plan
+from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
 from runtime.monitor.client import MonitorClient
 from runtime.monitor.collect import collect_output
@@ -57,9 +59,9 @@ __all__ = [
     "Started",
 ]
 
-READY_PATIENCE = 30.0       # seconds for a monitor to build a sandbox (milliseconds, usually)
-START_PATIENCE = 120.0      # a bind source on a slow network file system may take its time
-SHUTDOWN_PATIENCE = 20.0    # then the monitor itself is killed and its leftovers are swept
+READY_PATIENCE = 30.0  # seconds for a monitor to build a sandbox (milliseconds, usually)
+START_PATIENCE = 120.0  # a bind source on a slow network file system may take its time
+SHUTDOWN_PATIENCE = 20.0  # then the monitor itself is killed and its leftovers are swept
 MAX_OUTPUT = 16 * 1024 * 1024
 
 
@@ -109,8 +111,8 @@ class SandboxHandles:
 class Runtime:
     """Runs sandboxes below a state directory.
 
-    on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox whose
-    monitor died without having been asked to.
+    on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
+    whose monitor died without having been asked to.
     """
 
     def __init__(
@@ -127,10 +129,13 @@ class Runtime:
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._monitors: dict[str, MonitorClient] = {}
+        self._cgroup_layout = CgroupLayout()
 
     async def start(self) -> None:
         """Finds the spawner of this code's version, or starts one."""
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
+        mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
+        self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
         await self._spawner.start()
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
@@ -151,7 +156,7 @@ class Runtime:
         return SandboxHandles(ready.pid, netns_path, netns_fd, netlink_fd, ready.stages)
 
     async def reconnect(self, sandbox_id: str) -> SandboxReport | None:
-        """After a restart of the daemon: the monitor's memory of its containers; None: it is gone."""
+        """After a restart: the monitor's memory of its containers; None: it is gone."""
         if sandbox_id not in self._monitors:
             path = os.fspath(self._monitors_dir / sandbox_id / "monitor.sock")
             try:
@@ -176,7 +181,9 @@ class Runtime:
         compiled = program(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
         start = Start(
             container_id=request.container_id,
-            plan=plan.container(spec, request.rootfs, seccomp_program=compiled),
+            plan=plan.container(
+                spec, request.rootfs, seccomp_program=compiled, cgroups=self._cgroup_layout
+            ),
             cgroup_path=spec.linux.cgroups_path,
             resources=spec.linux.resources,
             pid_namespace=_pid_namespace(request),
@@ -255,7 +262,7 @@ class Runtime:
         except KeyError:
             raise SandboxNotFound(sandbox_id) from None
 
-    def _adopt(self, sandbox_id: str, connection: fds.socket.socket) -> MonitorClient:
+    def _adopt(self, sandbox_id: str, connection: socket.socket) -> MonitorClient:
         def lost() -> None:
             self._monitors.pop(sandbox_id, None)
             self._on_lost(sandbox_id)

@@ -24,8 +24,8 @@ OnLost = Callable[[], None]
 class MonitorClient:
     """Talks to one monitor over a connected SEQPACKET socket, which it owns.
 
-    on_exit: called for each container that ends; on_lost: once, when the connection breaks without
-    our having closed it. Both in the event loop.
+    on_exit: called for each container that ends; on_lost: once, when the connection breaks
+    without our having closed it. Both in the event loop.
     """
 
     def __init__(self, connection: socket.socket, on_exit: OnExit, on_lost: OnLost) -> None:
@@ -41,7 +41,7 @@ class MonitorClient:
         self._open = True
 
     async def ready(self, patience: float) -> tuple[Ready, list[int]]:
-        """For a new monitor: waits until its sandbox stands. Answers its descriptors too (owned)."""
+        """For a new monitor: waits until its sandbox stands; its descriptors are the caller's."""
         try:
             return await asyncio.wait_for(self._ready, patience)
         except TimeoutError:
@@ -130,7 +130,7 @@ class MonitorClient:
             return
         fds.close_all(descriptors)
         if event == "failed" and not self._ready.done():
-            self._ready.setexception_of(exception_of(decode(Failure, message, path="failed")))
+            self._ready.set_exception(exception_of(decode(Failure, message, path="failed")))
         elif event == "exit":
             self._on_exit(decode(ContainerExit, message, path="exit"))
         else:
@@ -144,10 +144,13 @@ class MonitorClient:
             self._on_lost()
 
     def _fail_waiting(self, text: str) -> None:
-        for future in (self._ready, *self._waiting.values()):
+        error = MonitorLost(text)
+        if not self._ready.done():
+            self._ready.set_exception(error)
+            self._ready.exception()  # marked as seen: after the start nobody waits for it
+        for future in self._waiting.values():
             if not future.done():
-                future.setexception_of(MonitorLost(text))
-                future.exception()      # whoever waits gets it; nobody waiting is no news
+                future.set_exception(error)
 
 
 def _fields(request: Request) -> Message:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from runtime.monitor.messages import Executed
 
 READ_BYTES = 256 * 1024
-DRAIN_PATIENCE = 1.0    # seconds that a background child may hold the pipe after the command's end
+DRAIN_PATIENCE = 1.0  # seconds that a background child may hold the pipe after the command's end
 
 Ask = Callable[[tuple[int, int, int]], Awaitable[Executed]]
 
@@ -21,7 +21,7 @@ class _Collector:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
         self._read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._read_fd, False)  # noqa: FBT003 - the standard library's signature
+        os.set_blocking(self._read_fd, False)
         self.data = bytearray()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._read_fd, self._read)
@@ -53,7 +53,7 @@ class _Collector:
 
 
 async def collect_output(ask: Ask, limit: int) -> tuple[Executed, bytes, bytes]:
-    """Calls `ask` with (stdin, stdout, stderr) descriptors; answers its answer and what was written.
+    """Calls `ask` with descriptors (stdin, stdout, stderr); answers its answer and the output.
 
     limit: bytes kept of each stream. A child that goes on holding the pipes after the command's
     end is given DRAIN_PATIENCE, then its output is cut (CVE-2026-53495).

@@ -7,15 +7,16 @@ import enum
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.cgroup.limits import limits
 from runtime.codec import encode
-from runtime.errors import ContainerNotFound, IllegalTransition
-from runtime.init import launch
-from runtime.init.channel import Conversation
+from runtime.errors import InitFailed, RuntimeFault
+from runtime.init import channel, launch, values
+from runtime.linux import fds
 from runtime.monitor.logfile import LogFile
 from runtime.monitor.messages import (
     ContainerExit,
@@ -49,13 +50,21 @@ class Container:
         self.state = State.STARTING
         self.exit: ContainerExit | None = None
         self.identity = Identity()
+        self.pid = 0
+        self.pidfd = -1
         self.cgroup = pod.hierarchy.cgroup(request.cgroup_path)
         self._pod = pod
+        self._channel: socket.socket | None = None
+        self.who: values.Identity | None = None
+        self._complaint = ""
+        self._answer: Answer | None = None
+        self._failure: BaseException | None = None
         self._log: LogFile | None = None
         self._streams: list[OutputStream] = []
         self._stdin_fd = -1
         self._started_at = 0
-        self._child: launch.Child | None = None
+        self._stages: list[Stage] = []
+        self._warnings: list[str] = []
         self._when_ended: list[Callable[[], None]] = []
 
     @property
@@ -63,13 +72,231 @@ class Container:
         return self.request.container_id
 
     @property
-    def pid(self) -> int:
-        return self._child.pid if self._child is not None else 0
-
-    @property
-    def pidfd(self) -> int:
-        return self._child.pidfd if self._child is not None else -1
-
-    @property
     def running(self) -> RunningContainer:
         return RunningContainer(self.id, self.pid, self._started_at, self.identity)
+
+    def start(self, answer: Answer) -> None:
+        """Forks the container's init; `answer` gets Started or an exception when it is decided."""
+        self._answer = answer
+        try:
+            self._launch()
+        except (OSError, ValueError, RuntimeFault) as error:
+            self._give_up(error)
+
+    def signal(self, number: int) -> None:
+        """To the first process; SIGKILL to every one, for not all need to die with the first."""
+        if number == signal.SIGKILL:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes. The exit comes by the reaper."""
+        if self.state is State.EXITED or self.pidfd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if self.request.pid_namespace != "own":
+            self.cgroup.kill()
+
+    def reopen_log(self) -> None:
+        if self._log is not None:
+            self._log.reopen()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Called once the container has ended, however it did."""
+        self._when_ended.append(callback)
+
+    def write_exit(self, path: str) -> None:
+        """Writes the exit to `path`, whole or not at all, before anyone is told of it."""
+        partial = path + ".partial"
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(encode(self.exit), file)
+        os.rename(partial, path)
+
+    def _launch(self) -> None:
+        request, pod = self.request, self._pod
+        if request.log_path:
+            self._log = LogFile(request.log_path)
+        pod.note_cgroup(request.cgroup_path)
+        hierarchy = pod.hierarchy
+        wanted = limits(request.resources, hierarchy.version)
+        begin = time.monotonic_ns()
+        clone_fd = -1
+        if hierarchy.version == 2:  # init is born in its cgroup: it must be there before
+            self._warnings += self.cgroup.create(wanted)
+            clone_fd = self.cgroup.clone_fd() or -1
+            begin = self._note_stage("create cgroup", begin)
+        try:
+            self._fork(clone_fd)
+        finally:
+            fds.close_all((clone_fd,))
+        begin = self._note_stage("fork init", begin)
+        tasks: list[int] = []
+        if hierarchy.version == 1:  # init mounts meanwhile, and joins when it is told to
+            self._warnings += self.cgroup.create(wanted)
+            tasks = self.cgroup.attach_fds()
+            self._note_stage("create cgroup", begin)
+        try:
+            channel.send_cgroup(self._peer(), tasks)
+        finally:
+            fds.close_all(tasks)
+
+    def _fork(self, clone_fd: int) -> None:
+        """Makes the pipes and forks init with their far ends."""
+        request, pod = self.request, self._pod
+        stdio = self._make_pipes()
+        pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
+        try:
+            surroundings = launch.Surroundings(
+                stdio=stdio,
+                mount_ns_fd=pod.namespaces.mount_fd,
+                pid_ns_fd=pid_ns_fd,
+                own_pid_namespace=request.pid_namespace == "own",
+                cgroup_fd=clone_fd,
+                await_cgroup=True,
+            )
+            child = launch.container(request.plan, surroundings)
+        finally:
+            fds.close_all((*stdio, pid_ns_fd))
+        self.pid, self.pidfd = child.pid, child.pidfd
+        self._channel = child.channel
+        pod.reaper.expect(child.pid, self._on_exit)
+        pod.loop.watch(child.channel.fileno(), self._on_message)
+
+    def _make_pipes(self) -> tuple[int, int, int]:
+        """The container's ends of its stdio (-1: /dev/null); our ends go to the log."""
+        if self.request.plan.process.terminal:
+            return (-1, -1, -1)  # the terminal's master comes by the channel
+        stdin = -1
+        if self.request.stdin:
+            stdin, self._stdin_fd = os.pipe2(os.O_CLOEXEC)
+        ends = [stdin]
+        for stream in ("stdout", "stderr"):
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+            self._streams.append(OutputStream(self._pod.loop, read_fd, stream, self._log))
+            ends.append(write_fd)
+        return (ends[0], ends[1], ends[2])
+
+    def _on_message(self) -> None:
+        """Init talks while it becomes the container; its silence, by execve, is success."""
+        try:
+            self._hear(channel.receive(self._peer()))
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def _hear(self, said: channel.Ready | channel.Console | channel.Failed | None) -> None:
+        match said:
+            case channel.Ready():
+                who = said.identity
+                self.identity = Identity(who.uid, who.gid, who.groups)
+                self.who = who
+                self._warnings += said.warnings
+                self._stages += (Stage(*stage) for stage in said.stages)
+            case channel.Console():
+                stream = OutputStream(self._pod.loop, said.master_fd, "stdout", self._log)
+                self._streams.append(stream)
+            case channel.Failed():
+                self._give_up(InitFailed(said.step, said.errno, said.text))
+            case None if self.who is None:
+                self._give_up(InitFailed("init", 0, "killed before it could become the container"))
+            case None:
+                self._run()
+
+    def _run(self) -> None:
+        """The program runs: the channel closed when init became it."""
+        self._close_channel()
+        self.state = State.RUNNING
+        self._started_at = time.time_ns()
+        self._say(
+            Started(
+                self.pid,
+                self._started_at,
+                self.identity,
+                tuple(self._stages),
+                tuple(self._warnings),
+            )
+        )
+
+    def _give_up(self, error: BaseException) -> None:
+        """The start has failed; when init is gone, everything is released and the answer given."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        self._close_channel()
+        if self.pidfd < 0:
+            self._end(0)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def _on_exit(self, code: int) -> None:
+        """The reaper has seen the end. A short-lived program's start may not have been read yet."""
+        while self._channel is not None:
+            self._on_message()
+        self._end(code)
+
+    def _end(self, code: int) -> None:
+        finished_at = time.time_ns()
+        oom_kills = self._release()
+        self.state = State.EXITED
+        if self._failure is not None:
+            self._say(self._failure)
+        else:
+            self.exit = ContainerExit(
+                self._pod.sandbox_id,
+                self.id,
+                code,
+                finished_at,
+                oom_killed=oom_kills > 0 and code != 0,
+                message=self._complaint,
+            )
+            self._pod.ended(self)
+        for callback in self._when_ended:
+            callback()
+        self._when_ended.clear()
+
+    def _release(self) -> int:
+        """Gives back all that the container held; answers how many of it the OOM killer took."""
+        oom_kills = 0
+        try:
+            if self.cgroup.exists():
+                oom_kills = self.cgroup.oom_kills()
+                if self.request.pid_namespace != "own":  # others may have outlived the first
+                    self.cgroup.kill()
+                self.cgroup.remove()
+        except OSError as error:
+            self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"
+        for stream in self._streams:
+            stream.finish()
+        if self._log is not None:
+            if self._log.lost_bytes:
+                self._complaint = (
+                    f"{self._log.lost_bytes} bytes of output were lost: {self._log.error}"
+                )
+            self._log.close()
+            self._log = None
+        fds.close_all((self._stdin_fd, self.pidfd))
+        self._stdin_fd = self.pidfd = -1
+        return oom_kills
+
+    def _peer(self) -> socket.socket:
+        assert self._channel is not None
+        return self._channel
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._pod.loop.unwatch(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+    def _say(self, result: object) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer(result)
+
+    def _note_stage(self, name: str, begin: int) -> int:
+        now = time.monotonic_ns()
+        self._stages.append(Stage(name, begin, now - begin))
+        return now

@@ -33,7 +33,7 @@ class LogFile:
                 return
 
     def reopen(self) -> None:
-        """Opens the path anew (kubelet has renamed the old file). On an OSError the old one stays."""
+        """Opens the path anew (kubelet has renamed the old file). OSError: the old one stays."""
         fd = os.open(self.path, FLAGS, MODE)
         os.close(self._fd)
         self._fd = fd

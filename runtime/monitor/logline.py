@@ -18,7 +18,7 @@ _TOO_LONG = re.compile(rb"[^\n]{%d}" % (LINE_BYTES + 1))
 
 
 def timestamp(nanoseconds: int) -> bytes:
-    """RFC3339 with nine digits, UTC: 2026-11-22T06:00:00.123456789Z. nanoseconds since the epoch."""
+    """RFC3339, UTC, nine digits: 2026-11-22T06:00:00.123456789Z. nanoseconds since the epoch."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
     now = time.gmtime(seconds)
     return b"%04d-%02d-%02dT%02d:%02d:%02d.%09dZ" % (*now[:6], fraction)

@@ -52,7 +52,7 @@ class Loop:
         """Until stop()."""
         while self._running:
             for fd, _ in self._epoll.poll(self._patience()):
-                callback = self._callbacks.get(fd)   # an earlier callback may have unwatched it
+                callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
                 if callback is not None:
                     callback()
             self._fire_timers()

@@ -56,7 +56,7 @@ def _say_ready(connection: socket.socket, namespaces: PodNamespaces) -> None:
     handles = [namespaces.netns_fd, namespaces.netlink_fd] if namespaces.netns_fd >= 0 else []
     with contextlib.suppress(OSError):
         fds.send(connection, message, handles)
-    fds.close_all(handles)      # the pin and our own membership keep the namespace
+    fds.close_all(handles)  # the pin and our own membership keep the namespace
 
 
 def _write_pid(directory: str) -> None:

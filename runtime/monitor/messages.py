@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from runtime.init.plan import ContainerPlan
+from runtime.init.values import ContainerPlan
 from runtime.spec import Resources
 
 PROTOCOL = 1
@@ -58,7 +58,7 @@ class MonitorRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The sandbox stands. With it travel, for a pod network: its netns and a netlink socket in it."""
+    """The sandbox stands. With a pod network travel its netns and a netlink socket in it."""
 
     pid: int
     protocol: int = PROTOCOL

@@ -122,6 +122,18 @@ class Pod:
             container.kill()
         self._end_if_asked()
 
+    def pid_namespace_fd(self, name: str) -> int:
+        """A descriptor of the pid namespace to join; -1 for one's own and for the node's.
+
+        name: "own", "node", "pod", or the id of a running container of this pod.
+        """
+        if name in ("own", "node"):
+            return -1
+        if name == "pod":
+            return os.dup(self.namespaces.pid_fd)
+        target = self.container(name)
+        return os.open(f"/proc/{target.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
     def note_cgroup(self, path: str) -> None:
         """Writes down a cgroup that is about to be made, for whoever clears up after our death."""
         name = os.path.join(self.request.directory, CGROUPS_FILE)
@@ -143,7 +155,7 @@ class Pod:
         if self.request.netns_path:
             unpin(self.request.netns_path)
         parent = self.request.sandbox.cgroup_parent
-        if os.path.basename(parent) == self.sandbox_id:     # ours alone, not kubelet's
+        if os.path.basename(parent) == self.sandbox_id:  # ours alone, not kubelet's
             with contextlib.suppress(OSError):
                 self.hierarchy.cgroup(parent).remove()
         self._ending = None

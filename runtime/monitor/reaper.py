@@ -13,7 +13,7 @@ OnExit = Callable[[int], None]
 
 
 class Reaper:
-    """Turns SIGCHLD into calls. The exit code handed over is the shell's: 128 + N after signal N."""
+    """Turns SIGCHLD into calls. Exit codes are as the shell has them: 128 + N after signal N."""
 
     def __init__(self, loop: Loop) -> None:
         self._waiting: dict[int, OnExit] = {}
@@ -38,7 +38,7 @@ class Reaper:
                 return
             if pid == 0:
                 return
-            on_exit = self._waiting.pop(pid, None)   # unknown: an orphan of a container, adopted
+            on_exit = self._waiting.pop(pid, None)  # unknown: an orphan of a container, adopted
             if on_exit is not None:
                 on_exit(exit_code(status))
 

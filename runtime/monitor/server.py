@@ -44,7 +44,7 @@ class Connection:
         try:
             fds.send(self.peer, message)
         except OSError:
-            self.open = False       # the loop sees the hang-up and clears away
+            self.open = False  # the loop sees the hang-up and clears away
 
 
 class Server:
@@ -95,7 +95,9 @@ class Server:
         finally:
             fds.close_all(descriptors)
 
-    def _act(self, request: Request, descriptors: list[int], reply: Reply, message: Message) -> None:
+    def _act(
+        self, request: Request, descriptors: list[int], reply: Reply, message: Message
+    ) -> None:
         pod = self._pod
         match request:
             case Start():

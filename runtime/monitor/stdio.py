@@ -11,9 +11,9 @@ from runtime.monitor.logline import LineCutter
 from runtime.monitor.loop import Loop
 
 READ_BYTES = 256 * 1024
-PIPE_BYTES = 1024 * 1024      # /proc/sys/fs/pipe-max-size, what root may ask for
+PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, what root may ask for
 _DEFAULT_PIPE_BYTES = 64 * 1024
-_LAST_READS = 64              # 16 MiB: more than any pipe holds
+_LAST_READS = 64  # 16 MiB: more than any pipe holds
 
 
 class OutputStream:
@@ -26,7 +26,7 @@ class OutputStream:
         self._log = log
         self._cutter = LineCutter(stream)
         self._grown = False
-        os.set_blocking(fd, False)  # noqa: FBT003 - the standard library's signature
+        os.set_blocking(fd, False)
         loop.watch(fd, self.read)
 
     @property
@@ -39,7 +39,7 @@ class OutputStream:
 
     def finish(self) -> None:
         """Everything that is still in the pipe, then the last, unfinished line."""
-        for _ in range(_LAST_READS):   # bounded: somebody else may hold the pipe and go on writing
+        for _ in range(_LAST_READS):  # bounded: somebody else may hold the pipe and go on writing
             if not self.open or not self._read_once():
                 break
         self.close()
@@ -59,7 +59,7 @@ class OutputStream:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
             return False
-        except OSError:     # EIO: the last process with the terminal's other side is gone
+        except OSError:  # EIO: the last process with the terminal's other side is gone
             data = b""
         if not data:
             self.close()
@@ -76,4 +76,4 @@ class OutputStream:
         try:
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:
-            return      # a terminal, or the user's limit on pipe buffers: it works as it is
+            return  # a terminal, or the user's limit on pipe buffers: it works as it is

@@ -17,7 +17,7 @@ from runtime.linux.fds import Message
 from runtime.monitor.messages import MonitorRequest
 from runtime.spawner.messages import HELLO, QUIT, SPAWN, code_version
 
-PATIENCE = 10.0     # seconds for an answer: a fork takes one millisecond
+PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
 START_PATIENCE = 30.0
 
 
@@ -32,7 +32,7 @@ class SpawnerClient:
         self._path = state / "spawner.sock"
         self._log_path = state / "spawner.log"
         self._connection: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None    # ours to reap, if we started it
+        self._process: subprocess.Popen[bytes] | None = None  # ours to reap, if we started it
         self._lock = asyncio.Lock()
 
     async def start(self) -> int:
@@ -114,7 +114,9 @@ class SpawnerClient:
         """Starts a fresh interpreter that inherits the listening socket: no race for the name."""
         with (
             fds.bind(os.fspath(self._path)) as listener,
-            open(os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log,
+            open(
+                os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"
+            ) as log,
         ):
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "runtime.spawner", str(listener.fileno()), version],

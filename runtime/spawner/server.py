@@ -86,7 +86,7 @@ class Spawner:
             connection = socket.socket(fileno=os.dup(descriptors[0]))
             os.close(descriptors[0])
             monitor.run(request, connection, self._holder_fd)
-        except BaseException as error:  # noqa: BLE001 - a fork must never return into its parent's loop
+        except BaseException as error:  # noqa: BLE001 - a fork never returns
             log(f"monitor of sandbox {request.sandbox.sandbox_id} died: {error!r}")
             os._exit(1)
         os._exit(0)
@@ -113,13 +113,13 @@ def main() -> None:
     version = sys.argv[2]
     os.chdir("/")
     os.umask(0o022)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)     # monitors are reaped by the kernel
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)      # a Ctrl-C at the daemon is not for its pods
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the daemon is not for its pods
     prctl(Prctl.SET_DUMPABLE, 0)
     spawner = Spawner(listener, version)
     gc.collect()
-    gc.freeze()      # the collector never writes to a page that forks share
+    gc.freeze()  # the collector never writes to a page that forks share
     gc.disable()
     log(f"version {version} serves")
     spawner.serve()

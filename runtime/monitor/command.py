@@ -1,0 +1,174 @@
+"""A command that is run in a container: exec, without a terminal of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from runtime.errors import InitFailed
+from runtime.init import channel, launch
+from runtime.linux import fds
+from runtime.monitor.messages import Exec, Executed
+
+if TYPE_CHECKING:
+    from runtime.monitor.container import Container
+    from runtime.monitor.loop import Timer
+    from runtime.monitor.pod import Pod
+
+Answer = Callable[[object], None]
+_ROUNDS = 20  # of looking for processes that were forked while we looked
+
+
+def descendants(pid: int) -> list[int]:
+    """Every living process below `pid`, as far as the kernel's table of parents tells.
+
+    Complete for a child subreaper: what loses its parent becomes its child, not another's.
+    """
+    children: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        children.setdefault(parent, []).append(child)
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def _parents() -> Iterable[tuple[int, int]]:
+    """(pid, parent's pid) of every process."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                yield int(name), int(file.read().rpartition(b")")[2].split()[1])
+
+
+class Command:
+    """One exec'ed process; a child subreaper, so that its descendants can be found and killed."""
+
+    def __init__(self, container: Container, request: Exec, pod: Pod) -> None:
+        self._container = container
+        self._request = request
+        self._pod = pod
+        self._pid = 0
+        self._pidfd = -1
+        self._channel: socket.socket | None = None
+        self._timer: Timer | None = None
+        self._timed_out = False
+        self._ready = False
+        self._failure: BaseException | None = None
+        self._answer: Answer = lambda _result: None
+
+    def start(self, stdio: list[int], answer: Answer) -> None:
+        """stdio: descriptors for stdin, stdout, stderr, the caller's to close."""
+        self._answer = answer
+        container, pod = self._container, self._pod
+        clone_fd = container.cgroup.clone_fd() or -1
+        pid_ns_fd = pod.pid_namespace_fd(container.id)
+        try:
+            plan = replace(
+                container.request.plan.process,
+                args=self._request.args,
+                terminal=False,
+                identity=container.who,
+                lookup=None,
+            )
+            surroundings = launch.Surroundings(
+                stdio=(stdio[0], stdio[1], stdio[2]),
+                pid_ns_fd=pid_ns_fd,
+                own_pid_namespace=False,
+                cgroup_fd=clone_fd,
+                await_cgroup=True,
+                subreaper=True,
+            )
+            target = launch.Target(container.pidfd, container.who)
+            child = launch.process(plan, target, surroundings)
+        finally:
+            fds.close_all((clone_fd, pid_ns_fd))
+        self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
+        pod.reaper.expect(child.pid, self._on_exit)
+        pod.loop.watch(child.channel.fileno(), self._on_message)
+        if self._request.timeout > 0:
+            self._timer = pod.loop.after(self._request.timeout, self._time_out)
+        self._send_cgroup()
+
+    def kill(self) -> None:
+        """SIGKILL to the command and all its descendants.
+
+        They are stopped first, the parents before the children: what is stopped forks no more.
+        """
+        if self._pidfd < 0:
+            return
+        seen: set[int] = set()
+        _signal(self._pid, signal.SIGSTOP)
+        for _ in range(_ROUNDS):
+            new = set(descendants(self._pid)) - seen
+            if not new:
+                break
+            for pid in new:
+                _signal(pid, signal.SIGSTOP)
+            seen |= new
+        for pid in (*seen, self._pid):
+            _signal(pid, signal.SIGKILL)
+
+    def _send_cgroup(self) -> None:
+        assert self._channel is not None
+        tasks: list[int] = []
+        try:
+            tasks = self._container.cgroup.attach_fds()
+            channel.send_cgroup(self._channel, tasks)
+        except OSError as error:  # the container ends at this moment, its cgroup with it
+            self._give_up(error)
+        finally:
+            fds.close_all(tasks)
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.kill()
+
+    def _on_message(self) -> None:
+        assert self._channel is not None
+        try:
+            said = channel.receive(self._channel)
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+            return
+        if isinstance(said, channel.Failed):
+            self._give_up(InitFailed(said.step, said.errno, said.text))
+        elif isinstance(said, channel.Ready):
+            self._ready = True
+        elif said is None:
+            self._close_channel()
+
+    def _give_up(self, error: BaseException) -> None:
+        self._failure = error
+        self._close_channel()
+        self.kill()
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._pod.loop.unwatch(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+    def _on_exit(self, code: int) -> None:
+        while self._channel is not None:
+            self._on_message()
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._failure is None and not self._ready and not self._timed_out:
+            self._failure = InitFailed("init", 0, "killed before it could run the command")
+        self._answer(self._failure or Executed(code, self._timed_out))
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
