@@ -26,8 +26,10 @@ def encode(value: object, *, camel: bool = False) -> Json:
 
     camel: write field names as the OCI specifications do (noNewPrivileges), not as Python does.
     """
+    if isinstance(value, enum.Enum):
+        return value.value
     if value is None or isinstance(value, (str, int, float)):
-        return value.value if isinstance(value, enum.Enum) else value
+        return value
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, (tuple, list)):

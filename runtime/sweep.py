@@ -46,7 +46,7 @@ def _end_monitor(leftovers: Leftovers) -> None:
         pid = int(pid_text)
         pidfd = os.pidfd_open(pid)
         try:
-            if start_time(pid) == start_text:   # not somebody who got the number since
+            if start_time(pid) == start_text:  # not somebody who got the number since
                 kill_and_wait(pidfd)
         finally:
             os.close(pidfd)

@@ -25,8 +25,8 @@ from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.linux.process import Prctl, clone3, close_from, prctl
 
-SHM = b"/shm"               # the pod's shared memory in the pod's mount namespace
-ROOT = b"/root"             # an empty directory in it, to build a root on
+SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace
+ROOT = b"/root"  # an empty directory in it, to build a root on
 NETLINK_ROUTE = 0
 
 
@@ -77,7 +77,7 @@ def make_holder() -> int:
         empty = mount.new_mount(b"tmpfs", ((b"mode", b"0755"), (b"size", b"65536")), attributes)
         os.mkdir(SHM[1:], 0o755, dir_fd=empty)
         os.mkdir(ROOT[1:], 0o755, dir_fd=empty)
-        mount.move_mount(empty, AT_FDCWD, b"/proc")     # any directory that every node has
+        mount.move_mount(empty, AT_FDCWD, b"/proc")  # any directory that every node has
         os.fchdir(empty)
         mount.pivot_root(b".", b".")
         mount.umount(b".", lazy=True)
@@ -100,7 +100,7 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
     mark = _marker(namespaces)
     flags = 0
     if request.network == "pod":
-        flags |= Clone.NEWNET | Clone.NEWUTS    # the node's network comes with the node's name
+        flags |= Clone.NEWNET | Clone.NEWUTS  # the node's network comes with the node's name
     if request.ipc == "pod":
         flags |= Clone.NEWIPC
     unshare(flags)
@@ -134,7 +134,7 @@ def pin(path: str) -> None:
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
         # Not open_tree: the clone of a mount of nsfs needs Linux 6.17, mount(2) always had it.
-        mount.mount(b"/proc/self/ns/net", os.fsencode(path), b"", 4096, b"")    # MS_BIND
+        mount.mount(b"/proc/self/ns/net", os.fsencode(path), b"", 4096, b"")  # MS_BIND
     except OSError:
         os.unlink(path)
         raise
@@ -143,7 +143,7 @@ def pin(path: str) -> None:
 def unpin(path: str) -> None:
     """Takes the pin away. Idempotent; a namespace that is still used lives on without it."""
     with contextlib.suppress(FileNotFoundError):
-        with contextlib.suppress(OSError):      # EINVAL: not a mount point (any more)
+        with contextlib.suppress(OSError):  # EINVAL: not a mount point (any more)
             mount.umount(os.fsencode(path), lazy=True)
         os.unlink(path)
 
@@ -166,9 +166,7 @@ class Marker(Protocol):
 
 def _netlink_socket() -> int:
     """Opened in the pod's namespace, it stays there wherever it is used: the daemon wires by it."""
-    opened = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE
-    )
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
     return opened.detach()
 
 
@@ -234,7 +232,7 @@ def _reap_forever() -> None:
     """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN."""
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
     signal.set_wakeup_fd(-1)
-    close_from(3)       # the daemon must see the monitor's end by its sockets
+    close_from(3)  # the daemon must see the monitor's end by its sockets
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     while True:
