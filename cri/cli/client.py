@@ -144,6 +144,12 @@ class Client:
         return f"no daemon answers at {self.address}: the socket is a leftover; {remedy}"
 
 
+def connect() -> Client:
+    """The daemon that the command line names: --address of `podwright`, or its default."""
+    address = click.get_current_context().find_root().params.get("address")
+    return Client(str(address or DEFAULT_ADDRESS))
+
+
 def normal_address(text: str) -> str:
     """gRPC's way to write an address; a bare path means a unix socket."""
     if text.startswith("/"):

@@ -1,0 +1,98 @@
+"""podwright ps: the pods, and how their containers are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from cri.api import api_pb2 as api
+from cri.cli import find, show
+from cri.cli.client import CallFailed, Client, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STATES = {
+    api.CONTAINER_CREATED: "created",
+    api.CONTAINER_RUNNING: "running",
+    api.CONTAINER_EXITED: "exited",
+    api.CONTAINER_UNKNOWN: "unknown",
+}
+
+
+@click.command(name="ps")
+@click.option("--all", "-a", "everything", is_flag=True, help="Also pods that are not ready.")
+@click.option("--quiet", "-q", is_flag=True, help="Only ids.")
+@click.option("--output", "-o", type=click.Choice(["table", "json"]), default="table")
+def command(everything: bool, quiet: bool, output: str) -> None:  # noqa: FBT001  # click's way
+    """List pods and their containers."""
+    with connect() as client:
+        pods = find.sandboxes(client)
+        shown = [pod for pod in pods if everything or pod.state == api.SANDBOX_READY]
+        if quiet:
+            for pod in shown:
+                click.echo(pod.id)
+        elif output == "json":
+            click.echo(json.dumps([_as_json(client, pod) for pod in shown], indent=2))
+        else:
+            _table(client, shown)
+            if len(shown) < len(pods):
+                show.note(f"{len(pods) - len(shown)} more that are not ready: podwright ps -a")
+
+
+def _table(client: Client, pods: Sequence[api.PodSandbox]) -> None:
+    rows = [
+        [
+            find.pod_name(pod),
+            show.short(pod.id),
+            "ready" if pod.state == api.SANDBOX_READY else "not ready",
+            _ip(client, pod) or "-",
+            show.age(pod.created_at),
+            ", ".join(f"{c.metadata.name} {state_of(client, c)}" for c in _containers(client, pod)),
+        ]
+        for pod in pods
+    ]
+    show.columns(["POD", "ID", "STATE", "IP", "AGE", "CONTAINERS"], rows)
+
+
+def state_of(client: Client, container: api.Container) -> str:
+    """running; exited with its code and, where it says more, its reason."""
+    if container.state != api.CONTAINER_EXITED:
+        return STATES[container.state]
+    try:
+        request = api.ContainerStatusRequest(container_id=container.id)
+        status = client.call("ContainerStatus", request, api.ContainerStatusResponse).status
+    except CallFailed:
+        return "removed"
+    plain = status.reason in ("", "Completed", "Error")
+    return f"exited ({status.exit_code}{'' if plain else ' ' + status.reason})"
+
+
+def _containers(client: Client, pod: api.PodSandbox) -> list[api.Container]:
+    return find.containers(client, pod.id)
+
+
+def _ip(client: Client, pod: api.PodSandbox) -> str:
+    try:
+        request = api.PodSandboxStatusRequest(pod_sandbox_id=pod.id)
+        status = client.call("PodSandboxStatus", request, api.PodSandboxStatusResponse).status
+    except CallFailed:
+        return ""
+    return status.network.ip
+
+
+def _as_json(client: Client, pod: api.PodSandbox) -> dict[str, object]:
+    return {
+        "id": pod.id,
+        "namespace": pod.metadata.namespace,
+        "name": pod.metadata.name,
+        "ready": pod.state == api.SANDBOX_READY,
+        "ip": _ip(client, pod),
+        "created_at": pod.created_at,
+        "containers": [
+            {"id": c.id, "name": c.metadata.name, "state": state_of(client, c)}
+            for c in _containers(client, pod)
+        ],
+    }
