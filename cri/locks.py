@@ -91,6 +91,10 @@ class Flights(Generic[T]):
                 flight.abandoned = True
                 flight.task.cancel()
 
+    def tasks(self) -> set[asyncio.Task[T]]:
+        """What runs, for those who must wait for all of it."""
+        return {flight.task for flight in self._flights.values()}
+
     def under_way(self) -> tuple[UnderWay, ...]:
         """What is in the air now: for diagnosis."""
         now = time.monotonic()

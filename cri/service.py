@@ -7,17 +7,18 @@ raises to a status. Handlers know nothing of gRPC; no other module serves it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
 import grpc
 
-from cri import trace
+from cri import VERSION, trace
 from cri.api import api_pb2 as api
 from cri.errors import INTERNAL, message_of, status_of
 from cri.rpc import (
@@ -139,7 +140,7 @@ def _handler(
 def _missing(service: str, name: str) -> grpc.RpcMethodHandler[Any, Any]:
     """UNIMPLEMENTED, by name, in the shape (one answer or a stream) in which CRI has the RPC."""
     descriptor = api.DESCRIPTOR.services_by_name[service.removeprefix("runtime.v1.")]
-    text = f"podwright {version.VERSION} does not implement {name} yet"
+    text = f"podwright {VERSION} does not implement {name} yet"
 
     async def answer(request: bytes, context: Context) -> bytes:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
@@ -155,7 +156,7 @@ def _missing(service: str, name: str) -> grpc.RpcMethodHandler[Any, Any]:
 
 async def _recorded(services: Services, rpc: Rpc, name: str, request: Message) -> Message | bytes:
     """Run a handler that changes something, under a timeline, with a line in the log."""
-    with services.recorder.record(name) as timeline:
+    with services.recorder.record(name) as timeline, _busy(services):
         _about(services, request, timeline)
         try:
             result = await rpc.function(services, request)
@@ -171,6 +172,18 @@ async def _recorded(services: Services, rpc: Rpc, name: str, request: Message) -
         timeline.finish("OK")
         log.info("%s: ok in %s%s", *_told(timeline))
         return result
+
+
+@contextlib.contextmanager
+def _busy(services: Services) -> Iterator[None]:
+    """The daemon does not end under a request that is still undoing what it did."""
+    task = asyncio.current_task()
+    assert task is not None
+    services.busy.add(task)
+    try:
+        yield
+    finally:
+        services.busy.discard(task)
 
 
 def _about(services: Services, request: Message, timeline: trace.Timeline) -> None:
