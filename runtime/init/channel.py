@@ -1,0 +1,147 @@
+"""What the monitor and its child say to each other between fork and exec.
+
+    monitor                               init
+       │ ── clone3 ─────────────────────────▶ │ root file system, mounts …
+       │                                      │
+       │ ── cgroup  (v1: tasks descriptors) ─▶│ writes "0" to each: it has moved itself
+       │                                      │ cgroup namespace, /sys/fs/cgroup, masks, pivot …
+       │ ◀─ console (the terminal's master) ──│ only with a terminal
+       │ ◀─ ready   (identity, stages, warnings)
+       │                                      │ seccomp, execve
+       │ ◀─ end of file ──────────────────────│ the descriptor was close-on-exec: exec succeeded
+       │
+       │ ◀─ failed  (step, errno, text) ──────│ instead of any of these; then the child exits
+
+`cgroup` is awaited only where `Surroundings.await_cgroup` says so. If the monitor dies, init reads
+or writes into a closed socket, and exits. All of it is one unix SEQPACKET socket pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from runtime.init.values import Identity
+from runtime.linux import fds
+
+Stage = tuple[str, int, int]  # name, start (CLOCK_MONOTONIC, ns), duration (ns)
+
+EXIT_FAILED = 127  # of an init that could not become the process it should
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything is in place; the next thing is execve.
+
+    warnings: what was asked for but can't be given (a capability, an oom score), a sentence each.
+    """
+
+    identity: Identity
+    stages: tuple[Stage, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """The container's terminal. The receiver owns the descriptor."""
+
+    master_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """See `runtime.errors.InitFailed`, which the facade makes of it."""
+
+    step: str
+    errno: int
+    text: str
+
+
+def receive(peer: socket.socket) -> Ready | Console | Failed | None:
+    """The monitor's side: the next message; None: exec succeeded, or init was killed."""
+    received = fds.receive(peer)
+    if received is None:
+        return None
+    message, descriptors = received
+    kind = message["type"]
+    if kind == "console":
+        return Console(descriptors[0])
+    fds.close_all(descriptors)
+    if kind == "failed":
+        step, number, text = cast(list[object], message["failure"])
+        return Failed(str(step), cast(int, number), str(text))
+    if kind != "ready":
+        raise ValueError(f"init said {kind!r}")
+    uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
+    stages = cast(list[Stage], message["stages"])
+    return Ready(
+        identity=Identity(uid, gid, tuple(groups), home),
+        stages=tuple((name, start, duration) for name, start, duration in stages),
+        warnings=tuple(cast(list[str], message["warnings"])),
+    )
+
+
+def send_cgroup(peer: socket.socket, tasks: Sequence[int] = ()) -> None:
+    """The monitor's side: the cgroup is made. tasks: `Cgroup.attach_fds()` (v2: none)."""
+    fds.send(peer, {"type": "cgroup"}, tasks)
+
+
+class Reporter:
+    """Init's side. Works with nothing but write(2) once `settle` has been called."""
+
+    __slots__ = ("_fd", "_socket")
+
+    def __init__(self, peer: socket.socket) -> None:
+        self._socket = peer
+        self._fd = peer.fileno()
+
+    def await_cgroup(self) -> list[int]:
+        """Blocks until the monitor has made the cgroup. The descriptors are the caller's."""
+        received = fds.receive(self._socket)
+        if received is None:
+            raise OSError(0, "the monitor is gone")
+        return received[1]
+
+    def console(self, master_fd: int) -> None:
+        fds.send(self._socket, {"type": "console"}, (master_fd,))
+
+    def settle(self, fd: int) -> None:
+        """From now on the channel is descriptor `fd`."""
+        os.dup2(self._fd, fd, inheritable=False)
+        self._fd = fd
+
+    def ready(self, identity: Identity, stages: list[Stage], warnings: list[str]) -> None:
+        self._write(
+            {
+                "type": "ready",
+                "identity": (identity.uid, identity.gid, identity.groups, identity.home),
+                "stages": stages,
+                "warnings": warnings,
+            }
+        )
+
+    def failed(self, step: str, error: BaseException) -> None:
+        """Never raises: who can't even say that he failed just exits."""
+        with contextlib.suppress(OSError):
+            self._write({"type": "failed", "failure": (step, *_reason(error))})
+
+    def _write(self, message: dict[str, object]) -> None:
+        os.write(self._fd, json.dumps(message, separators=(",", ":")).encode("ascii"))
+
+
+def _reason(error: BaseException) -> tuple[int, str]:
+    """Errno and text of an exception. No traceback: that would read files of the container."""
+    if not isinstance(error, OSError):
+        return 0, f"{type(error).__name__}: {error}"
+    number = error.errno or 0
+    text = error.strerror or ""
+    strerror = os.strerror(number)
+    text = text.removesuffix(strerror).removesuffix(": ")
+    if not text and error.filename is not None:
+        text = repr(error.filename)
+    return number, text

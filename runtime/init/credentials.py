@@ -1,0 +1,131 @@
+"""From root of the node to what the plan allows. Steps of `steps.py`, in the order of this file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+
+from runtime.init import capabilities
+from runtime.init.context import Context
+from runtime.linux import keyring, seccomp
+from runtime.linux.namespace import Clone, unshare
+from runtime.linux.process import Prctl, prctl
+from runtime.linux.seccomp import SeccompFlag
+
+
+def reset(context: Context) -> None:
+    """Nothing of the monitor's is handed on: signals, session, keys, what a debugger may see."""
+    prctl(Prctl.SET_DUMPABLE, 0)  # until execve: CVE-2016-9962
+    for number in context.ourselves.ignored:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.setsid()
+    os.umask(0)  # modes are given exactly from here on; the process gets its own at the end
+    try:
+        keyring.new_session_keyring()
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+
+
+def set_oom_score(context: Context) -> None:
+    """oom_score_adj, as far as we may: below our own needs CAP_SYS_RESOURCE."""
+    score = context.process.oom_score_adj
+    if score is None:
+        return
+    try:
+        _write_oom_score(score)
+    except PermissionError:
+        with open("/proc/self/oom_score_adj", "rb") as file:
+            context.warnings.append(
+                f"oom_score_adj is {int(file.read())}, not {score}: "
+                "lowering it needs CAP_SYS_RESOURCE, which podwright was started without"
+            )
+
+
+def _write_oom_score(score: int) -> None:
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"%d" % score)
+    finally:
+        os.close(fd)
+
+
+def join_cgroup(context: Context) -> None:
+    """Moves this process by writing into the files that the monitor opened. See cgroups(7)."""
+    if context.surroundings.await_cgroup:
+        for fd in context.report.await_cgroup():
+            os.write(fd, b"0")
+            os.close(fd)
+    if context.ourselves.all_cpus:
+        os.sched_setaffinity(0, context.ourselves.all_cpus)
+
+
+def leave_cgroup_namespace(context: Context) -> None:
+    """Where we are now becomes the root of what the container sees."""
+    if context.plan.cgroup_namespace:
+        unshare(Clone.NEWCGROUP)
+
+
+def set_limits(context: Context) -> None:
+    """rlimits: last of all that needs privilege, for they would hamper ourselves."""
+    for limit in context.process.rlimits:
+        try:
+            resource.setrlimit(limit.resource, (limit.soft, limit.hard))
+        except (OSError, ValueError):
+            _, ours = resource.getrlimit(limit.resource)
+            raise OSError(
+                errno.EPERM,
+                f"{limit.name}: hard limit {limit.hard} is above podwright's own, {ours}, and "
+                "raising it needs CAP_SYS_RESOURCE",
+            ) from None
+
+
+def become(context: Context) -> None:
+    """User, groups, capabilities; then, as that changed who we are, the death signal again."""
+    process, identity = context.process, context.identity
+    ours = context.ourselves.held
+    final = capabilities.attainable(process.capabilities, ours)
+    missing = process.capabilities.permitted & ~final.permitted
+    if missing:
+        names = ", ".join(capabilities.names(missing))
+        context.warnings.append(f"podwright itself was started without {names}")
+    capabilities.drop_bounding(final.bounding, ours)
+    if process.no_new_privileges:
+        prctl(Prctl.SET_NO_NEW_PRIVS, 1)
+    prctl(Prctl.SET_KEEPCAPS, 1)
+    os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+    prctl(Prctl.SET_KEEPCAPS, 0)
+    capabilities.apply(final, extra=_extra(context))
+    if context.surroundings.subreaper:
+        prctl(Prctl.SET_CHILD_SUBREAPER, 1)
+    os.umask(process.umask)
+    prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _extra(context: Context) -> int:
+    """Without no_new_privs only CAP_SYS_ADMIN may install a filter: kept until that is done."""
+    process = context.process
+    return capabilities.SYS_ADMIN if process.seccomp and not process.no_new_privileges else 0
+
+
+def filter_system_calls(context: Context) -> None:
+    """The last thing before execve: from here on the profile must allow whatever we still do."""
+    process = context.process
+    if not process.seccomp:
+        return
+    seccomp.install(process.seccomp, SeccompFlag.SPEC_ALLOW)
+    final = capabilities.attainable(process.capabilities, context.ourselves.held)
+    if _extra(context) & ~(final.permitted & final.effective):
+        try:
+            capabilities.apply(final)
+        except PermissionError as error:
+            raise OSError(
+                error.errno,
+                "the seccomp profile forbids capset or prctl, which it may only with "
+                "noNewPrivileges (allowPrivilegeEscalation: false)",
+            ) from None

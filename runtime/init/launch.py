@@ -1,0 +1,99 @@
+"""Forks that become a container, or a process in one. Called by the monitor, single-threaded.
+
+    child = launch.container(plan, Surroundings(stdio=…, mount_ns_fd=…, await_cgroup=True))
+    channel.send_cgroup(child.channel, cgroup.attach_fds())
+    while (said := channel.receive(child.channel)) is not None: …
+
+Both functions return at once; what becomes of the child is told by its channel. The caller owns the
+descriptors in Child, and reaps the process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runtime.init import steps
+from runtime.init.capabilities import held
+from runtime.init.channel import Reporter
+from runtime.init.context import Context, Ourselves, Surroundings, Target
+from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.linux.namespace import Clone, setns
+from runtime.linux.process import clone3
+
+__all__ = ["Child", "Surroundings", "Target", "container", "process", "warm_up"]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """pid: as the caller sees it."""
+
+    pid: int
+    pidfd: int
+    channel: socket.socket
+
+
+def container(plan: ContainerPlan, surroundings: Surroundings) -> Child:
+    """Starts the first process of a container."""
+    return _fork(
+        surroundings,
+        lambda report: steps.run(steps.CONTAINER, Context(plan, surroundings, warm_up(), report)),
+    )
+
+
+def process(plan: ProcessPlan, target: Target, surroundings: Surroundings) -> Child:
+    """Starts a process in a running container; surroundings.mount_ns_fd is not used.
+
+    The process is born in surroundings.pid_ns_fd (the container's; -1: the monitor's own).
+    """
+    return _fork(
+        surroundings,
+        lambda report: steps.run(
+            steps.PROCESS, Context(plan, surroundings, warm_up(), report, target)
+        ),
+    )
+
+
+@functools.cache
+def warm_up() -> Ourselves:
+    """What is the same for all children; the spawner calls it once before it forks monitors."""
+    ignored = [
+        number
+        for number in signal.valid_signals()
+        if number not in (signal.SIGKILL, signal.SIGSTOP)
+        and signal.getsignal(number) is signal.SIG_IGN
+    ]
+    cpus = os.cpu_count() or 1
+    restricted = len(os.sched_getaffinity(0)) < cpus
+    return Ourselves(
+        held=held(),
+        ignored=tuple(ignored),
+        all_cpus=tuple(range(cpus)) if restricted else (),
+        pid_ns_fd=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
+    )
+
+
+def _fork(surroundings: Surroundings, body: Callable[[Reporter], None]) -> Child:
+    ourselves = warm_up()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    joins = surroundings.pid_ns_fd >= 0
+    flags = 0 if joins or not surroundings.own_pid_namespace else int(Clone.NEWPID)
+    if joins:
+        setns(surroundings.pid_ns_fd, Clone.NEWPID)
+    try:
+        pid, pidfd = clone3(flags, cgroup_fd=surroundings.cgroup_fd)
+        if pid == 0:
+            ours.close()  # or we would never see the monitor's end of it close
+            body(Reporter(theirs))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        if joins:
+            setns(ourselves.pid_ns_fd, Clone.NEWPID)
+        theirs.close()
+    return Child(pid, pidfd, ours)

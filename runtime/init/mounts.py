@@ -1,0 +1,177 @@
+"""Mounts below the root, each made apart and then moved to its place, by descriptor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from runtime.init import devices
+from runtime.init.context import Context
+from runtime.init.values import MountKind, MountStep, Origin
+from runtime.linux import mount, resolve
+from runtime.linux.mount import AT_FDCWD, PROC_SUPER_MAGIC, MountAttr
+
+_SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace: see sandbox.py
+_DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
+
+
+def open_sources(context: Context) -> None:
+    """Bind mounts, cloned in the node's mount namespace, where their paths mean something."""
+    context.sources = [
+        _open_source(step) if step.kind is MountKind.BIND else -1 for step in context.plan.mounts
+    ]
+
+
+def _open_source(step: MountStep) -> int:
+    try:
+        fd = mount.clone_tree(AT_FDCWD, os.fsencode(step.source), recursive=step.recursive)
+    except OSError as error:
+        what = "does not exist on the node" if error.errno == errno.ENOENT else "can't be opened"
+        raise OSError(error.errno, f"{_names(step)}: the source {what}") from None
+    if step.origin is not Origin.ANY:
+        _check_origin(step)
+    _set_attributes(step, fd)
+    return fd
+
+
+def _names(step: MountStep) -> str:
+    return f'mount "{step.source}" on "{step.destination}" in the container'
+
+
+def _set_attributes(step: MountStep, fd: int) -> None:
+    own, tree = step.attributes, step.tree
+    if not step.recursive:  # a single mount: everything at once
+        mount.mount_setattr(
+            fd,
+            attributes=own.set | tree.set,
+            clear=own.clear | tree.clear,
+            propagation=step.propagation,
+        )
+        return
+    if step.propagation_recursive or tree:
+        propagation = step.propagation if step.propagation_recursive else 0
+        mount.mount_setattr(
+            fd, attributes=tree.set, clear=tree.clear, propagation=propagation, recursive=True
+        )
+    if own or (step.propagation and not step.propagation_recursive):
+        propagation = 0 if step.propagation_recursive else step.propagation
+        mount.mount_setattr(fd, attributes=own.set, clear=own.clear, propagation=propagation)
+
+
+def _check_origin(step: MountStep) -> None:
+    """Propagation to or from a mount that is private would silently never happen."""
+    fd = os.open(os.fsencode(step.source), resolve.O_PATH)
+    fields = _propagation_fields(fd)
+    os.close(fd)
+    wanted = (b"shared:",) if step.origin is Origin.SHARED else (b"shared:", b"master:")
+    if not any(field.startswith(wanted) for field in fields):
+        kind = "shared" if step.origin is Origin.SHARED else "shared or slave"
+        raise OSError(
+            errno.EINVAL,
+            f"{_names(step)}: the source lies on a mount of the node that is not {kind}; "
+            f"`mount --make-rshared` there, or choose the propagation None",
+        )
+
+
+def _propagation_fields(fd: int) -> list[bytes]:
+    """The optional fields of mountinfo ("shared:7", "master:3") of the mount of a file."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as fdinfo:
+        number = next(line.split()[1] for line in fdinfo if line.startswith(b"mnt_id:"))
+    with open("/proc/self/mountinfo", "rb") as mountinfo:
+        for line in mountinfo:
+            fields = line.split(b" ")
+            if fields[0] == number:
+                return fields[6 : fields.index(b"-")]
+    return []
+
+
+def attach(context: Context) -> None:
+    """All mounts of the plan, in its order."""
+    for step, source in zip(context.plan.mounts, context.sources, strict=True):
+        try:
+            _attach(context, step, source)
+        except OSError as error:
+            raise OSError(error.errno, f"{step.describe()}: {error.strerror}") from None
+
+
+def _attach(context: Context, step: MountStep, source: int) -> None:
+    fd = source if source >= 0 else _make(context, step)
+    target = _target(context, step, fd)
+    mount.move_mount(fd, target)
+    os.close(target)
+    if step.late_readonly:
+        context.late_readonly.append(fd)
+
+
+def _make(context: Context, step: MountStep) -> int:
+    if step.kind is MountKind.SHM:
+        fd = mount.clone_tree(AT_FDCWD, _SHM)
+        if step.attributes:
+            mount.mount_setattr(fd, attributes=step.attributes.set)
+        return fd
+    parameters = tuple((key.encode(), value.encode()) for key, value in step.parameters)
+    fd = mount.new_mount(step.source.encode(), parameters, step.attributes.set)
+    if step.propagation:
+        mount.mount_setattr(fd, propagation=step.propagation)
+    if step.kind is MountKind.DEV:
+        context.dev_fd = fd
+        devices.populate(context)
+    elif step.source == "devpts":
+        context.pts_fd = fd
+    return fd
+
+
+def _target(context: Context, step: MountStep, fd: int) -> int:
+    """What to mount on, made if missing. Never outside the root, nor inside a procfs."""
+    path = os.fsencode(step.destination)
+    if step.real_directory:
+        return _real_directory(context.root_fd, path)
+    if step.inside_proc:
+        return resolve.open_in_root(context.root_fd, path, resolve=resolve.NO_SYMLINKS)
+    if step.kind is not MountKind.BIND or stat.S_ISDIR(os.fstat(fd).st_mode):
+        target = resolve.mkdir_all_in_root(context.root_fd, path)
+    else:
+        target = resolve.create_in_root(context.root_fd, path)
+    if mount.file_system_type(target) == PROC_SUPER_MAGIC:
+        raise OSError(errno.EPERM, "the destination leads into /proc")
+    if step.destination == "/proc" and mount.file_system_type(fd) != PROC_SUPER_MAGIC:
+        raise OSError(errno.EPERM, "only a procfs may be mounted at /proc")
+    return target
+
+
+def _real_directory(root: int, path: bytes) -> int:
+    """The mount point of proc and sysfs: no link on the way (CVE-2019-19921, CVE-2023-27561)."""
+    try:
+        return resolve.open_in_root(root, path, _DIRECTORY, resolve=resolve.NO_SYMLINKS)
+    except FileNotFoundError:
+        os.close(resolve.mkdir_all_in_root(root, path))
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        text = "the image has something else than a directory there (a symbolic link?)"
+        raise OSError(error.errno, text) from None
+    return resolve.open_in_root(root, path, _DIRECTORY, resolve=resolve.NO_SYMLINKS)
+
+
+def attach_cgroups(context: Context) -> None:
+    """/sys/fs/cgroup, as seen from the cgroup namespace that we have just made."""
+    plan = context.plan.cgroup_mount
+    if plan is None:
+        return
+    target = resolve.mkdir_all_in_root(context.root_fd, os.fsencode(plan.destination))
+    if not plan.hierarchies:
+        mount.move_mount(mount.new_mount(b"cgroup2", (), plan.attributes), target)
+        return
+    tmpfs = mount.new_mount(b"tmpfs", ((b"mode", b"755"),), plan.attributes & ~MountAttr.RDONLY)
+    for name, link in plan.links:
+        os.symlink(link.encode(), name.encode(), dir_fd=tmpfs)
+    for hierarchy in plan.hierarchies:
+        os.mkdir(hierarchy.directory.encode(), 0o755, dir_fd=tmpfs)
+    mount.move_mount(tmpfs, target)
+    for hierarchy in plan.hierarchies:
+        parameters = tuple((key.encode(), value.encode()) for key, value in hierarchy.parameters)
+        fd = mount.new_mount(b"cgroup", parameters, plan.attributes)
+        mount.move_mount(fd, tmpfs, hierarchy.directory.encode())
+    if plan.attributes & MountAttr.RDONLY:
+        mount.mount_setattr(tmpfs, attributes=MountAttr.RDONLY)

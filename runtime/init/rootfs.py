@@ -1,0 +1,90 @@
+"""The root file system: made, entered, finished. Steps of `steps.py`, in the order of this file."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime.init.context import Context
+from runtime.init.values import RootPlan
+from runtime.linux import mount
+from runtime.linux.mount import AT_FDCWD, MountAttr
+from runtime.linux.namespace import Clone, setns, unshare
+
+_BUILD_AT = b"/root"  # an empty directory of the pod's mount namespace: see sandbox.py
+
+
+def make_root(context: Context) -> None:
+    """A detached mount of the root file system, of directories in the node's namespace."""
+    root = context.plan.root
+    if root.lower:
+        context.root_fd = _overlay(root)
+    else:
+        context.root_fd = _bind(root.path)
+
+
+def _bind(path: str) -> int:
+    try:
+        fd = mount.clone_tree(AT_FDCWD, os.fsencode(path), recursive=True)
+    except FileNotFoundError:
+        raise OSError(errno.ENOENT, f'the root file system "{path}" is missing') from None
+    mount.mount_setattr(fd, propagation=mount.Propagation.PRIVATE, recursive=True)
+    return fd
+
+
+def _overlay(root: RootPlan) -> int:
+    parameters = [(b"lowerdir+", _short(path)) for path in root.lower]
+    if root.upper:
+        parameters += [
+            (b"upperdir", _short(root.upper)),
+            (b"workdir", _short(root.work)),
+            (b"volatile", b""),
+        ]
+    try:
+        return mount.new_mount(b"overlay", tuple(parameters))
+    except OSError as error:
+        for path in (*root.lower, *filter(None, (root.upper, root.work))):
+            if not os.path.isdir(path):
+                raise OSError(errno.ENOENT, f'the layer directory "{path}" is missing') from error
+        raise OSError(
+            error.errno, f"overlay of {len(root.lower)} layers: {error.strerror}"
+        ) from error
+
+
+def _short(path: str) -> bytes:
+    """The path as fsconfig takes it: what is longer than 255 bytes goes by descriptor."""
+    encoded = os.fsencode(path)
+    if mount.fits(encoded):
+        return encoded
+    return b"/proc/self/fd/%d" % os.open(encoded, os.O_PATH | os.O_CLOEXEC)
+
+
+def enter(context: Context) -> None:
+    """Into a mount namespace of our own that holds nothing but the root, at /root.
+
+    A copy of the pod's, which has two mounts, however many the node has. From here on no path of
+    the node can be opened any more.
+    """
+    setns(context.surroundings.mount_ns_fd, Clone.NEWNS)
+    unshare(Clone.NEWNS)
+    mount.move_mount(context.root_fd, AT_FDCWD, _BUILD_AT)
+
+
+def finish_readonly(context: Context) -> None:
+    """What could not be read-only while mount points were still being made in it."""
+    for fd in context.late_readonly:
+        mount.mount_setattr(fd, attributes=MountAttr.RDONLY)
+    if context.plan.root.readonly:
+        mount.mount_setattr(context.root_fd, attributes=MountAttr.RDONLY)
+
+
+def pivot(context: Context) -> None:
+    """The container's root becomes "/"; what we came from is gone. See pivot_root(2), NOTES."""
+    os.fchdir(context.root_fd)
+    mount.pivot_root(b".", b".")
+    mount.umount(b".", lazy=True)
+    root = context.plan.root
+    if root.propagation != mount.Propagation.PRIVATE:
+        mount.mount_setattr(
+            context.root_fd, propagation=root.propagation, recursive=root.propagation_recursive
+        )

@@ -1,0 +1,60 @@
+"""Masked and read-only paths: by descriptor, so that nobody can swap what is being covered."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from runtime.init.context import Context
+from runtime.init.devices import require_null
+from runtime.linux import mount, resolve
+from runtime.linux.mount import AT_FDCWD, MountAttr
+
+_EMPTY_DIRECTORY = ((b"nr_blocks", b"1"), (b"nr_inodes", b"1"), (b"mode", b"755"))
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+def open_null(context: Context) -> None:
+    """The node's /dev/null, looked at (c 1:3) before it is ever used to mask something."""
+    if context.plan.masked_paths:
+        context.null_fd = mount.clone_tree(AT_FDCWD, b"/dev/null")
+        require_null(context.null_fd)
+
+
+def protect(context: Context) -> None:
+    """linux.readonlyPaths, then linux.maskedPaths. What doesn't exist is passed over."""
+    for path in context.plan.readonly_paths:
+        fd = _find(context.root_fd, path)
+        if fd >= 0:
+            clone = mount.clone_tree(fd, recursive=True)
+            mount.mount_setattr(clone, attributes=MountAttr.RDONLY, recursive=True)
+            mount.move_mount(clone, fd)
+    covers: dict[bool, int] = {False: context.null_fd}
+    used: set[bool] = set()
+    for path in context.plan.masked_paths:
+        fd = _find(context.root_fd, path)
+        if fd >= 0:
+            is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+            _cover(fd, covers, used, is_directory)
+
+
+def _find(root: int, path: str) -> int:
+    """A descriptor of the path inside the root, or -1."""
+    try:
+        return resolve.open_in_root(root, os.fsencode(path))
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return -1
+        raise
+
+
+def _cover(fd: int, covers: dict[bool, int], used: set[bool], is_directory: bool) -> None:  # noqa: FBT001 - the key of covers
+    """Mounts the null device, or an empty directory, on fd: the first time itself, then clones."""
+    if is_directory not in covers:
+        covers[is_directory] = mount.new_mount(b"tmpfs", _EMPTY_DIRECTORY, MountAttr.RDONLY)
+    cover = covers[is_directory]
+    if is_directory in used:  # attached by now, so every kernel lets us clone it
+        cover = mount.clone_tree(cover)
+    mount.move_mount(cover, fd)
+    used.add(is_directory)

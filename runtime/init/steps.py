@@ -1,0 +1,111 @@
+"""THE list of steps between fork and exec, in order. A failure names its step.
+
+Every step is a function of the Context. Those of a container: first what needs the node's mount
+namespace, then what needs the container's, then what gives up privileges; each assumes that all
+above it have run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from runtime.init import (
+    credentials,
+    devices,
+    execute,
+    identity,
+    mounts,
+    namespaces,
+    rootfs,
+    security,
+)
+from runtime.init.channel import EXIT_FAILED
+from runtime.init.context import Context
+
+Step = tuple[str, Callable[[Context], None]]
+
+CONTAINER: tuple[Step, ...] = (
+    # in the node's mount namespace
+    ("reset", credentials.reset),
+    ("oom score", credentials.set_oom_score),
+    ("root file system", rootfs.make_root),
+    ("identity", identity.settle),
+    ("mount sources", mounts.open_sources),
+    ("null device", security.open_null),
+    # in a mount namespace with nothing but the container's root
+    ("mount namespace", rootfs.enter),
+    ("mounts", mounts.attach),
+    ("devices", devices.make_nodes),
+    ("terminal", devices.make_console),
+    ("console", devices.mount_console),
+    ("working directory", execute.make_working_directory),
+    ("cgroup", credentials.join_cgroup),
+    ("cgroup namespace", credentials.leave_cgroup_namespace),
+    ("cgroup mounts", mounts.attach_cgroups),
+    ("protected paths", security.protect),
+    ("read-only mounts", rootfs.finish_readonly),
+    ("pivot", rootfs.pivot),
+    # in the container
+    ("current directory", execute.enter_working_directory),
+    ("descriptors", execute.arrange_descriptors),
+    ("limits", credentials.set_limits),
+    ("credentials", credentials.become),
+    ("ready", execute.tell_ready),
+    ("seccomp", credentials.filter_system_calls),
+    ("exec", execute.execute),
+)
+
+PROCESS: tuple[Step, ...] = (
+    ("reset", credentials.reset),
+    ("oom score", credentials.set_oom_score),
+    ("identity", identity.adopt),
+    ("cgroup", credentials.join_cgroup),
+    ("namespaces", namespaces.join),
+    # in the container
+    ("root", execute.open_container_root),
+    ("terminal", devices.make_console),
+    ("working directory", execute.open_working_directory),
+    ("current directory", execute.enter_working_directory),
+    ("descriptors", execute.arrange_descriptors),
+    ("limits", credentials.set_limits),
+    ("credentials", credentials.become),
+    ("ready", execute.tell_ready),
+    ("seccomp", credentials.filter_system_calls),
+    ("exec", execute.execute),
+)
+
+
+def run(steps: Sequence[Step], context: Context) -> None:
+    """Runs them all. Never returns: the last one is execve, and a failure ends the process."""
+    name = "start"
+    try:
+        _forget_imports()
+        now = time.monotonic_ns()
+        for name, step in steps:
+            began = now
+            step(context)
+            now = time.monotonic_ns()
+            context.stages.append((name, began, now - began))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it must not unwind into the monitor
+        context.report.failed(name, error)
+    os._exit(EXIT_FAILED)
+
+
+def _forget_imports() -> None:
+    """From now on nothing can be imported, nor any source be read to show a traceback.
+
+    An image may hold a /usr/lib/python3.11 of its own.
+    """
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.unraisablehook = _ignore
+    sys.excepthook = _ignore
+
+
+def _ignore(*_: object) -> None:
+    pass

@@ -1,0 +1,240 @@
+"""Runs one container as a monitor would, in a process of its own: `python -m … < request > report`.
+
+pytest has threads and a history; a monitor has neither. The driver moves into mount, network, IPC
+and UTS namespaces of its own, so whatever goes wrong is gone when it exits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import select
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+
+from runtime import codec
+from runtime.init import channel, launch, plan, sandbox
+from runtime.init.cgroups import CgroupLayout
+from runtime.linux import mount
+from runtime.linux.namespace import Clone, unshare
+from runtime.linux.process import Prctl, prctl
+from runtime.spec import Rootfs, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """cgroups: paths of tasks files (v1) to move into; execs: commands run while it lives."""
+
+    spec: Spec
+    rootfs: Rootfs = Rootfs()
+    stdin: str = ""
+    execs: tuple[tuple[str, ...], ...] = ()
+    exec_terminal: bool = False
+    seccomp: bytes = b""
+    tasks: tuple[str, ...] = ()
+    own_pid_namespace: bool = True
+    null_stdio: bool = False
+    leak_fds: int = 0  # descriptors of the node's directories, left open without close-on-exec
+    rounds: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """failed: [step, errno, text]; identity: [uid, gid, groups, home]."""
+
+    failed: list[object] = field(default_factory=list)
+    identity: list[object] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    stages: list[object] = field(default_factory=list)
+    stdout: str = ""
+    stderr: str = ""
+    status: int = -1
+    execs: list[object] = field(default_factory=list)
+    micros: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    request = codec.decode(Request, json.load(sys.stdin))
+    unshare(Clone.NEWNS | Clone.NEWNET | Clone.NEWIPC | Clone.NEWUTS)
+    root = os.open("/", os.O_PATH)
+    mount.mount_setattr(root, propagation=mount.Propagation.PRIVATE, recursive=True)
+    os.close(root)
+    holder = sandbox.make_holder()
+    pod = sandbox._pod_mounts(holder, 1 << 20)
+    prctl(Prctl.SET_CHILD_SUBREAPER, 1)
+    launch.warm_up()
+    report = _bench(request, pod) if request.rounds else _run(request, pod)
+    json.dump(dataclasses.asdict(report), sys.stdout)
+
+
+def _plan(request: Request) -> plan.ContainerPlan:
+    with open("/proc/self/mountinfo", encoding="utf-8") as mountinfo:
+        layout = CgroupLayout.parse(mountinfo)
+    made = plan.container(
+        request.spec, request.rootfs, seccomp_program=request.seccomp, cgroups=layout
+    )
+    return codec.decode(plan.ContainerPlan, json.loads(json.dumps(codec.encode(made))))
+
+
+def _run(request: Request, pod: int) -> Report:
+    report = Report()
+    ready_plan = _plan(request)
+    for _ in range(request.leak_fds):
+        os.set_inheritable(os.open("/", os.O_RDONLY), True)
+    out, err = os.pipe(), os.pipe()
+    stdin = _stdin(request.stdin)
+    stdio = (-1, -1, -1) if request.null_stdio else (stdin, out[1], err[1])
+    child = launch.container(
+        ready_plan,
+        launch.Surroundings(
+            stdio=stdio,
+            mount_ns_fd=pod,
+            own_pid_namespace=request.own_pid_namespace,
+            await_cgroup=bool(request.tasks),
+        ),
+    )
+    for fd in (stdin, out[1], err[1]):
+        os.close(fd)
+    if request.tasks:
+        channel.send_cgroup(child.channel, [os.open(path, os.O_WRONLY) for path in request.tasks])
+    said = _listen(child.channel, report)
+    master = said.get("master", -1)
+    if not report.failed:
+        for args in request.execs:
+            report.execs.append(_exec(request, ready_plan, child, args, report))
+        if request.execs:
+            os.kill(child.pid, 9)
+    if master >= 0:
+        report.stdout = _drain({master: bytearray()})[master].decode()
+    else:
+        texts = _drain({out[0]: bytearray(), err[0]: bytearray()})
+        report.stdout, report.stderr = (texts[fd[0]].decode() for fd in (out, err))
+    report.status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    return report
+
+
+def _exec(
+    request: Request,
+    container: plan.ContainerPlan,
+    child: launch.Child,
+    args: tuple[str, ...],
+    first: Report,
+) -> dict[str, object]:
+    report = Report()
+    process = dataclasses.replace(container.process, args=args, terminal=request.exec_terminal)
+    uid, gid, groups, home = first.identity
+    who = plan.Identity(uid, gid, tuple(groups), home)  # type: ignore[arg-type]  # from JSON
+    out = os.pipe()
+    pid_ns = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY)
+    started = launch.process(
+        process,
+        launch.Target(child.pidfd, who),
+        launch.Surroundings(stdio=(-1, out[1], out[1]), pid_ns_fd=pid_ns),
+    )
+    os.close(out[1])
+    said = _listen(started.channel, report)
+    master = said.get("master", -1)
+    source = master if master >= 0 else out[0]
+    report.stdout = _drain({source: bytearray()})[source].decode()
+    report.status = os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
+    return dataclasses.asdict(report)
+
+
+def _listen(peer: socket.socket, report: Report) -> dict[str, int]:
+    found: dict[str, int] = {}
+    while (said := channel.receive(peer)) is not None:
+        match said:
+            case channel.Ready():
+                who = said.identity
+                report.identity = [who.uid, who.gid, list(who.groups), who.home]
+                report.stages = list(said.stages)
+                report.warnings = list(said.warnings)
+            case channel.Failed():
+                report.failed = [said.step, said.errno, said.text]
+            case channel.Console():
+                found["master"] = said.master_fd
+    return found
+
+
+def _stdin(text: str) -> int:
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    return reader
+
+
+def _drain(texts: dict[int, bytearray]) -> dict[int, bytearray]:
+    poll = select.poll()
+    for fd in texts:
+        poll.register(fd)
+    left = set(texts)
+    while left:
+        for fd, _ in poll.poll(20_000):
+            try:
+                part = os.read(fd, 65536)
+            except OSError:  # EIO: the terminal's other side is closed
+                part = b""
+            texts[fd] += part
+            if not part:
+                poll.unregister(fd)
+                left.discard(fd)
+    return texts
+
+
+def _bench(request: Request, pod: int) -> Report:
+    """rounds times fork to exec, of the same plan; one overlay each."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    report = Report()
+    ready_plan = _plan(request)
+    stages: dict[str, list[int]] = {}
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in range(request.rounds):
+        upper, work = (f"{request.rootfs.upper}-{number}{kind}" for kind in ("u", "w"))
+        os.mkdir(upper)
+        os.mkdir(work)
+        root = dataclasses.replace(ready_plan.root, upper=upper, work=work)
+        this = dataclasses.replace(ready_plan, root=root)
+        before = time.monotonic_ns()
+        child = launch.container(
+            this,
+            launch.Surroundings(
+                stdio=(null, null, null), mount_ns_fd=pod, await_cgroup=bool(request.tasks)
+            ),
+        )
+        forked = time.monotonic_ns()
+        if request.tasks:
+            fds = [os.open(path, os.O_WRONLY) for path in request.tasks]
+            channel.send_cgroup(child.channel, fds)
+            for fd in fds:
+                os.close(fd)
+        one = Report()
+        _listen(child.channel, one)
+        done = time.monotonic_ns()
+        if one.failed:
+            return one
+        os.waitpid(child.pid, 0)
+        os.close(child.pidfd)
+        child.channel.close()
+        if number < 3:
+            continue
+        report.micros.append((done - before) / 1000)
+        stages.setdefault("fork (monitor)", []).append(forked - before)
+        first, last = one.stages[0], one.stages[-1]
+        stages.setdefault("fork (until init runs)", []).append(first[1] - before)  # type: ignore[index]
+        for name, _, duration in one.stages:  # type: ignore[misc]
+            stages.setdefault(name, []).append(duration)
+        stages.setdefault("exec (and seccomp, ready)", []).append(done - last[1] - last[2])  # type: ignore[index]
+    report.stages = [
+        (name, sorted(times)[len(times) // 2] / 1000) for name, times in stages.items()
+    ]
+    return report
+
+
+if __name__ == "__main__":
+    main()
