@@ -71,12 +71,14 @@ class Command:
         container, pod = self._container, self._pod
         clone_fd = container.cgroup.clone_fd() or -1
         pid_ns_fd = pod.pid_namespace_fd(container.id)
+        who = container.who
+        assert who is not None  # it runs, so its init has told
         try:
             plan = replace(
                 container.request.plan.process,
                 args=self._request.args,
                 terminal=False,
-                identity=container.who,
+                identity=who,
                 lookup=None,
             )
             surroundings = launch.Surroundings(
@@ -87,7 +89,7 @@ class Command:
                 await_cgroup=True,
                 subreaper=True,
             )
-            target = launch.Target(container.pidfd, container.who)
+            target = launch.Target(container.pidfd, who)
             child = launch.process(plan, target, surroundings)
         finally:
             fds.close_all((clone_fd, pid_ns_fd))

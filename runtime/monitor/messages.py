@@ -194,7 +194,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request failed. kind: the name of a class in runtime.errors; the rest are its fields."""
+    """Why a request failed. kind: the name of a class in runtime.errors; the rest: its fields."""
 
     kind: str
     text: str

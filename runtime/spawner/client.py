@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from runtime.spawner.messages import HELLO, QUIT, SPAWN, code_version
 
 PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
 START_PATIENCE = 30.0
+_LISTENER_FD = 3
 
 
 class SpawnerClient:
@@ -32,7 +32,7 @@ class SpawnerClient:
         self._path = state / "spawner.sock"
         self._log_path = state / "spawner.log"
         self._connection: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None  # ours to reap, if we started it
+        self._pid = 0  # of the spawner, if it is our child
         self._lock = asyncio.Lock()
 
     async def start(self) -> int:
@@ -112,21 +112,31 @@ class SpawnerClient:
 
     def _launch(self, version: str) -> None:
         """Starts a fresh interpreter that inherits the listening socket: no race for the name."""
-        with (
-            fds.bind(os.fspath(self._path)) as listener,
-            open(
-                os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"
-            ) as log,
-        ):
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "runtime.spawner", str(listener.fileno()), version],
-                pass_fds=(listener.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if os.environ.get("JOURNAL_STREAM") else log,
-                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
-                start_new_session=True,
+        self._reap()
+        log_fd = os.open(
+            self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        with fds.bind(os.fspath(self._path)) as listener, os.fdopen(log_fd, "wb"):
+            errors = 2 if os.environ.get("JOURNAL_STREAM") else log_fd
+            self._pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-m", "runtime.spawner", str(_LISTENER_FD), version],
+                {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, errors, 2),
+                    (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTENER_FD),
+                ],
+                setsid=True,
             )
+
+    def _reap(self) -> None:
+        """A spawner that we started and that has died would stay a zombie."""
+        if self._pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, os.WNOHANG)
+            self._pid = 0
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -100,7 +100,7 @@ class Spawner:
 
 
 def log(text: str) -> None:
-    """One line to standard error (the journal, or spawner.log); a failure to write is no failure."""
+    """One line to standard error (the journal, or spawner.log); failing to write is no failure."""
     try:
         os.write(2, f"podwright-spawner[{os.getpid()}]: {text}\n".encode(errors="replace"))
     except OSError:

@@ -1,0 +1,402 @@
+"""Sandboxes and containers through the facade: real spawner, monitors, processes, cgroups."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import errno
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.cgroup import tree
+from runtime.errors import (
+    ContainerNotFound,
+    ExecTimedOut,
+    IllegalTransition,
+    InitFailed,
+    SandboxNotFound,
+)
+from runtime.lifecycle import (
+    ContainerExit,
+    ContainerRequest,
+    ExecRequest,
+    Runtime,
+    SandboxRequest,
+    Started,
+)
+from runtime.linux.process import kill_and_wait
+from runtime.spawner.client import SpawnerClient
+from runtime.spec import Linux, Memory, Mount, Namespace, Process, Resources, Rootfs, Spec
+
+pytestmark = pytest.mark.root
+
+BUSYBOX = "/bin/busybox"
+MOUNTS = (
+    Mount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
+    Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+    Mount("/dev/pts", "devpts", "devpts", ("nosuid", "noexec", "newinstance", "ptmxmode=0666")),
+    Mount("/dev/shm", "tmpfs", "pod-shm", ("nosuid", "noexec", "nodev")),
+    Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
+)
+OWN = tuple(Namespace(kind) for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup"))
+
+
+class Node:
+    """A runtime on scratch directories, and what it told us."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path / "state"
+        self.netns_dir = path / "netns"
+        self.cgroup = f"/podwright-test-{os.getpid()}-{path.name}"
+        self.exits: dict[str, asyncio.Future[ContainerExit]] = {}
+        self.lost: list[str] = []
+        self.runtime = self.new_runtime()
+        self._rootfs = path / "busybox"
+        (self._rootfs / "bin").mkdir(parents=True)
+        shutil.copy(BUSYBOX, self._rootfs / "bin" / "busybox")
+        for name in (
+            "sh",
+            "sleep",
+            "cat",
+            "echo",
+            "true",
+            "false",
+            "id",
+            "yes",
+            "head",
+            "ps",
+            "kill",
+        ):
+            (self._rootfs / "bin" / name).symlink_to("busybox")
+
+    def new_runtime(self) -> Runtime:
+        return Runtime(self.state, self.netns_dir, on_exit=self._ended, on_lost=self.lost.append)
+
+    def _ended(self, ended: ContainerExit) -> None:
+        self.expected(ended.container_id).set_result(ended)
+
+    def expected(self, container_id: str) -> asyncio.Future[ContainerExit]:
+        loop = asyncio.get_running_loop()
+        return self.exits.setdefault(container_id, loop.create_future())
+
+    async def ended(self, container_id: str) -> ContainerExit:
+        return await asyncio.wait_for(self.expected(container_id), 10)
+
+    def sandbox(self, sandbox_id: str, *, pid: str = "container") -> SandboxRequest:
+        parent = f"{self.cgroup}/{sandbox_id}"
+        return SandboxRequest(sandbox_id, hostname="pod", pid=pid, cgroup_parent=parent)
+
+    def request(
+        self, sandbox_id: str, name: str, *args: str, memory: int = 0, log: bool = True
+    ) -> ContainerRequest:
+        upper, work = self.path / name / "upper", self.path / name / "work"
+        upper.mkdir(parents=True)
+        work.mkdir()
+        limit = Memory(limit=memory, swap=memory) if memory else None
+        return ContainerRequest(
+            sandbox_id,
+            name,
+            Spec(
+                Process(args, env=("PATH=/bin",)),
+                mounts=MOUNTS,
+                linux=Linux(
+                    namespaces=OWN,
+                    cgroups_path=f"{self.cgroup}/{sandbox_id}/{name}",
+                    resources=Resources(memory=limit),
+                ),
+            ),
+            Rootfs((os.fspath(self._rootfs),), os.fspath(upper), os.fspath(work)),
+            log_path=os.fspath(self.log(name)) if log else "",
+        )
+
+    async def start(self, sandbox_id: str, name: str, *args: str, memory: int = 0) -> Started:
+        return await self.runtime.start_container(
+            self.request(sandbox_id, name, *args, memory=memory)
+        )
+
+    def log(self, name: str) -> Path:
+        return self.path / f"{name}.log"
+
+    def lines(self, name: str) -> list[str]:
+        """The contents of a log, without stamps."""
+        return [line.split(" ", 3)[3] for line in self.log(name).read_text().splitlines()]
+
+    async def exec(self, sandbox_id: str, name: str, *args: str, patience: float = 10) -> bytes:
+        result = await self.runtime.exec(ExecRequest(sandbox_id, name, args, patience))
+        return result.stdout
+
+    async def create(self, sandbox_id: str, *, pid: str = "container") -> int:
+        handles = await self.runtime.create_sandbox(self.sandbox(sandbox_id, pid=pid))
+        os.close(handles.netns_fd)
+        os.close(handles.netlink_fd)
+        return handles.pid
+
+    async def remove(self, sandbox_id: str) -> None:
+        await self.runtime.remove_sandbox(sandbox_id, cgroup_parent=f"{self.cgroup}/{sandbox_id}")
+
+    def leftovers(self) -> list[str]:
+        """What a removed sandbox must not leave behind."""
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        found = [line for line in mounts if os.fspath(self.path) in line]
+        found += os.listdir(self.state / "monitors")
+        found += os.listdir(self.netns_dir) if self.netns_dir.exists() else []
+        found += [f"cgroup {self.cgroup}/{name}" for name in self._cgroups()]
+        return found
+
+    def _cgroups(self) -> list[str]:
+        for base in (f"/sys/fs/cgroup/pids{self.cgroup}", f"/sys/fs/cgroup{self.cgroup}"):
+            if os.path.isdir(base):
+                return [name for name in os.listdir(base) if os.path.isdir(f"{base}/{name}")]
+        return []
+
+
+async def spawner_pid(node: Node) -> int:
+    client = SpawnerClient(node.state)
+    try:
+        return await client.start()
+    finally:
+        client.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Polls for what the kernel or a program does; gives up after ten seconds."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+def wait_for_end(pidfd: int, patience: float = 10) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(patience * 1000))
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    """A started runtime; afterwards nothing of it may be left."""
+    node = Node(tmp_path)
+    await node.runtime.start()
+    yield node
+    for sandbox_id in os.listdir(node.state / "monitors"):
+        await node.remove(sandbox_id)
+    await node.runtime.close()
+    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
+    assert node.leftovers() == []
+    hierarchy = tree.detect()
+    if hierarchy.cgroup(node.cgroup).exists():
+        hierarchy.cgroup(node.cgroup).remove()
+
+
+async def test_a_container_runs_logs_and_its_exit_is_told(node: Node) -> None:
+    await node.create("s1")
+    started = await node.start("s1", "c1", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert started.pid > 0
+    assert (started.identity.uid, started.identity.gid) == (0, 0)
+    ended = await node.ended("c1")
+    assert (ended.exit_code, ended.oom_killed, ended.message) == (3, False, "")
+    assert abs(ended.finished_at - time.time_ns()) < 10e9
+    assert node.lines("c1") == ["out", "err"]
+    report = await node.runtime.reconnect("s1")
+    assert report is not None
+    assert (report.running, report.exited) == ((), (ended,))
+
+
+async def test_containers_share_the_pods_namespaces_and_memory(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    await node.start("s1", "c2", "sleep", "100")
+    await node.exec("s1", "c1", "sh", "-c", "echo shared > /dev/shm/x")
+    assert await node.exec("s1", "c2", "cat", "/dev/shm/x") == b"shared\n"
+    for namespace, same in (("net", True), ("ipc", True), ("uts", True), ("pid", False)):
+        script = f"busybox readlink /proc/self/ns/{namespace}"
+        first, second = [await node.exec("s1", name, "sh", "-c", script) for name in ("c1", "c2")]
+        assert (first == second) is same, namespace
+    assert await node.exec("s1", "c1", "busybox", "hostname") == b"pod\n"
+
+
+async def test_a_shared_pid_namespace_has_a_reaper_and_sees_all(node: Node) -> None:
+    await node.create("s1", pid="pod")
+    for name in ("c1", "c2"):
+        request = node.request("s1", name, "sleep", "100")
+        spaces = tuple(
+            Namespace("pid", "pod") if item.type == "pid" else item
+            for item in request.spec.linux.namespaces
+        )
+        linux = dataclasses.replace(request.spec.linux, namespaces=spaces)
+        spec = dataclasses.replace(request.spec, linux=linux)
+        await node.runtime.start_container(dataclasses.replace(request, spec=spec))
+    seen = await node.exec("s1", "c1", "ps")
+    assert seen.count(b"sleep 100") == 2
+    await node.runtime.signal("s1", "c2", signal.SIGKILL)
+    assert (await node.ended("c2")).exit_code == 137
+
+
+async def test_a_second_start_and_unknown_ids_are_refused(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    with pytest.raises(IllegalTransition, match="was started before"):
+        await node.runtime.start_container(
+            dataclasses.replace(node.request("s1", "other", "true"), container_id="c1")
+        )
+    with pytest.raises(ContainerNotFound):
+        await node.runtime.signal("s1", "nobody", signal.SIGTERM)
+    with pytest.raises(SandboxNotFound):
+        await node.start("s2", "c2", "true")
+
+
+async def test_a_failed_start_says_which_step_and_leaves_nothing(node: Node) -> None:
+    await node.create("s1")
+    with pytest.raises(InitFailed, match="nosuch") as caught:
+        await node.start("s1", "c1", "/bin/nosuch")
+    assert caught.value.errno == errno.ENOENT
+    report = await node.runtime.reconnect("s1")
+    assert report is not None
+    assert (report.running, report.exited) == ((), ())
+    assert not tree.detect().cgroup(f"{node.cgroup}/s1/c1").exists()
+
+
+async def test_signals_reach_the_program(node: Node) -> None:
+    await node.create("s1")
+    script = "trap 'echo got; exit 7' TERM; echo up; while :; do sleep 0.02; done"
+    await node.start("s1", "c1", "sh", "-c", script)
+    await until(lambda: "up" in node.log("c1").read_text())
+    await node.runtime.signal("s1", "c1", signal.SIGTERM)
+    assert (await node.ended("c1")).exit_code == 7
+    assert node.lines("c1") == ["up", "got"]
+
+
+async def test_exec_answers_output_and_code(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    result = await node.runtime.exec(
+        ExecRequest("s1", "c1", ("sh", "-c", "echo o; echo e >&2; exit 5"))
+    )
+    assert (result.exit_code, result.stdout, result.stderr) == (5, b"o\n", b"e\n")
+    killed = await node.runtime.exec(ExecRequest("s1", "c1", ("sh", "-c", "kill -9 $$")))
+    assert killed.exit_code == 137
+    with pytest.raises(InitFailed, match="nosuch"):
+        await node.exec("s1", "c1", "/nosuch")
+
+
+async def test_exec_output_is_capped(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    command = ("sh", "-c", "yes | head -c 3000000; echo end >&2")
+    result = await node.runtime.exec(ExecRequest("s1", "c1", command, max_output=1_000_000))
+    assert (len(result.stdout), result.stderr) == (1_000_000, b"end\n")
+
+
+async def test_an_exec_that_times_out_is_killed_with_all_its_descendants(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    script = "(sleep 4711 &); sh -c 'sleep 4711 & sleep 4711'"
+    before = time.monotonic()
+    with pytest.raises(ExecTimedOut, match=r"timed out after 0.3 s"):
+        await node.exec("s1", "c1", "sh", "-c", script, patience=0.3)
+    assert time.monotonic() - before < 5
+    assert b"4711" not in await node.exec("s1", "c1", "ps")
+
+
+async def test_a_child_that_holds_the_pipe_does_not_hold_the_exec(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    before = time.monotonic()
+    assert await node.exec("s1", "c1", "sh", "-c", "echo hi; sleep 50 &") == b"hi\n"
+    assert time.monotonic() - before < 5
+
+
+async def test_running_out_of_memory_is_told(node: Node) -> None:
+    await node.create("s1")
+    script = "busybox dd if=/dev/zero of=/dev/null bs=200M"
+    await node.runtime.start_container(
+        node.request("s1", "c1", "sh", "-c", f"exec {script}", memory=20 << 20)
+    )
+    ended = await node.ended("c1")
+    assert (ended.exit_code, ended.oom_killed) == (137, True)
+
+
+async def test_a_rotated_log_is_reopened(node: Node) -> None:
+    await node.create("s1")
+    await node.start(
+        "s1", "c1", "sh", "-c", "echo one; while [ ! -e /go ]; do sleep 0.02; done; echo two"
+    )
+    await until(lambda: node.log("c1").stat().st_size > 0)
+    rotated = node.log("c1").rename(node.path / "c1.log.1")
+    await node.runtime.reopen_log("s1", "c1")
+    assert node.log("c1").exists()
+    await node.exec("s1", "c1", "busybox", "touch", "/go")
+    await node.ended("c1")
+    assert node.lines("c1") == ["two"]
+    assert rotated.read_text().endswith("one\n")
+    with pytest.raises(ContainerNotFound):
+        await node.runtime.reopen_log("s1", "c1")
+
+
+async def test_the_daemon_comes_back_and_is_told_what_happened(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    await node.start("s1", "c2", "sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 9")
+    await node.exec("s1", "c2", "busybox", "touch", "/go")
+    await node.runtime.close()
+    await asyncio.sleep(0.2)  # c2 ends while nobody listens
+    again = node.new_runtime()
+    await again.start()
+    report = await again.reconnect("s1")
+    assert report is not None
+    assert [item.container_id for item in report.running] == ["c1"]
+    assert [(item.container_id, item.exit_code) for item in report.exited] == [("c2", 9)]
+    assert (await again.exec(ExecRequest("s1", "c1", ("echo", "still")))).stdout == b"still\n"
+    node.runtime = again
+
+
+async def test_a_killed_spawner_is_replaced_and_pods_run_on(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    spawner = await spawner_pid(node)
+    await asyncio.to_thread(kill_and_wait, os.pidfd_open(spawner))
+    await node.create("s2")
+    assert await spawner_pid(node) != spawner
+    assert await node.exec("s1", "c1", "echo", "alive") == b"alive\n"
+
+
+async def test_a_killed_monitor_is_told_and_swept(node: Node) -> None:
+    monitor = await node.create("s1")
+    started = await node.start("s1", "c1", "sleep", "100")
+    await node.create("s2")
+    pidfd = os.pidfd_open(started.pid)
+    os.kill(monitor, signal.SIGKILL)
+    assert await asyncio.to_thread(wait_for_end, pidfd), "the container outlived its monitor"
+    await until(lambda: node.lost == ["s1"])
+    await node.remove("s1")
+    assert await node.runtime.reconnect("s1") is None
+    assert await node.runtime.reconnect("s2") is not None
+
+
+async def test_removal_is_idempotent(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    for _ in range(2):
+        await node.runtime.remove_container("s1", "c1")
+        await node.remove("s1")
+    assert node.leftovers() == []
+
+
+async def test_ten_pods_at_once(node: Node) -> None:
+    async def live(number: int) -> int:
+        await node.create(f"s{number}")
+        await node.start(f"s{number}", f"c{number}", "sh", "-c", f"exit {number}")
+        code = (await node.ended(f"c{number}")).exit_code
+        await node.remove(f"s{number}")
+        return code
+
+    assert await asyncio.gather(*(live(number) for number in range(10))) == list(range(10))
