@@ -1,7 +1,7 @@
 """podwright.v1.Diagnostics: what our own command line asks beyond CRI. JSON in, JSON out.
 
     ImportImage {path, name?}   -> {images: [image]}
-    PullImage   {reference}     -> progress, progress, …, {image}     (a stream)
+    PullImage   {image, username?, password?} -> progress, progress, …, {done: image}   (a stream)
     Pulls       {}              -> {pulls: [progress]}
     Trace       {pod?, limit?}  -> {timelines: [timeline]}            (see cri.trace.Timeline)
     Operations  {}              -> {operations: [{key, seconds, waiting}], locked: [id]}
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, SandboxNotFound
+from image.store import Credentials
 from runtime import codec
 
 if TYPE_CHECKING:
@@ -67,15 +68,19 @@ async def operations(services: Services, request: Json) -> Json:
 
 async def pull_image(services: Services, request: Json) -> AsyncIterator[Json]:
     """Pull, telling how it goes on; ends with the image. Ending the stream gives the pull up."""
-    reference = _text(request, "reference")
+    reference = _text(request, "image")
+    username, password = _text(request, "username", ""), _text(request, "password", "")
+    credentials = Credentials(username=username, password=password) if username else None
     news: asyncio.Queue[PullProgress | None] = asyncio.Queue()
-    pulling = asyncio.create_task(services.images.pull(reference, progress=news.put_nowait))
+    pulling = asyncio.create_task(
+        services.images.pull(reference, credentials, progress=news.put_nowait)
+    )
     pulling.add_done_callback(lambda _: news.put_nowait(None))
     try:
         while (progress := await news.get()) is not None:
             if news.empty():  # the client is slower than the pull: only the latest is news
                 yield _object(codec.encode(progress))
-        yield {"image": _image(await pulling)}
+        yield {"done": _image(await pulling)}
     finally:
         pulling.cancel()
 
