@@ -5,8 +5,8 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.bench.accounting import Group
@@ -20,7 +20,6 @@ class Daemon:
     command: Sequence[str]
     log: Path
     group: Group | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -33,7 +32,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 ["/bin/sh", "-c", "\n".join(steps)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **self.environment},
+                env={key: text for key, text in os.environ.items() if not key.startswith("GRPC_")},
             )  # fmt: skip
 
     def wait_for(self, address: str | tuple[str, int], *, seconds: float = 20) -> None:
