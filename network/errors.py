@@ -46,6 +46,7 @@ class KernelRefused(NetworkFault):
     """The kernel said no. `step`: what was tried; the cause (`__cause__`) is the OSError."""
 
     def __init__(self, step: str, cause: OSError) -> None:
-        super().__init__(f"{step}: {cause.strerror or cause}")
+        where = f": {cause.filename}" if cause.filename else ""
+        super().__init__(f"{step}{where}: {cause.strerror or cause}")
         self.step = step
         self.errno = cause.errno

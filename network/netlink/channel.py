@@ -1,0 +1,213 @@
+"""A netlink socket: batches out, acknowledgements and dumps in. For one thread at a time.
+
+The kernel does the work of a batch inside sendmsg(), so that every answer is waiting when it
+returns: nothing here waits for anybody but the kernel (and its RTNL lock). That is still up to
+some tens of milliseconds, and so never happens on an event loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+
+from network.netlink.wire import (
+    HEADER,
+    Control,
+    MessageFlag,
+    Reply,
+    Request,
+    attributes,
+    decode,
+    encode,
+    string,
+)
+
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+
+_SOL_NETLINK = 270
+_CAP_ACK = 10
+_EXT_ACK = 11
+_GET_STRICT_CHECK = 12
+_SO_SNDBUFFORCE = 32
+_SIOCGSKNS = 0x894C
+_SEND_BUFFER_BYTES = 4 * 1024 * 1024  # a batch must fit: a rebuilt table of thousands of ports
+_RECEIVE_BYTES = 1024 * 1024
+_ANSWER_SECONDS = 30  # an answer that got lost must not hold the network for ever
+_DUMP_ATTEMPTS = 10
+_EXPLANATION = 1  # NLMSGERR_ATTR_MSG
+
+
+class Channel:
+    """A socket of one netlink family, in the network namespace in which it was opened."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        """Takes over `peer`, an AF_NETLINK socket; close() closes it."""
+        self._peer = peer
+        self._sequence = 1
+        peer.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        peer.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+        with suppress(OSError):  # older than 4.20: dumps say more than was asked for, no harm
+            peer.setsockopt(_SOL_NETLINK, _GET_STRICT_CHECK, 1)
+        with suppress(PermissionError):  # a namespace that is not ours: the usual 208 KiB remain
+            peer.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
+        timeout = struct.pack("ll", _ANSWER_SECONDS, 0)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+
+    @classmethod
+    def open(cls, family: int) -> Channel:
+        """A channel in this thread's network namespace."""
+        return cls(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family))
+
+    @classmethod
+    def adopt(cls, fd: int) -> Channel:
+        """A channel over a socket that somebody else opened, and goes on to own."""
+        peer = socket.socket(fileno=os.dup(fd))
+        try:
+            return cls(peer)
+        except BaseException:
+            peer.close()
+            raise
+
+    def namespace(self) -> int:
+        """The inode of the network namespace in which the socket was opened."""
+        fd = fcntl.ioctl(self._peer, _SIOCGSKNS)
+        try:
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        self._peer.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def transact(self, requests: Sequence[Request]) -> None:
+        """Sends a batch and waits until each message is done.
+
+        The kernel goes on after a message that failed. Raises the first failure, an OSError with
+        the message's `what` and the kernel's explanation in its text.
+        """
+        asked = [replace(item, flags=item.flags | MessageFlag.ACK) for item in requests]
+        first = self._send(asked)
+        pending = dict(enumerate(requests, first))
+        failures = []
+        for reply in self._replies(first):
+            if reply.kind != Control.ERROR or reply.sequence not in pending:
+                continue
+            request = pending.pop(reply.sequence)
+            error = _error_of(reply, request.what)
+            if error is not None:
+                failures.append(error)
+            if not pending:
+                break
+        if failures:
+            raise failures[0]
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        """Sends an nfnetlink batch (begin … end), all or nothing. Raises the first failure.
+
+        Only the last message before the end is acknowledged; a batch that the kernel refuses as
+        a whole is answered with the number of its beginning.
+        """
+        *others, last, end = requests
+        last = replace(last, flags=last.flags | MessageFlag.ACK)
+        first = self._send([*others, last, end])
+        final = first + len(requests) - 2
+        failure: OSError | None = None
+        for reply in self._replies(first):
+            if reply.kind != Control.ERROR:
+                continue
+            error = _error_of(reply, requests[reply.sequence - first].what)
+            failure = failure or error
+            if reply.sequence == final or (error and reply.sequence == first):
+                break
+        if failure:
+            raise failure
+
+    def ask(self, request: Request) -> Reply:
+        """Sends one message and answers its one reply. Raises OSError with its `what`."""
+        first = self._send([request])
+        for reply in self._replies(first):
+            if reply.kind != Control.ERROR:
+                return reply
+            error = _error_of(reply, request.what)
+            if error is not None:
+                raise error
+        raise OSError(f"{request.what}: no answer")
+
+    def dump(self, request: Request) -> list[Reply]:
+        """Everything that matches, as one consistent view. Raises OSError with its `what`."""
+        for _ in range(_DUMP_ATTEMPTS):
+            replies, interrupted = self._dump_once(request)
+            if not interrupted:
+                break
+        return replies  # changes that don't cease: the view is then as good as any other
+
+    def _dump_once(self, request: Request) -> tuple[list[Reply], bool]:
+        first = self._send([replace(request, flags=request.flags | MessageFlag.DUMP)])
+        replies = []
+        interrupted = False
+        for reply in self._replies(first):
+            interrupted |= bool(reply.flags & MessageFlag.DUMP_INTERRUPTED)
+            if reply.kind == Control.DONE:
+                break
+            if reply.kind == Control.ERROR:
+                error = _error_of(reply, request.what)
+                if error is not None:
+                    raise error
+                break
+            replies.append(reply)
+        return replies, interrupted
+
+    def _send(self, requests: Sequence[Request]) -> int:
+        first = self._sequence
+        self._sequence = (self._sequence + len(requests)) % 0x7FFF0000
+        self._peer.sendto(encode(requests, first), (0, 0))
+        return first
+
+    def _replies(self, first: int) -> Iterator[Reply]:
+        """Messages that answer requests numbered `first` or later; older ones are left-overs."""
+        while True:
+            try:
+                data = self._peer.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                raise TimeoutError(f"netlink: no answer in {_ANSWER_SECONDS} s") from None
+            for reply in decode(data):
+                if reply.sequence >= first:
+                    yield reply
+
+
+def _error_of(reply: Reply, what: str) -> OSError | None:
+    """What an acknowledgement says: None for success, else an OSError that carries its errno."""
+    number = -int(struct.unpack_from("=i", reply.body)[0])
+    if number == 0:
+        return None
+    reason = os.strerror(number)
+    if reply.flags & MessageFlag.ACK_TLVS:
+        explanation = attributes(reply.body[_explanations_start(reply) :]).get(_EXPLANATION)
+        if explanation:
+            reason = f"{reason} ({string(explanation)})"
+    return OSError(number, f"{what}: {reason}" if what else reason)
+
+
+def _explanations_start(reply: Reply) -> int:
+    if reply.flags & MessageFlag.CAPPED:
+        return 4 + HEADER.size
+    (length,) = struct.unpack_from("=I", reply.body, 4)
+    return 4 + ((int(length) + 3) & ~3)

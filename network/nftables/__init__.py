@@ -1,0 +1,1 @@
+"""nftables without the nft program: rules as values, one transaction a change."""
