@@ -1,0 +1,1 @@
+"""What `podwright doctor` looks at. Each check is a function that yields findings."""
