@@ -1,0 +1,189 @@
+"""What only the node can tell about a request. I/O on paths that the user gave: it may hang.
+
+Run `gather` in a thread that may be abandoned (cri.rpc.worker), never on the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cri.errors import InvalidRequest, WrongState
+from cri.specgen import security
+from cri.specgen.subject import Facts
+from runtime.errors import InvalidSpec
+from runtime.init import capabilities
+from runtime.seccomp import profile
+from runtime.spec import Device, DeviceRule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cri.api import api_pb2 as api
+    from runtime.spec import Seccomp
+
+_PERMISSIONS = frozenset("rwm")
+_OWN_DIRECTORIES = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
+_OWN_NODES = frozenset(("console",))
+_SYS_RESOURCE = 1 << capabilities.NAMES.index("CAP_SYS_RESOURCE")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to look up and prepare.
+
+    log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
+    node's configuration puts in place of the built-in one.
+    """
+
+    config: api.ContainerConfig
+    log_directory: str = ""
+    default_profile: str = ""
+
+
+def gather(wanted: Wanted) -> Facts:
+    """Makes missing mount sources and the log directory. Blocks. Raises InvalidRequest."""
+    config = wanted.config
+    for index, mount in enumerate(config.mounts):
+        _ensure_source(mount.host_path, f"config.mounts[{index}].host_path")
+    if wanted.log_directory:
+        _make_directory(wanted.log_directory, "config.log_path")
+    devices, rules = _requested_devices(config)
+    if config.linux.security_context.privileged:
+        devices = (*_node_devices(), *devices)
+    return Facts(
+        devices=devices,
+        device_rules=rules,
+        seccomp=_seccomp(config, wanted.default_profile),
+        lowest_oom_score=lowest_oom_score(),
+    )
+
+
+@functools.cache
+def lowest_oom_score() -> int:
+    """Without CAP_SYS_RESOURCE nobody may go below his own."""
+    if capabilities.held().permitted & _SYS_RESOURCE:
+        return -1000
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
+def _ensure_source(path: str, field: str) -> None:
+    """A source that is not there is made, as a directory: hostPath volumes rely on it."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        _make_directory(path, field)
+    except OSError as error:
+        raise InvalidRequest(field, f"{path!r} can't be used: {error.strerror}") from error
+
+
+def _make_directory(path: str, field: str) -> None:
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    except FileExistsError as error:
+        if os.path.islink(path):
+            text = f"{path!r} is a symbolic link to {os.readlink(path)!r}, which is not there"
+        else:
+            text = f"{path!r} is not a directory"
+        raise InvalidRequest(field, text) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InvalidRequest(
+            field, f"{path!r} is not there and can't be made: {error.strerror}"
+        ) from error
+
+
+def _seccomp(config: api.ContainerConfig, default_profile: str) -> Seccomp | None:
+    """The profile of the file that applies; None: no file does."""
+    context = config.linux.security_context
+    choice = security.seccomp_choice(context)
+    path = default_profile if choice is security.DEFAULT else choice.path
+    if not path:
+        return None
+    try:
+        return profile.load(path, security.capabilities(context).bounding)
+    except InvalidSpec as error:
+        if choice is security.DEFAULT:
+            raise WrongState(f"containers.seccomp_profile in the configuration: {error}") from error
+        field = "config.linux.security_context.seccomp.localhost_ref"
+        raise InvalidRequest(field, str(error)) from error
+
+
+def _requested_devices(
+    config: api.ContainerConfig,
+) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
+    devices: list[Device] = []
+    rules: list[DeviceRule] = []
+    for index, wanted in enumerate(config.devices):
+        field = f"config.devices[{index}]"
+        access = wanted.permissions or "rwm"
+        if not set(access) <= _PERMISSIONS:
+            raise InvalidRequest(f"{field}.permissions", f"{access!r} is not made of r, w and m")
+        found = list(_resolve(wanted.host_path, wanted.container_path or wanted.host_path, field))
+        devices += found
+        rules += (
+            DeviceRule(
+                allow=True, type=device.type, major=device.major, minor=device.minor, access=access
+            )
+            for device in found
+            if device.type in "bc"
+        )
+    return tuple(devices), tuple(rules)
+
+
+def _resolve(host_path: str, container_path: str, field: str) -> Iterator[Device]:
+    """The device at a path, or all of a directory's, at the same places below container_path."""
+    try:
+        status = os.stat(host_path)
+    except OSError as error:
+        raise InvalidRequest(f"{field}.host_path", f"{host_path!r}: {error.strerror}") from error
+    if stat.S_ISDIR(status.st_mode):
+        for path, device in _walk(os.path.realpath(host_path)):
+            yield _device(container_path.rstrip("/") + path, device)
+        return
+    if not _is_device(status):
+        raise InvalidRequest(f"{field}.host_path", f"{host_path!r} is no device")
+    yield _device(container_path, status)
+
+
+def _node_devices() -> tuple[Device, ...]:
+    return tuple(_device(f"/dev{path}", status) for path, status in _walk("/dev"))
+
+
+def _walk(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    """All devices below a directory: their paths from it on, and their status. They may vanish."""
+    for parent, directories, files in os.walk(directory):
+        directories[:] = sorted(name for name in directories if name not in _OWN_DIRECTORIES)
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            if _is_device(status) and name not in _OWN_NODES:
+                yield path.removeprefix(directory), status
+
+
+def _is_device(status: os.stat_result) -> bool:
+    mode = status.st_mode
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode)
+
+
+def _device(path: str, status: os.stat_result) -> Device:
+    mode = status.st_mode
+    kind = "c" if stat.S_ISCHR(mode) else "b" if stat.S_ISBLK(mode) else "p"
+    return Device(
+        path=path,
+        type=kind,
+        major=os.major(status.st_rdev),
+        minor=os.minor(status.st_rdev),
+        file_mode=stat.S_IMODE(mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+    )

@@ -1,0 +1,131 @@
+"""What a container sees mounted: the usual file systems, the pod's files, the request's mounts."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from cri.api import api_pb2 as api
+from cri.errors import InvalidRequest, NotImplementedYet
+from runtime.spec import Mount
+
+if TYPE_CHECKING:
+    from cri.specgen.subject import Subject
+
+PROC = Mount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev"))
+DEV = Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k"))
+PTS = Mount(
+    "/dev/pts",
+    "devpts",
+    "devpts",
+    ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+)
+MQUEUE = Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev"))
+POD_SHM = Mount("/dev/shm", "tmpfs", "pod-shm", ("nosuid", "noexec", "nodev"))  # noqa: S108 - theirs
+NODE_SHM = Mount("/dev/shm", "bind", "/dev/shm", ("rbind", "rprivate", "rw"))  # noqa: S108 - theirs
+SYS = Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev"))
+CGROUP = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev", "relatime"))
+
+POD_FILES = ("hostname", "hosts", "resolv.conf")
+
+_PROPAGATION = {
+    api.PROPAGATION_PRIVATE: "rprivate",
+    api.PROPAGATION_HOST_TO_CONTAINER: "rslave",
+    api.PROPAGATION_BIDIRECTIONAL: "rshared",
+}
+_EXTRA_OPTIONS = frozenset(("noexec", "nodev", "nosuid"))
+
+
+def mounts(subject: Subject) -> tuple[Mount, ...]:
+    """In the order in which they are to be made: nothing covers what was mounted below it."""
+    wanted = [_requested(mount, index) for index, mount in enumerate(subject.config.mounts)]
+    taken = {mount.destination for mount in wanted}
+    wanted += [mount for mount in _pod_files(subject) if mount.destination not in taken]
+    wanted.sort(key=lambda mount: mount.destination.count("/"))
+    usual = (
+        mount
+        for mount in _usual(subject)
+        if mount.destination not in taken
+        and not ("/dev" in taken and mount.destination.startswith("/dev/"))
+    )
+    return (*usual, *wanted)
+
+
+def _usual(subject: Subject) -> tuple[Mount, ...]:
+    mode = "rw" if subject.security.privileged else "ro"
+    options = subject.sandbox.linux.security_context.namespace_options
+    return (
+        PROC,
+        DEV,
+        PTS,
+        NODE_SHM if options.ipc == api.NODE else POD_SHM,
+        MQUEUE,
+        Mount(SYS.destination, SYS.type, SYS.source, (*SYS.options, mode)),
+        Mount(CGROUP.destination, CGROUP.type, CGROUP.source, (*CGROUP.options, mode)),
+    )
+
+
+def _pod_files(subject: Subject) -> list[Mount]:
+    """The pod's own /etc files: writable, unless the root file system is not."""
+    mode = "ro" if subject.security.readonly_rootfs else "rw"
+    return [
+        Mount(f"/etc/{name}", "bind", f"{subject.files}/{name}", ("rbind", "rprivate", mode))
+        for name in POD_FILES
+    ]
+
+
+def _requested(mount: api.Mount, index: int) -> Mount:
+    field = f"config.mounts[{index}]"
+    _refuse_unsupported(mount, field)
+    if not mount.container_path:
+        raise InvalidRequest(f"{field}.container_path", "empty: where should it be mounted?")
+    if not mount.host_path.startswith("/"):
+        raise InvalidRequest(f"{field}.host_path", f"{mount.host_path!r} is not absolute")
+    if mount.propagation not in _PROPAGATION:
+        raise InvalidRequest(f"{field}.propagation", f"{mount.propagation} is not known")
+    options = ("rbind", _PROPAGATION[mount.propagation], _mode(mount, field))
+    return Mount(
+        destination=destination(mount.container_path),
+        type="bind",
+        source=mount.host_path,
+        options=(*options, *_extra(mount, field)),
+    )
+
+
+def destination(path: str) -> str:
+    """A container path, tidy and from the root."""
+    return posixpath.normpath("/" + path).replace("//", "/", 1)
+
+
+def _mode(mount: api.Mount, field: str) -> str:
+    if not mount.recursive_read_only:
+        return "ro" if mount.readonly else "rw"
+    if not mount.readonly:
+        raise InvalidRequest(
+            f"{field}.recursive_read_only", "only a read-only mount can be so: set readonly as well"
+        )
+    if mount.propagation != api.PROPAGATION_PRIVATE:
+        name = api.MountPropagation.Name(mount.propagation)
+        raise InvalidRequest(
+            f"{field}.recursive_read_only", f"needs PROPAGATION_PRIVATE, not {name}"
+        )
+    return "rro"
+
+
+def _extra(mount: api.Mount, field: str) -> tuple[str, ...]:
+    for option in mount.mount_options:
+        if option not in _EXTRA_OPTIONS:
+            known = ", ".join(sorted(_EXTRA_OPTIONS))
+            raise InvalidRequest(f"{field}.mount_options", f"{option!r} is none of {known}")
+    return tuple(mount.mount_options)
+
+
+def _refuse_unsupported(mount: api.Mount, field: str) -> None:
+    if mount.HasField("image") and mount.image.image:
+        raise NotImplementedYet(
+            f"{field}.image: images as volumes are not supported yet (asked: {mount.image.image})"
+        )
+    if mount.uidMappings or mount.gidMappings:
+        raise NotImplementedYet(
+            f"{field}.uidMappings, gidMappings: idmapped mounts are not supported yet"
+        )

@@ -1,0 +1,55 @@
+"""A container's share of the node: CRI's numbers as the OCI specification's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cri.errors import InvalidRequest
+from runtime.spec import Cpu, DeviceRule, HugepageLimit, Memory, Resources
+
+if TYPE_CHECKING:
+    from cri.api import api_pb2 as api
+    from cri.specgen.subject import Subject
+
+_FIELD = "config.linux.resources"
+NOTHING = DeviceRule(allow=False)
+EVERYTHING = DeviceRule(allow=True)
+
+
+def resources(subject: Subject) -> Resources:
+    """In CRI zero means "not specified"; the devices every container has are the runtime's."""
+    wanted = subject.config.linux.resources
+    rules = (EVERYTHING,) if subject.security.privileged else (NOTHING, *subject.facts.device_rules)
+    return Resources(
+        devices=rules,
+        memory=_memory(wanted),
+        cpu=_cpu(wanted),
+        hugepage_limits=tuple(
+            HugepageLimit(limit.page_size, limit.limit) for limit in wanted.hugepage_limits
+        ),
+        unified=dict(wanted.unified),
+    )
+
+
+def _memory(wanted: api.LinuxContainerResources) -> Memory | None:
+    """Without a word on swap there is none: memory and swap together may not be more."""
+    limit, swap = wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes
+    if not limit and not swap:
+        return None
+    if 0 < swap < limit:
+        raise InvalidRequest(
+            f"{_FIELD}.memory_swap_limit_in_bytes",
+            f"{swap} is below memory_limit_in_bytes, {limit}: it counts memory and swap together",
+        )
+    return Memory(limit=limit or None, swap=swap or limit or None)
+
+
+def _cpu(wanted: api.LinuxContainerResources) -> Cpu | None:
+    cpu = Cpu(
+        shares=wanted.cpu_shares or None,
+        quota=wanted.cpu_quota or None,
+        period=wanted.cpu_period or None,
+        cpus=wanted.cpuset_cpus,
+        mems=wanted.cpuset_mems,
+    )
+    return None if cpu == Cpu() else cpu

@@ -1,0 +1,197 @@
+"""A CRI sandbox as what the runtime makes of it, and the files that its containers share. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cri.api import api_pb2 as api
+from cri.errors import InvalidRequest, NotImplementedYet
+from cri.specgen.namespaces import refuse_user_namespace
+from network.result import PortMapping
+from runtime.lifecycle import SandboxRequest
+
+if TYPE_CHECKING:
+    from cri.config import ContainersConfig
+
+_OPTIONS = "config.linux.security_context.namespace_options"
+HOSTNAME_BYTES = 64  # HOST_NAME_MAX
+_PID = {api.POD: "pod", api.CONTAINER: "container", api.NODE: "node"}
+_PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp", api.SCTP: "sctp"}
+
+# Of a namespace, so safe to set in a pod's; by which of them the sysctl belongs to.
+_NETWORK_SYSCTLS = ("net.",)
+_IPC_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What of the node a sandbox falls back to: its name and the texts of its files."""
+
+    hostname: str
+    hosts: str = ""
+    resolv_conf: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What of the configuration goes into a sandbox."""
+
+    containers: ContainersConfig
+    cgroup_parent: str = field(default="/podwright")
+
+
+def check(config: api.PodSandboxConfig) -> None:
+    """Raises InvalidRequest, NotImplementedYet for what no sandbox can be made of."""
+    if not config.HasField("metadata") or not config.metadata.name:
+        raise InvalidRequest("config.metadata.name", "empty")
+    if not config.metadata.uid:
+        raise InvalidRequest("config.metadata.uid", "empty")
+    options = config.linux.security_context.namespace_options
+    refuse_user_namespace(options, _OPTIONS)
+    if options.pid not in _PID:
+        raise InvalidRequest(f"{_OPTIONS}.pid", "TARGET makes sense for a container only")
+    for name, mode in (("network", options.network), ("ipc", options.ipc)):
+        if mode not in (api.POD, api.NODE):
+            raise InvalidRequest(
+                f"{_OPTIONS}.{name}", f"{api.NamespaceMode.Name(mode)}: must be POD or NODE"
+            )
+    if len(config.hostname.encode()) > HOSTNAME_BYTES:
+        raise InvalidRequest(
+            "config.hostname", f"{config.hostname!r} has more than {HOSTNAME_BYTES} bytes"
+        )
+    apparmor = config.linux.security_context.apparmor
+    if apparmor.profile_type == api.SecurityProfile.Localhost:
+        raise NotImplementedYet(
+            "config.linux.security_context.apparmor: AppArmor is not supported yet "
+            f"(asked: {apparmor.localhost_ref})"
+        )
+
+
+def request(
+    sandbox_id: str, config: api.PodSandboxConfig, defaults: Defaults, node: Node
+) -> SandboxRequest:
+    """What the runtime is asked for; `check` has passed."""
+    options = config.linux.security_context.namespace_options
+    return SandboxRequest(
+        sandbox_id=sandbox_id,
+        hostname=hostname(config, node),
+        network="node" if options.network == api.NODE else "pod",
+        ipc="node" if options.ipc == api.NODE else "pod",
+        pid=_PID[options.pid],
+        sysctls=sysctls(config, defaults.containers),
+        cgroup_parent=cgroup_parent(sandbox_id, config, defaults),
+        shm_bytes=defaults.containers.shm_bytes,
+    )
+
+
+def hostname(config: api.PodSandboxConfig, node: Node) -> str:
+    """The pod's name for itself: the node's, where it says nothing."""
+    return config.hostname or node.hostname
+
+
+def cgroup_parent(sandbox_id: str, config: api.PodSandboxConfig, defaults: Defaults) -> str:
+    """Where the pod's cgroups go: kubelet says, in cgroupfs's words; else one of our own."""
+    parent = config.linux.cgroup_parent
+    if not parent:
+        return f"{defaults.cgroup_parent}/{sandbox_id}"
+    if parent.endswith(".slice") and "/" not in parent.strip("/"):
+        raise InvalidRequest(
+            "config.linux.cgroup_parent",
+            f"{parent!r} is a systemd slice, but podwright manages cgroups by itself: set "
+            "cgroupDriver: cgroupfs in kubelet's configuration",
+        )
+    parts = [part for part in parent.split("/") if part]
+    if not parts or any(part in (".", "..") for part in parts):
+        raise InvalidRequest("config.linux.cgroup_parent", f"{parent!r} is no path of a cgroup")
+    return "/" + "/".join(parts)
+
+
+def sysctls(config: api.PodSandboxConfig, containers: ContainersConfig) -> Mapping[str, str]:
+    """The request's, over defaults that let a pod of its own network do what is harmless there."""
+    options = config.linux.security_context.namespace_options
+    found: dict[str, str] = {}
+    if options.network != api.NODE:
+        found["net.ipv6.conf.default.accept_ra"] = "0"  # a neighbour is no router
+        if containers.unprivileged_ports:
+            found["net.ipv4.ip_unprivileged_port_start"] = "0"
+        if containers.unprivileged_ping:
+            found["net.ipv4.ping_group_range"] = "0 2147483647"
+    for name, value in config.linux.sysctls.items():
+        _check_sysctl(name, options)
+        found[name] = value
+    return found
+
+
+def _check_sysctl(name: str, options: api.NamespaceOption) -> None:
+    dotted = name.replace("/", ".")
+    for prefixes, mode, what in (
+        (_NETWORK_SYSCTLS, options.network, "network"),
+        (_IPC_SYSCTLS, options.ipc, "ipc"),
+    ):
+        if dotted.startswith(prefixes):
+            if mode == api.NODE:
+                raise InvalidRequest(
+                    "config.linux.sysctls",
+                    f"{name}: the pod has the node's {what} namespace and may not change it",
+                )
+            return
+    allowed = ", ".join(f"{prefix}*" for prefix in (*_NETWORK_SYSCTLS, *_IPC_SYSCTLS))
+    raise InvalidRequest(
+        "config.linux.sysctls", f"{name} belongs to the node, not to a pod; allowed: {allowed}"
+    )
+
+
+def ports(config: api.PodSandboxConfig) -> tuple[PortMapping, ...]:
+    """The host ports that are asked for; those without one ask for nothing."""
+    return tuple(
+        PortMapping(
+            host_port=port.host_port,
+            container_port=port.container_port,
+            protocol=_PROTOCOLS[port.protocol],
+            host_ip=port.host_ip,
+        )
+        for port in config.port_mappings
+        if port.host_port > 0
+    )
+
+
+def files(config: api.PodSandboxConfig, node: Node) -> Mapping[str, str]:
+    """What the containers find in /etc, by name, unless a request mounts something there."""
+    return {
+        "hostname": f"{hostname(config, node)}\n",
+        "hosts": node.hosts,
+        "resolv.conf": resolv_conf(config.dns_config) or node.resolv_conf,
+    }
+
+
+def resolv_conf(dns: api.DNSConfig) -> str:
+    """resolv.conf(5); "" if nothing was asked for."""
+    for name, words in (
+        ("servers", dns.servers),
+        ("searches", dns.searches),
+        ("options", dns.options),
+    ):
+        for word in words:
+            if not word or any(character.isspace() for character in word):
+                raise InvalidRequest(f"config.dns_config.{name}", f"{word!r} is not one word")
+    for server in dns.servers:
+        _check_address(server)
+    lines = []
+    if dns.searches:
+        lines.append(f"search {' '.join(dns.searches)}\n")
+    lines += [f"nameserver {server}\n" for server in dns.servers]
+    if dns.options:
+        lines.append(f"options {' '.join(dns.options)}\n")
+    return "".join(lines)
+
+
+def _check_address(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise InvalidRequest(
+            "config.dns_config.servers", f"{text!r} is no IPv4 or IPv6 address"
+        ) from None

@@ -1,0 +1,51 @@
+"""Everything that a container's spec is made of, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cri.api import api_pb2 as api
+    from image.manifest import ImageConfig
+    from runtime.spec import Device, DeviceRule, Seccomp
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What only the node can tell: see facts.gather.
+
+    devices, device_rules: what the requested device paths turned out to be (privileged: all the
+    node's); seccomp: the profile file that the request or the configuration names;
+    lowest_oom_score: what we may set at all.
+    """
+
+    devices: tuple[Device, ...] = ()
+    device_rules: tuple[DeviceRule, ...] = ()
+    seccomp: Seccomp | None = None
+    lowest_oom_score: int = -1000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A container to be.
+
+    hostname: the pod's; files: the directory with the pod's hosts, hostname and resolv.conf;
+    cgroup_parent: absolute cgroup path, under which the container gets its own.
+    """
+
+    container_id: str
+    config: api.ContainerConfig
+    sandbox: api.PodSandboxConfig
+    image: ImageConfig
+    hostname: str
+    files: Path
+    cgroup_parent: str
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def security(self) -> api.LinuxContainerSecurityContext:
+        """Shorthand: what the container asks of security."""
+        return self.config.linux.security_context
