@@ -37,7 +37,7 @@ class Leftover:
     error: BaseException
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.error or type(self.error).__name__}"
+        return f"{self.step}: {str(self.error) or type(self.error).__name__}"
 
 
 class Undo:
