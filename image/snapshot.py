@@ -1,0 +1,126 @@
+"""A container's root file system: read-only layers and its own writable directory. Answers what to
+mount, mounts nothing.
+
+    containers/<container id>/layers   layer ids, topmost first, a line each: the record
+                              upper/   what the container writes
+                              work/    overlayfs' own
+
+The record lies with what it describes, written before upper and work exist; there is no row in a
+database, because CreateContainer should not wait for one. After a power cut it may be empty: the
+container is dead then, and its directory is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from image import directory
+from image.errors import ImageFault
+
+_LAYER_ID: Final = re.compile(r"[0-9a-z]{1,13}")
+_CONTAINER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What to mount. lower: absolute paths, topmost first."""
+
+    lower: tuple[str, ...]
+    upper: str
+    work: str
+
+
+def layer_id(number: int) -> str:
+    """Base 36: the names of layers stand in every mount table, so they are short."""
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text or "0"
+
+
+class Snapshots:
+    """The directories under `containers`, each an overlay of directories under `layers`."""
+
+    def __init__(self, layers: Path, containers: Path) -> None:
+        self.used: dict[str, tuple[str, ...]] = {}  # container id -> layer ids, topmost first
+        self._layers = layers
+        self._containers = containers
+
+    def load(self) -> list[Path]:
+        """Read the records; the directories that have none: to be removed."""
+        self._containers.mkdir(exist_ok=True, mode=0o711)
+        broken = []
+        for path in self._containers.iterdir():
+            ids = _record(path)
+            if ids is None or not _CONTAINER_ID.fullmatch(path.name):
+                broken.append(path)
+            else:
+                self.used[path.name] = ids
+        return broken
+
+    def prepare(
+        self, container_id: str, ids: Sequence[str], root: tuple[int, int, int] | None
+    ) -> Overlay:
+        """A writable directory over these layers (topmost first); the same again if it exists.
+
+        root: mode, uid and gid of the root directory, which overlayfs takes from `upper`.
+        Raises StorageFull.
+        """
+        if not _CONTAINER_ID.fullmatch(container_id):
+            raise ValueError(f"{container_id!r} can't be the name of a directory")
+        if container_id in self.used:
+            if self.used[container_id] != tuple(ids):
+                raise ImageFault(f"container {container_id} has a snapshot of another image")
+            return self._overlay(container_id)
+        path = self._containers / container_id
+        try:
+            self._make(path, ids, root)
+        except OSError as error:
+            directory.remove_tree(path)
+            raise directory.full(error, self._containers) or error from error
+        self.used[container_id] = tuple(ids)
+        return self._overlay(container_id)
+
+    def _make(self, path: Path, ids: Sequence[str], root: tuple[int, int, int] | None) -> None:
+        path.mkdir(mode=0o711)
+        (path / "layers").write_text("".join(f"{item}\n" for item in ids), "ascii")
+        (path / "work").mkdir(mode=0o700)
+        upper = path / "upper"
+        upper.mkdir(mode=0o755)
+        mode, uid, gid = root or (0o755, 0, 0)
+        if (uid, gid) != (0, 0):
+            os.chown(upper, uid, gid)
+        os.chmod(upper, mode)  # mkdir heeds the umask
+
+    def find(self, container_id: str) -> Overlay | None:
+        """What was prepared for this container."""
+        return self._overlay(container_id) if container_id in self.used else None
+
+    def _overlay(self, container_id: str) -> Overlay:
+        path = self._containers / container_id
+        lower = tuple(f"{self._layers}/{item}" for item in self.used[container_id])
+        return Overlay(lower, f"{path}/upper", f"{path}/work")
+
+    def drop(self, container_id: str, trash: Path) -> bool:
+        """Forget a snapshot and move its directory to `trash`; whether there was one."""
+        if self.used.pop(container_id, None) is None:
+            return False
+        (self._containers / container_id).rename(trash)
+        return True
+
+
+def _record(path: Path) -> tuple[str, ...] | None:
+    """The layers of a container's directory, or None if it was never finished."""
+    try:
+        ids = (path / "layers").read_text("ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    whole = ids and (path / "upper").is_dir() and (path / "work").is_dir()
+    return tuple(ids) if whole and all(_LAYER_ID.fullmatch(item) for item in ids) else None
