@@ -191,6 +191,13 @@ def _members(directory: str) -> str:
     return read(f"{directory}/cgroup.threads")
 
 
+def refuse_busy(directory: str) -> None:
+    """CgroupBusy if a process lives in the cgroup or beneath."""
+    listed = pids(directory)
+    if listed:
+        raise CgroupBusy(directory, tuple(listed), "already exists, and is in use")
+
+
 def kill_listed(members: Callable[[], list[int]]) -> None:
     """SIGKILL to every process that `members` lists, until it lists no new one.
 

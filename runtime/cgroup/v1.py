@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.cgroup import devices, files
-from runtime.cgroup.errors import CgroupBusy
 from runtime.cgroup.events import counter
 from runtime.cgroup.limits import Limits, Setting
 from runtime.cgroup.stats import MemoryUsage
@@ -86,10 +85,12 @@ class CgroupV1:
         the cgroup stays (parents do).
         """
         with contextlib.ExitStack() as undo:
-            undo.callback(self.remove)
             for directory in self._unique():
                 if not files.make(directory):
-                    _replace(directory)
+                    files.refuse_busy(directory)
+                    files.remove(directory, deadline=0)
+                    files.make(directory)
+                undo.callback(files.remove, directory, deadline=0)
             wanted = {setting.file for setting in limits.settings}
             if "cpuset" in self.directories:
                 _inherit_cpuset(self.directories["cpuset"], wanted)
@@ -194,14 +195,6 @@ class CgroupV1:
         deadline = time.monotonic() + timeout
         for directory in reversed(self._unique()):
             files.remove(directory, deadline=deadline)
-
-
-def _replace(directory: str) -> None:
-    pids = files.pids(directory)
-    if pids:
-        raise CgroupBusy(directory, tuple(pids), "already exists, and is in use")
-    files.remove(directory, deadline=time.monotonic())
-    files.make(directory)
 
 
 def _inherit_cpuset(directory: str, wanted: set[str] | frozenset[str] = frozenset()) -> None:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from runtime.cgroup import devices, files
-from runtime.cgroup.errors import CgroupBusy, CgroupRefused
+from runtime.cgroup.errors import CgroupRefused
 from runtime.cgroup.events import counter
 from runtime.cgroup.limits import Limits, Setting
 from runtime.cgroup.stats import MemoryUsage
@@ -79,10 +79,8 @@ class CgroupV2:
         """
         directory = self.directory
         if not files.make(directory):
-            pids = files.pids(directory)
-            if pids:
-                raise CgroupBusy(directory, tuple(pids), "already exists, and is in use")
-            files.remove(directory, deadline=time.monotonic())
+            files.refuse_busy(directory)
+            files.remove(directory, deadline=0)
             files.make(directory)
         with contextlib.ExitStack() as undo:
             undo.callback(self.remove)
