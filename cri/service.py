@@ -82,7 +82,7 @@ TABLES: Mapping[str, Mapping[str, Rpc]] = {
 }
 
 
-def server(services: Services) -> grpc.aio.Server:
+def server(services: Services, tables: Mapping[str, Mapping[str, Rpc]] = TABLES) -> grpc.aio.Server:
     """A server of both CRI services and of our own; not yet bound, not yet started."""
     made = grpc.aio.server(
         options=[
@@ -91,18 +91,18 @@ def server(services: Services) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),
         ]
     )
-    tables = {
+    handlers = {
         service: {name: _handler(services, table, service, name) for name in _names(service)}
-        for service, table in TABLES.items()
+        for service, table in tables.items()
     }
-    tables[DIAGNOSTICS] = {
+    handlers[DIAGNOSTICS] = {
         **{name: _json_handler(services, name) for name in diagnostics.CALLS},
         **{name: _json_stream(services, name) for name in diagnostics.STREAMS},
     }
     made.add_generic_rpc_handlers(
         tuple(
             grpc.method_handlers_generic_handler(service, table)
-            for service, table in tables.items()
+            for service, table in handlers.items()
         )
     )
     return made

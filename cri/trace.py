@@ -15,7 +15,7 @@ import contextlib
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -79,11 +79,25 @@ def stage(name: str) -> Iterator[None]:
         timeline.stages.append((name, start, time.monotonic_ns() - start))
 
 
-def merge(stages: Iterable[Stage]) -> None:
-    """Add stages that another process measured."""
+class Measured(Protocol):
+    """A stage as `runtime` and others say it: a value with these fields."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def duration(self) -> int: ...
+
+
+def merge(stages: Iterable[Measured | Stage]) -> None:
+    """Add stages that were measured elsewhere."""
     timeline = _current.get()
     if timeline is not None:
-        timeline.stages.extend(stages)
+        timeline.stages.extend(
+            stage if isinstance(stage, tuple) else (stage.name, stage.start, stage.duration)
+            for stage in stages
+        )
 
 
 def about(*, sandbox_id: str = "", container_id: str = "", subject: str = "") -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, SandboxNotFound
-from image.store import Credentials
+from image.registry.credentials import Credentials
 from runtime import codec
 
 if TYPE_CHECKING:

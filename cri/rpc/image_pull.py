@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from image.store import Credentials
+from image.registry.credentials import Credentials
 
 from cri import trace
 from cri.api import api_pb2 as api
