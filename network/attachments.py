@@ -124,11 +124,14 @@ class Attachments:
                     raise KernelRefused(what, error) from error
                 raise
 
-    def detach(self, sandbox_id: str) -> None:
-        """Releases what the sandbox has. Idempotent. Raises KernelRefused if some of it stays."""
+    def detach(self, sandbox_id: str) -> bool:
+        """Releases what the sandbox has; answers whether it had anything.
+
+        Idempotent. Raises KernelRefused if some of it stays; the record stays with it.
+        """
         record = self.journal.get(sandbox_id)
         if record is None:
-            return
+            return False
         self._passed("begin to detach")
         with suppress(OSError):  # a full disk must not keep anything alive
             self.journal.put(replace(record, phase=Phase.DELETING))
@@ -148,6 +151,7 @@ class Attachments:
         except OSError as error:
             what = f"detaching pod {record.pod()} from {record.bridge}"
             raise KernelRefused(what, error) from error
+        return True
 
     def collect(self, dead: Collection[str]) -> tuple[str, ...]:
         """Releases what these sandboxes have, and whatever nobody has. Answers the sandboxes."""
@@ -190,10 +194,11 @@ class Attachments:
                     f"sandbox {record.sandbox_id} begins with the same characters;"
                     f" both would have the interface {host_interface}",
                 )
-            taken = wanted.intersection(map(portmap.entrance_of, _forwards(record)))
-            if taken:
-                port = min(map(str, taken))
-                raise HostPortTaken(port, record.pod(), record.sandbox_id)
+            if wanted and record.ports:
+                taken = wanted.intersection(map(portmap.entrance_of, _forwards(record)))
+                if taken:
+                    port = min(map(str, taken))
+                    raise HostPortTaken(port, record.pod(), record.sandbox_id)
 
     def _lease(self, sandbox_id: str) -> tuple[Address, ...]:
         """Where no address is free, lets go of what nobody has and tries once more."""

@@ -94,25 +94,22 @@ class Journal:
 
     def put(self, record: Attachment) -> None:
         """Writes the record, then remembers it."""
-        path = self._path(record.sandbox_id)
-        draft = path.with_suffix(".new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        fd = os.open(draft, flags, _FILE_MODE)
+        draft = f"{self._directory}/{record.sandbox_id}.new"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
         with open(fd, "wb") as file:
             file.write(_encode(record))
-        draft.rename(path)
+        os.rename(draft, f"{self._directory}/{record.sandbox_id}.json")
         self._records[record.sandbox_id] = record
 
     def remove(self, sandbox_id: str) -> None:
-        self._path(sandbox_id).unlink(missing_ok=True)
+        (self._directory / f"{sandbox_id}.json").unlink(missing_ok=True)
         self._records.pop(sandbox_id, None)
-
-    def _path(self, sandbox_id: str) -> Path:
-        return self._directory / f"{sandbox_id}.json"
 
 
 def _encode(record: Attachment) -> bytes:
-    fields = {**dataclasses.asdict(record), "phase": record.phase.value}
+    fields: dict[str, object] = {key: getattr(record, key) for key in _PLAIN}
+    fields["phase"] = record.phase.value
+    fields["ports"] = [dataclasses.asdict(port) for port in record.ports]
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -149,6 +146,9 @@ _TEXTS = (
     "uid",
     "netns_path",
 )
+
+
+_PLAIN = (*_TEXTS, "ips", "gateways")
 
 
 def _text(value: object) -> str:

@@ -99,9 +99,7 @@ class PodNetwork:
         The interface usually goes with the namespace; a second later it is deleted if it is still
         there. Raises KernelRefused if something stays; the next detach or collect tries again.
         """
-        attachments = self._started()
-        if attachments.journal.get(sandbox_id):
-            await self._run(attachments.detach, sandbox_id)
+        if await self._run(self._started().detach, sandbox_id):
             self._sweep_soon()
 
     def result(self, sandbox_id: str) -> Result | None:

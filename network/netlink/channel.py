@@ -38,7 +38,7 @@ _GET_STRICT_CHECK = 12
 _SO_SNDBUFFORCE = 32
 _SIOCGSKNS = 0x894C
 _SEND_BUFFER_BYTES = 4 * 1024 * 1024  # a batch must fit: a rebuilt table of thousands of ports
-_RECEIVE_BYTES = 1024 * 1024
+_RECEIVE_BYTES = 64 * 1024  # the kernel fills at most 32 KiB of a dump at a time
 _ANSWER_SECONDS = 30  # an answer that got lost must not hold the network for ever
 _DUMP_ATTEMPTS = 10
 _EXPLANATION = 1  # NLMSGERR_ATTR_MSG
@@ -98,44 +98,34 @@ class Channel:
         self.close()
 
     def transact(self, requests: Sequence[Request]) -> None:
-        """Sends a batch and waits until each message is done.
+        """Sends a batch and waits until it is done.
 
         The kernel goes on after a message that failed. Raises the first failure, an OSError with
         the message's `what` and the kernel's explanation in its text.
         """
-        asked = [replace(item, flags=item.flags | MessageFlag.ACK) for item in requests]
-        first = self._send(asked)
-        pending = dict(enumerate(requests, first))
-        failures = []
-        for reply in self._replies(first):
-            if reply.kind != Control.ERROR or reply.sequence not in pending:
-                continue
-            request = pending.pop(reply.sequence)
-            error = _error_of(reply, request.what)
-            if error is not None:
-                failures.append(error)
-            if not pending:
-                break
-        if failures:
-            raise failures[0]
+        self._perform(requests, len(requests) - 1)
 
     def commit(self, requests: Sequence[Request]) -> None:
-        """Sends an nfnetlink batch (begin … end), all or nothing. Raises the first failure.
+        """Sends an nfnetlink batch (begin … end), all or nothing. Raises the first failure."""
+        self._perform(requests, len(requests) - 2)
 
-        Only the last message before the end is acknowledged; a batch that the kernel refuses as
-        a whole is answered with the number of its beginning.
+    def _perform(self, requests: Sequence[Request], last: int) -> None:
+        """Failures are always reported; of success, only that of number `last` is.
+
+        A batch that the kernel refuses as a whole is answered with the number of its beginning.
         """
-        *others, last, end = requests
-        last = replace(last, flags=last.flags | MessageFlag.ACK)
-        first = self._send([*others, last, end])
-        final = first + len(requests) - 2
+        asked = list(requests)
+        asked[last] = replace(asked[last], flags=asked[last].flags | MessageFlag.ACK)
+        first = self._send(asked)
         failure: OSError | None = None
         for reply in self._replies(first):
             if reply.kind != Control.ERROR:
                 continue
-            error = _error_of(reply, requests[reply.sequence - first].what)
+            number = reply.sequence - first
+            error = _error_of(reply, requests[number].what)
             failure = failure or error
-            if reply.sequence == final or (error and reply.sequence == first):
+            refused = error is not None and number == 0 and last == len(requests) - 2
+            if number == last or refused:
                 break
         if failure:
             raise failure

@@ -45,18 +45,21 @@ class Leases:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         given: list[Address] = []
         with self._locked(), contextlib.ExitStack() as undo:
+            draft = self._draft(f"{owner}\r\n{interface}")
+            undo.callback(os.unlink, draft)
             for number, network in enumerate(self._networks):
-                address = self._lease(network, number, f"{owner}\r\n{interface}")
-                undo.callback(self._path(address).unlink, missing_ok=True)
+                address = self._lease(network, number, draft)
+                undo.callback(os.unlink, self._path(address))
                 given.append(address)
             undo.pop_all()
+            os.unlink(draft)
         return tuple(given)
 
     def delete(self, owner: str, addresses: tuple[Address, ...]) -> None:
         """Ends these leases, as far as `owner` has them."""
         for address in addresses:
             if self._owner(address) == owner:
-                self._path(address).unlink(missing_ok=True)
+                os.unlink(self._path(address))
                 self._released[address] = time.monotonic()
 
     def owners(self) -> Mapping[Address, str]:
@@ -67,7 +70,7 @@ class Leases:
         """Lets every free address be used at once: what had them is known to be gone."""
         self._released.clear()
 
-    def _lease(self, network: Network, number: int, content: str) -> Address:
+    def _lease(self, network: Network, number: int, draft: str) -> Address:
         first, last = usable(network)
         start = self._last.get(network) or self._remembered(network, number) or last
         resting = self._resting()
@@ -75,30 +78,21 @@ class Leases:
         for address in _round(first, last, start):
             if address in resting or (taken and address in taken):
                 continue
-            if self._claim(address, content):
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, self._path(address))
                 self._remember(network, number, address)
                 return address
             if taken is None:  # most leases find their address free; only others read the directory
                 taken = self._taken()
         raise AddressesExhausted(str(network), int(last) - int(first) + 1)
 
-    def _claim(self, address: Address, content: str) -> bool:
-        """Whether the address was free and is leased now."""
-        draft = self._directory / ".draft"
-        draft.unlink(missing_ok=True)  # after a crash it may be a second name of somebody's lease
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(draft, flags, _FILE_MODE)
-        try:
-            os.write(fd, content.encode())
-        finally:
-            os.close(fd)
-        try:
-            os.link(draft, self._path(address))
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink()
-        return True
+    def _draft(self, content: str) -> str:
+        """A complete lease that needs only its name."""
+        draft = f"{self._directory}/.draft"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)  # left by a crash, it may be a second name of somebody's lease
+        _write(draft, content, os.O_EXCL)
+        return draft
 
     def _resting(self) -> set[Address]:
         horizon = time.monotonic() - QUARANTINE
@@ -120,13 +114,14 @@ class Leases:
 
     def _owner(self, address: Address) -> str | None:
         try:
-            content = self._path(address).read_text(errors="replace")
+            with open(self._path(address), errors="replace") as file:
+                content = file.read()
         except FileNotFoundError:
             return None
         return content.splitlines()[0].strip() if content.strip() else ""
 
-    def _path(self, address: Address) -> Path:
-        return self._directory / str(address)
+    def _path(self, address: Address) -> str:
+        return f"{self._directory}/{address}"
 
     def _remembered(self, network: Network, number: int) -> Address | None:
         try:
@@ -139,7 +134,7 @@ class Leases:
     def _remember(self, network: Network, number: int, address: Address) -> None:
         self._last[network] = address
         with contextlib.suppress(OSError):  # it only spreads the use of addresses
-            (self._directory / f"last_reserved_ip.{number}").write_text(str(address))
+            _write(f"{self._directory}/last_reserved_ip.{number}", str(address), os.O_TRUNC)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -149,6 +144,14 @@ class Leases:
             yield
         finally:
             os.close(fd)
+
+
+def _write(path: str, content: str, flag: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, _FILE_MODE)
+    try:
+        os.write(fd, content.encode())
+    finally:
+        os.close(fd)
 
 
 def usable(network: Network) -> tuple[Address, Address]:
