@@ -95,11 +95,12 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def show(grid: Table) -> None:
+def show(*grids: Table) -> None:
+    """Print the tables, and what the figures were taken on."""
     facts = machine()
-    width = None if os.isatty(1) else 150
-    console = Console(width=width)
-    console.print(grid)
+    console = Console(width=None if os.isatty(1) else 150)
+    for grid in grids:
+        console.print(grid)
     versions = "; ".join(text for text in facts["versions"].values() if text)
     load = ", ".join(f"{value:.1f}" for value in facts["load_average"])
     hardware = f"{facts['processors']} processors, cgroup v{facts['cgroup']}, load {load}"

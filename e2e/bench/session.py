@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from e2e.bench import images, report, runtimes, stage
+from e2e.bench import images, report, runtimes, stage, stages
 from e2e.bench.client import Client
 from e2e.bench.measures import density, exec_sync, idle, logs, parallel, pod_life, pull
 from e2e.bench.measures.measure import Measure
@@ -42,11 +43,14 @@ def run(settings: Settings, directory: Path) -> int:
     with _registry(disk, settings.measures), _started(disk, directory, settings.names) as started:
         clients = [Client(runtime) for daemon in started for runtime in daemon.runtimes]
         collected = _collect(settings, clients)
+        life = _stages(clients) if pod_life.MEASURE in settings.measures else []
         for client in clients:
             client.close()
-    report.show(report.table(settings.measures, settings.names, collected))
+    grids = [report.table(settings.measures, settings.names, collected)]
+    report.show(*grids, *([stages.table(life)] if life else []))
     if settings.json is not None:
-        report.write(settings.json, report.document(settings.measures, settings.names, collected))
+        document = report.document(settings.measures, settings.names, collected)
+        report.write(settings.json, {**document, "stages": life})
     _say(f"took {time.monotonic() - begin:.0f} s")
     return 0
 
@@ -73,6 +77,14 @@ def _collect(settings: Settings, clients: Sequence[Client]) -> report.Collected:
                     collected[client.runtime.name][key].append(value)
         _say(f"{measure.name}: {rounds} rounds in {time.monotonic() - begin:.0f} s")
     return collected
+
+
+def _stages(clients: Sequence[Client]) -> list[dict[str, Any]]:
+    """podwright's own account of the pods' lives, if it takes part."""
+    addresses = [
+        each.runtime.address for each in clients if each.runtime.name == runtimes.PODWRIGHT
+    ]
+    return stages.summary(stages.fetch(addresses[0])) if addresses else []
 
 
 def _warm_up(client: Client) -> None:
