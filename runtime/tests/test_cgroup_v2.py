@@ -1,4 +1,4 @@
-"""What only cgroup v2 can do (a hybrid's unified mount will do), and which version a machine has."""
+"""What only cgroup v2 can do (a hybrid's unified mount will do), and which version there is."""
 
 from __future__ import annotations
 
