@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from image.registry.credentials import Credentials
-
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest
+from image.registry.credentials import Credentials
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
