@@ -12,10 +12,11 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime import sweep
+from runtime.cgroup import tree
 from runtime.codec import decode
 from runtime.errors import ContainerNotFound, ExecTimedOut, MonitorLost, SandboxNotFound
 from runtime.init import plan
@@ -41,6 +42,7 @@ from runtime.monitor.messages import (
     Start,
     Started,
 )
+from runtime.prepare import prepare
 from runtime.seccomp.compile import program
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
@@ -136,6 +138,7 @@ class Runtime:
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
+        self._hierarchy = await asyncio.to_thread(tree.detect)
         await self._spawner.start()
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
@@ -179,19 +182,34 @@ class Runtime:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
         spec = request.spec
         compiled = program(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
+        container_plan = plan.container(
+            spec, request.rootfs, seccomp_program=compiled, cgroups=self._cgroup_layout
+        )
         start = Start(
             container_id=request.container_id,
-            plan=plan.container(
-                spec, request.rootfs, seccomp_program=compiled, cgroups=self._cgroup_layout
-            ),
             cgroup_path=spec.linux.cgroups_path,
-            resources=spec.linux.resources,
+            terminal=spec.process.terminal,
             pid_namespace=_pid_namespace(request),
             log_path=request.log_path,
             stdin=request.stdin,
         )
         client = self._client(request.sandbox_id)
-        return await client.ask(start, Started, patience=START_PATIENCE)
+        directory = self._monitors_dir / request.sandbox_id
+        prepared = await asyncio.to_thread(
+            prepare, self._hierarchy, directory, spec, container_plan
+        )
+        try:
+            started = await client.ask(start, Started, prepared.fds, patience=START_PATIENCE)
+        except (SandboxNotFound, MonitorLost):
+            await asyncio.to_thread(prepared.cgroup.remove)
+            raise
+        finally:
+            prepared.close()
+        return replace(
+            started,
+            stages=(*prepared.stages, *started.stages),
+            warnings=(*prepared.notes, *started.warnings),
+        )
 
     async def signal(self, sandbox_id: str, container_id: str, signal: int) -> None:
         """To the container's first process; SIGKILL to all. ContainerNotFound if it doesn't run."""

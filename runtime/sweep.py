@@ -16,6 +16,8 @@ from runtime.cgroup import tree
 from runtime.init.sandbox import unpin
 from runtime.linux.process import kill_and_wait, start_time
 
+CGROUPS_FILE = "cgroups"
+
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
@@ -56,7 +58,7 @@ def _remove_cgroups(leftovers: Leftovers) -> None:
     hierarchy = tree.detect()
     listed: list[str] = []
     with contextlib.suppress(FileNotFoundError):
-        listed = (leftovers.directory / "cgroups").read_text().split("\n")
+        listed = (leftovers.directory / CGROUPS_FILE).read_text().split("\n")
     for path in (*filter(None, listed), leftovers.owned_cgroup):
         if path:
             cgroup = hierarchy.cgroup(path)

@@ -1,10 +1,8 @@
 """What the monitor and its child say to each other between fork and exec.
 
     monitor                               init
-       │ ── clone3 ─────────────────────────▶ │ root file system, mounts …
-       │                                      │
-       │ ── cgroup  (v1: tasks descriptors) ─▶│ writes "0" to each: it has moved itself
-       │                                      │ cgroup namespace, /sys/fs/cgroup, masks, pivot …
+       │ ── clone3 ─────────────────────────▶ │ reads the plan, makes the root file system, mounts,
+       │                                      │ joins its cgroup, masks, pivots …
        │ ◀─ console (the terminal's master) ──│ only with a terminal
        │ ◀─ ready   (identity, stages, warnings)
        │                                      │ seccomp, execve
@@ -12,8 +10,8 @@
        │
        │ ◀─ failed  (step, errno, text) ──────│ instead of any of these; then the child exits
 
-`cgroup` is awaited only where `Surroundings.await_cgroup` says so. If the monitor dies, init reads
-or writes into a closed socket, and exits. All of it is one unix SEQPACKET socket pair.
+If the monitor dies, init writes into a closed socket, and exits. All of it is one unix SEQPACKET
+socket pair.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -86,11 +83,6 @@ def receive(peer: socket.socket) -> Ready | Console | Failed | None:
     )
 
 
-def send_cgroup(peer: socket.socket, tasks: Sequence[int] = ()) -> None:
-    """The monitor's side: the cgroup is made. tasks: `Cgroup.attach_fds()` (v2: none)."""
-    fds.send(peer, {"type": "cgroup"}, tasks)
-
-
 class Reporter:
     """Init's side. Works with nothing but write(2) once `settle` has been called."""
 
@@ -99,13 +91,6 @@ class Reporter:
     def __init__(self, peer: socket.socket) -> None:
         self._socket = peer
         self._fd = peer.fileno()
-
-    def await_cgroup(self) -> list[int]:
-        """Blocks until the monitor has made the cgroup. The descriptors are the caller's."""
-        received = fds.receive(self._socket)
-        if received is None:
-            raise OSError(0, "the monitor is gone")
-        return received[1]
 
     def console(self, master_fd: int) -> None:
         fds.send(self._socket, {"type": "console"}, (master_fd,))

@@ -15,7 +15,7 @@ class Surroundings:
     stdio: stdin, stdout, stderr (-1: the container's /dev/null); unused with a terminal.
     mount_ns_fd: the pod's mount namespace, in a copy of which the root is built (`sandbox.py`).
     pid_ns_fd: join this pid namespace; own_pid_namespace: make a new one instead.
-    cgroup_fd: a cgroup v2 directory to be born in. await_cgroup: wait for the message `cgroup`.
+    cgroup_fd: a cgroup v2 directory to be born in; tasks: v1's files to join by.
     subreaper: orphaned descendants become this process's children (for exec with a time-out).
     """
 
@@ -24,7 +24,7 @@ class Surroundings:
     pid_ns_fd: int = -1
     own_pid_namespace: bool = True
     cgroup_fd: int = -1
-    await_cgroup: bool = False
+    tasks: tuple[int, ...] = ()
     subreaper: bool = False
 
 

@@ -54,11 +54,9 @@ def _write_oom_score(score: int) -> None:
 
 
 def join_cgroup(context: Context) -> None:
-    """Moves this process by writing into the files that the monitor opened. See cgroups(7)."""
-    if context.surroundings.await_cgroup:
-        for fd in context.report.await_cgroup():
-            os.write(fd, b"0")
-            os.close(fd)
+    """Moves this process by writing into the `tasks` files that we inherited. See cgroups(7)."""
+    for fd in context.surroundings.tasks:
+        os.write(fd, b"0")
     if context.ourselves.all_cpus:
         os.sched_setaffinity(0, context.ourselves.all_cpus)
 

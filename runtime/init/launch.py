@@ -1,11 +1,11 @@
 """Forks that become a container, or a process in one. Called by the monitor, single-threaded.
 
-    child = launch.container(plan, Surroundings(stdio=…, mount_ns_fd=…, await_cgroup=True))
-    channel.send_cgroup(child.channel, cgroup.attach_fds())
+    child = launch.container(load_plan, Surroundings(stdio=…, mount_ns_fd=…, tasks=…))
     while (said := channel.receive(child.channel)) is not None: …
 
 Both functions return at once; what becomes of the child is told by its channel. The caller owns the
-descriptors in Child, and reaps the process.
+descriptors in Child, and reaps the process. The plan is loaded in the child: the monitor lives for
+long, and what it never decodes is memory it shares with all its siblings.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ class Child:
     channel: socket.socket
 
 
-def container(plan: ContainerPlan, surroundings: Surroundings) -> Child:
+def container(load: Callable[[], ContainerPlan], surroundings: Surroundings) -> Child:
     """Starts the first process of a container."""
     return _fork(
         surroundings,
-        lambda report: steps.run(steps.CONTAINER, Context(plan, surroundings, warm_up(), report)),
+        lambda report: steps.run(
+            steps.CONTAINER, lambda: Context(load(), surroundings, warm_up(), report), report
+        ),
     )
 
 
-def process(plan: ProcessPlan, target: Target, surroundings: Surroundings) -> Child:
+def process(load: Callable[[], ProcessPlan], target: Target, surroundings: Surroundings) -> Child:
     """Starts a process in a running container; surroundings.mount_ns_fd is not used.
 
     The process is born in surroundings.pid_ns_fd (the container's; -1: the monitor's own).
@@ -53,7 +55,7 @@ def process(plan: ProcessPlan, target: Target, surroundings: Surroundings) -> Ch
     return _fork(
         surroundings,
         lambda report: steps.run(
-            steps.PROCESS, Context(plan, surroundings, warm_up(), report, target)
+            steps.PROCESS, lambda: Context(load(), surroundings, warm_up(), report, target), report
         ),
     )
 

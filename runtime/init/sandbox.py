@@ -1,7 +1,8 @@
-"""A pod's namespaces: made by its monitor, held by its monitor's membership and descriptors.
+"""A pod's namespaces: made by the spawner, held by the monitor's membership and descriptors.
 
-The monitor itself moves into the pod's network, IPC and UTS namespaces, so that every process it
-forks is born there. It stays in the node's mount namespace. Beside that there is
+The spawner moves into new network, IPC and UTS namespaces, forks the monitor, and goes home: so the
+monitor is born in them, and every process that it forks. All stay in the node's mount namespace.
+Beside that there is
 
     holder      one a node, made by the spawner: a mount namespace with an empty tmpfs as its root
     pod mounts  one a pod: a copy of the holder (one mount to copy, however many the node has)
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runtime.linux import mount
+from runtime.linux.fds import close_all
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.linux.process import Prctl, clone3, close_from, prctl
@@ -63,6 +65,10 @@ class PodNamespaces:
     reaper_pidfd: int = -1
     stages: list[tuple[str, int, int]] = field(default_factory=list)
 
+    def close(self) -> None:
+        """In the spawner, once the monitor has its own."""
+        close_all((self.mount_fd, self.netns_fd, self.netlink_fd))
+
 
 def make_holder() -> int:
     """Makes the empty mount namespace; answers its descriptor. We end where we were."""
@@ -89,12 +95,30 @@ def make_holder() -> int:
         os.close(namespaces)
 
 
+class Home:
+    """The node's namespaces, for the spawner to come back to."""
+
+    def __init__(self) -> None:
+        self._fds = [
+            (os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind)
+            for name, kind in (("net", Clone.NEWNET), ("ipc", Clone.NEWIPC), ("uts", Clone.NEWUTS))
+        ]
+
+    def enter(self) -> None:
+        for fd, kind in self._fds:
+            setns(fd, kind)
+
+    def close(self) -> None:
+        """For the monitor, which never goes there."""
+        for fd, _ in self._fds:
+            os.close(fd)
+
+
 def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
     """Moves this process into new namespaces as asked, and makes the rest of a pod.
 
-    netns_path: where to pin the network namespace; empty with the node's network. An OSError or
-    ValueError leaves nothing but this process's membership, which ends with it, and the pin is
-    removed.
+    netns_path: where to pin the network namespace; empty with the node's network. After an OSError
+    or ValueError this process may be anywhere between, and nothing else of the pod is left.
     """
     namespaces = PodNamespaces(mount_fd=-1)
     mark = _marker(namespaces)
@@ -118,10 +142,8 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
         else:
             namespaces.mount_fd = os.dup(holder_fd)
         mark("mount shared memory")
-        if request.pid == "pod":
-            _start_reaper(namespaces)
-            mark("start pid namespace")
     except (OSError, ValueError):
+        namespaces.close()
         if request.network == "pod":
             unpin(netns_path)
         raise
@@ -218,7 +240,7 @@ def sysctl_path(name: str) -> str:
     return "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
 
 
-def _start_reaper(namespaces: PodNamespaces) -> None:
+def start_reaper(namespaces: PodNamespaces) -> None:
     """The shared pid namespace and its first process, which does nothing but reap."""
     pid, pidfd = clone3(Clone.NEWPID)
     if pid == 0:

@@ -22,7 +22,7 @@ from runtime.init import (
     rootfs,
     security,
 )
-from runtime.init.channel import EXIT_FAILED
+from runtime.init.channel import EXIT_FAILED, Reporter
 from runtime.init.context import Context
 
 Step = tuple[str, Callable[[Context], None]]
@@ -78,31 +78,41 @@ PROCESS: tuple[Step, ...] = (
 )
 
 
-def run(steps: Sequence[Step], context: Context) -> None:
-    """Runs them all. Never returns: the last one is execve, and a failure ends the process."""
-    name = "start"
+_FORGOTTEN = (sys.path, sys.meta_path, sys.path_hooks, sys.path_importer_cache)
+
+
+def run(steps: Sequence[Step], prepare: Callable[[], Context], report: Reporter) -> None:
+    """Runs them all. Never returns: the last one is execve, and a failure ends the process.
+
+    prepare: loads the plan and makes the context; its failure is the step "plan".
+    """
+    name = "plan"
     try:
+        began = time.monotonic_ns()
         _forget_imports()
+        context = prepare()
         now = time.monotonic_ns()
+        context.stages.append((name, began, now - began))
         for name, step in steps:
             began = now
             step(context)
             now = time.monotonic_ns()
             context.stages.append((name, began, now - began))
     except BaseException as error:  # noqa: BLE001 - whatever it is, it must not unwind into the monitor
-        context.report.failed(name, error)
+        report.failed(name, error)
     os._exit(EXIT_FAILED)
 
 
 def _forget_imports() -> None:
     """From now on nothing can be imported, nor any source be read to show a traceback.
 
-    An image may hold a /usr/lib/python3.11 of its own.
+    An image may hold a /usr/lib/python3.11 of its own. Assigned, not cleared: what the lists hold
+    stays alive in _FORGOTTEN, for to free it would touch, and so copy, a hundred pages of memory.
     """
-    sys.path.clear()
-    sys.meta_path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
+    sys.path = []
+    sys.meta_path = []
+    sys.path_hooks = []
+    sys.path_importer_cache = {}
     sys.unraisablehook = _ignore
     sys.excepthook = _ignore
 

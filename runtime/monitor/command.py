@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import InitFailed
 from runtime.init import channel, launch
+from runtime.init.values import ProcessPlan
 from runtime.linux import fds
 from runtime.monitor.messages import Exec, Executed
 
@@ -69,36 +70,42 @@ class Command:
         """stdio: descriptors for stdin, stdout, stderr, the caller's to close."""
         self._answer = answer
         container, pod = self._container, self._pod
-        clone_fd = container.cgroup.clone_fd() or -1
-        pid_ns_fd = pod.pid_namespace_fd(container.id)
         who = container.who
         assert who is not None  # it runs, so its init has told
+        clone_fd = container.cgroup.clone_fd()
+        pid_ns_fd = pod.pid_namespace_fd(container.id)
+        tasks = container.cgroup.attach_fds()
         try:
-            plan = replace(
-                container.request.plan.process,
-                args=self._request.args,
-                terminal=False,
-                identity=who,
-                lookup=None,
-            )
             surroundings = launch.Surroundings(
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=False,
-                cgroup_fd=clone_fd,
-                await_cgroup=True,
+                cgroup_fd=-1 if clone_fd is None else clone_fd,
+                tasks=tuple(tasks),
                 subreaper=True,
             )
-            target = launch.Target(container.pidfd, who)
-            child = launch.process(plan, target, surroundings)
+            child = launch.process(
+                self._load_plan, launch.Target(container.pidfd, who), surroundings
+            )
         finally:
-            fds.close_all((clone_fd, pid_ns_fd))
+            fds.close_all((-1 if clone_fd is None else clone_fd, pid_ns_fd, *tasks))
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
         pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
         if self._request.timeout > 0:
             self._timer = pod.loop.after(self._request.timeout, self._time_out)
-        self._send_cgroup()
+
+    def _load_plan(self) -> ProcessPlan:
+        """Only for the forked child: the container's process, but for what it runs."""
+        container = self._container
+        assert container.who is not None
+        return replace(
+            container.load_plan().process,
+            args=self._request.args,
+            terminal=False,
+            identity=container.who,
+            lookup=None,
+        )
 
     def kill(self) -> None:
         """SIGKILL to the command and all its descendants.
@@ -118,17 +125,6 @@ class Command:
             seen |= new
         for pid in (*seen, self._pid):
             _signal(pid, signal.SIGKILL)
-
-    def _send_cgroup(self) -> None:
-        assert self._channel is not None
-        tasks: list[int] = []
-        try:
-            tasks = self._container.cgroup.attach_fds()
-            channel.send_cgroup(self._channel, tasks)
-        except OSError as error:  # the container ends at this moment, its cgroup with it
-            self._give_up(error)
-        finally:
-            fds.close_all(tasks)
 
     def _time_out(self) -> None:
         self._timed_out = True

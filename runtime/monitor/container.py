@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime.cgroup.limits import limits
-from runtime.codec import encode
+from runtime.codec import decode, encode
 from runtime.errors import InitFailed, RuntimeFault
-from runtime.init import channel, launch, values
+from runtime.init import channel, launch
+from runtime.init.values import ContainerPlan
+from runtime.init.values import Identity as PlanIdentity
 from runtime.linux import fds
 from runtime.monitor.logfile import LogFile
 from runtime.monitor.messages import (
@@ -55,13 +56,14 @@ class Container:
         self.cgroup = pod.hierarchy.cgroup(request.cgroup_path)
         self._pod = pod
         self._channel: socket.socket | None = None
-        self.who: values.Identity | None = None
+        self.who: PlanIdentity | None = None
         self._complaint = ""
         self._answer: Answer | None = None
         self._failure: BaseException | None = None
         self._log: LogFile | None = None
         self._streams: list[OutputStream] = []
         self._stdin_fd = -1
+        self._plan_fd = -1
         self._started_at = 0
         self._stages: list[Stage] = []
         self._warnings: list[str] = []
@@ -75,11 +77,14 @@ class Container:
     def running(self) -> RunningContainer:
         return RunningContainer(self.id, self.pid, self._started_at, self.identity)
 
-    def start(self, answer: Answer) -> None:
-        """Forks the container's init; `answer` gets Started or an exception when it is decided."""
+    def start(self, descriptors: list[int], answer: Answer) -> None:
+        """Forks the container's init; `answer` gets Started or an exception when it is decided.
+
+        descriptors: as Start says; the caller's to close.
+        """
         self._answer = answer
         try:
-            self._launch()
+            self._launch(descriptors)
         except (OSError, ValueError, RuntimeFault) as error:
             self._give_up(error)
 
@@ -115,37 +120,14 @@ class Container:
             json.dump(encode(self.exit), file)
         os.rename(partial, path)
 
-    def _launch(self) -> None:
+    def _launch(self, descriptors: list[int]) -> None:
+        begin = time.monotonic_ns()
         request, pod = self.request, self._pod
+        plan_fd, *cgroup_fds = descriptors
+        self._plan_fd = os.dup(plan_fd)  # for the commands that will be run in here
         if request.log_path:
             self._log = LogFile(request.log_path)
-        pod.note_cgroup(request.cgroup_path)
-        hierarchy = pod.hierarchy
-        wanted = limits(request.resources, hierarchy.version)
-        begin = time.monotonic_ns()
-        clone_fd = -1
-        if hierarchy.version == 2:  # init is born in its cgroup: it must be there before
-            self._warnings += self.cgroup.create(wanted)
-            clone_fd = self.cgroup.clone_fd() or -1
-            begin = self._note_stage("create cgroup", begin)
-        try:
-            self._fork(clone_fd)
-        finally:
-            fds.close_all((clone_fd,))
-        begin = self._note_stage("fork init", begin)
-        tasks: list[int] = []
-        if hierarchy.version == 1:  # init mounts meanwhile, and joins when it is told to
-            self._warnings += self.cgroup.create(wanted)
-            tasks = self.cgroup.attach_fds()
-            self._note_stage("create cgroup", begin)
-        try:
-            channel.send_cgroup(self._peer(), tasks)
-        finally:
-            fds.close_all(tasks)
-
-    def _fork(self, clone_fd: int) -> None:
-        """Makes the pipes and forks init with their far ends."""
-        request, pod = self.request, self._pod
+        unified = pod.hierarchy.version == 2
         stdio = self._make_pipes()
         pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
         try:
@@ -154,20 +136,26 @@ class Container:
                 mount_ns_fd=pod.namespaces.mount_fd,
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=request.pid_namespace == "own",
-                cgroup_fd=clone_fd,
-                await_cgroup=True,
+                cgroup_fd=cgroup_fds[0] if unified else -1,
+                tasks=() if unified else tuple(cgroup_fds),
             )
-            child = launch.container(request.plan, surroundings)
+            child = launch.container(self.load_plan, surroundings)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
         self.pid, self.pidfd = child.pid, child.pidfd
         self._channel = child.channel
         pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
+        self._stages.append(Stage("fork init", begin, time.monotonic_ns() - begin))
+
+    def load_plan(self) -> ContainerPlan:
+        """Only for a forked child: see runtime.init.launch."""
+        size = os.fstat(self._plan_fd).st_size
+        return decode(ContainerPlan, json.loads(os.pread(self._plan_fd, size, 0)))
 
     def _make_pipes(self) -> tuple[int, int, int]:
         """The container's ends of its stdio (-1: /dev/null); our ends go to the log."""
-        if self.request.plan.process.terminal:
+        if self.request.terminal:
             return (-1, -1, -1)  # the terminal's master comes by the channel
         stdin = -1
         if self.request.stdin:
@@ -277,8 +265,8 @@ class Container:
                 )
             self._log.close()
             self._log = None
-        fds.close_all((self._stdin_fd, self.pidfd))
-        self._stdin_fd = self.pidfd = -1
+        fds.close_all((self._stdin_fd, self.pidfd, self._plan_fd))
+        self._stdin_fd = self.pidfd = self._plan_fd = -1
         return oom_kills
 
     def _peer(self) -> socket.socket:
@@ -295,8 +283,3 @@ class Container:
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(result)
-
-    def _note_stage(self, name: str, begin: int) -> int:
-        now = time.monotonic_ns()
-        self._stages.append(Stage(name, begin, now - begin))
-        return now

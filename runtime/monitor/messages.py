@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from runtime.init.values import ContainerPlan
-from runtime.spec import Resources
-
 PROTOCOL = 1
 
 
@@ -47,7 +44,7 @@ class SandboxRequest:
 class MonitorRequest:
     """What the spawner hands to the monitor it forks.
 
-    directory: the monitor's own, under the state root; netns_path: where to pin the pod's network
+    directory: the monitor's own, made by the daemon; netns_path: where to pin the pod's network
     namespace, empty without one.
     """
 
@@ -67,15 +64,16 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Run a container.
+    """Run a container, in a cgroup that the daemon has made and whose removal is the monitor's.
 
+    With it travel the plan (a file: JSON of runtime.init.values.ContainerPlan, which only init
+    decodes) and, for cgroup v1, its `tasks` files, for v2, its directory.
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
     """
 
     container_id: str
-    plan: ContainerPlan
     cgroup_path: str
-    resources: Resources
+    terminal: bool = False
     pid_namespace: str = "own"
     log_path: str = ""
     stdin: bool = False

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from runtime.cgroup import tree
+from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition
 from runtime.init.sandbox import PodNamespaces, unpin
 from runtime.linux.process import kill_and_wait
@@ -23,7 +23,6 @@ from runtime.monitor.messages import (
 from runtime.monitor.reaper import Reaper
 
 Reply = Callable[[object], None]
-CGROUPS_FILE = "cgroups"
 EXITS_DIRECTORY = "exits"
 
 
@@ -31,13 +30,17 @@ class Pod:
     """The containers of one sandbox. Single-threaded: calls never overlap."""
 
     def __init__(
-        self, request: MonitorRequest, namespaces: PodNamespaces, loop: Loop, reaper: Reaper
+        self,
+        request: MonitorRequest,
+        namespaces: PodNamespaces,
+        hierarchy: Hierarchy,
+        loop: Loop,
     ) -> None:
         self.request = request
         self.namespaces = namespaces
         self.loop = loop
-        self.reaper = reaper
-        self.hierarchy = tree.detect()
+        self.reaper = Reaper(loop)
+        self.hierarchy = hierarchy
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
         self._commands: dict[object, Command] = {}
@@ -54,7 +57,7 @@ class Pod:
             raise ContainerNotFound(container_id)
         return found
 
-    def start(self, request: Start, reply: Reply) -> None:
+    def start(self, request: Start, descriptors: list[int], reply: Reply) -> None:
         """Starts a container; `reply` gets Started or the exception, once its program runs."""
         if self._ending is not None:
             raise IllegalTransition("the sandbox is being removed")
@@ -69,7 +72,7 @@ class Pod:
             reply(result)
             self._end_if_asked()
 
-        container.start(answer)
+        container.start(descriptors, answer)
 
     def exec(self, request: Exec, number: object, stdio: list[int], reply: Reply) -> None:
         """Runs a command in a container; `reply` gets Executed or the exception at its end."""
@@ -133,15 +136,6 @@ class Pod:
             return os.dup(self.namespaces.pid_fd)
         target = self.container(name)
         return os.open(f"/proc/{target.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-
-    def note_cgroup(self, path: str) -> None:
-        """Writes down a cgroup that is about to be made, for whoever clears up after our death."""
-        name = os.path.join(self.request.directory, CGROUPS_FILE)
-        fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, path.encode() + b"\n")
-        finally:
-            os.close(fd)
 
     def _end_if_asked(self) -> None:
         done = self._ending

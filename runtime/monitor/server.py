@@ -101,7 +101,7 @@ class Server:
         pod = self._pod
         match request:
             case Start():
-                pod.start(request, reply)
+                pod.start(request, descriptors, reply)
             case Signal():
                 pod.container(request.container_id).signal(request.signal)
                 reply(Done())

@@ -9,16 +9,24 @@ import socket
 import sys
 from pathlib import Path
 
-from runtime.codec import encode
+from runtime.codec import decode, encode
 from runtime.errors import SpawnerUnavailable
 from runtime.linux import fds
 from runtime.linux.fds import Message
-from runtime.monitor.messages import MonitorRequest
+from runtime.monitor.failures import exception_of
+from runtime.monitor.messages import Failure, MonitorRequest
 from runtime.spawner.messages import HELLO, QUIT, SPAWN, code_version
 
 PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
 START_PATIENCE = 30.0
 _LISTENER_FD = 3
+# Without site: nothing of the environment is loaded but what runtime/ and the library hold.
+_PROGRAM = f"""\
+import sys
+sys.path.insert(0, {os.fspath(Path(__file__).resolve().parents[2])!r})
+from runtime.spawner.server import main
+main()
+"""
 
 
 class SpawnerClient:
@@ -58,8 +66,8 @@ class SpawnerClient:
                 self._ensure()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                with theirs:
-                    answer = self._ask(message, (theirs.fileno(),))
+                with theirs, _make_directory(request.directory) as listener:
+                    answer = self._ask(message, (listener.fileno(), theirs.fileno()))
             except OSError as error:
                 ours.close()
                 self._drop()
@@ -68,7 +76,7 @@ class SpawnerClient:
                 continue
             if "failed" in answer:
                 ours.close()
-                raise SpawnerUnavailable(f"the spawner refused: {answer['failed']}")
+                raise exception_of(decode(Failure, answer["failed"]))
             return int(str(answer["pid"])), ours
         raise AssertionError("unreachable")
 
@@ -120,7 +128,7 @@ class SpawnerClient:
             errors = 2 if os.environ.get("JOURNAL_STREAM") else log_fd
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-m", "runtime.spawner", str(_LISTENER_FD), version],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_LISTENER_FD), version],
                 {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -142,3 +150,9 @@ class SpawnerClient:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _make_directory(directory: str) -> socket.socket:
+    """A monitor's directory, and in it the socket on which it will listen."""
+    os.makedirs(f"{directory}/exits", mode=0o700, exist_ok=True)
+    return fds.bind(f"{directory}/monitor.sock")

@@ -1,8 +1,8 @@
 """What a daemon and the spawner say to each other: three questions, all answered at once.
 
 {"do": "hello"}                   -> {"version": V, "pid": N}
-{"do": "spawn", "request": {...}} -> {"pid": N} or {"failed": text}; with it goes the descriptor
-                                     of a SEQPACKET socket, the monitor's first connection
+{"do": "spawn", "request": {...}} -> {"pid": N} or {"failed": text}; with it go
+                                     a listening socket and a connected one, the monitor's
 {"do": "quit"}                    -> {}: the spawner ends; the monitors it forked live on
 """
 

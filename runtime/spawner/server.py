@@ -6,6 +6,7 @@ by page. It lives until the node goes down or another version of the code takes 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -13,13 +14,17 @@ import signal
 import socket
 import sys
 
-from runtime.codec import decode
-from runtime.init.sandbox import make_holder
+from runtime.cgroup import tree
+from runtime.codec import decode, encode
+from runtime.init import launch
+from runtime.init.sandbox import Home, build, make_holder
+from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.linux.process import Prctl, prctl
 from runtime.monitor import main as monitor
-from runtime.monitor.messages import MonitorRequest
+from runtime.monitor.failures import failure_of
+from runtime.monitor.messages import REQUESTS, MonitorRequest
 from runtime.spawner.messages import HELLO, QUIT, SPAWN
 
 
@@ -30,6 +35,8 @@ class Spawner:
         self._listener = listener
         self._version = version
         self._holder_fd = make_holder()
+        self._home = Home()
+        self._hierarchy = tree.detect()
         self._connections: dict[int, socket.socket] = {}
         self._running = True
 
@@ -76,23 +83,39 @@ class Spawner:
 
     def _spawn(self, message: Message, descriptors: list[int]) -> Message:
         request = decode(MonitorRequest, message.get("request"), path="request")
-        if len(descriptors) != 1:
-            raise ValueError(f"spawn: expected one descriptor, got {len(descriptors)}")
+        if len(descriptors) != 2:
+            raise ValueError(f"spawn: expected two descriptors, got {len(descriptors)}")
+        try:
+            namespaces = build(request.sandbox, request.netns_path, self._holder_fd)
+        except (OSError, ValueError) as error:
+            self._go_home()
+            return {"failed": encode(failure_of(error))}
         pid = os.fork()
         if pid:
+            self._go_home()
+            namespaces.close()
             return {"pid": pid}
         try:
             self._forget()
-            connection = socket.socket(fileno=os.dup(descriptors[0]))
-            os.close(descriptors[0])
-            monitor.run(request, connection, self._holder_fd)
+            listener, connection = (socket.socket(fileno=fd) for fd in descriptors)
+            monitor.run(request, namespaces, self._hierarchy, (listener, connection))
         except BaseException as error:  # noqa: BLE001 - a fork never returns
             log(f"monitor of sandbox {request.sandbox.sandbox_id} died: {error!r}")
             os._exit(1)
         os._exit(0)
 
+    def _go_home(self) -> None:
+        """Back to the node's namespaces. A spawner that can't is of no use: the next one can."""
+        try:
+            self._home.enter()
+        except OSError as error:
+            log(f"lost between namespaces: {error}")
+            os._exit(1)
+
     def _forget(self) -> None:
         """In the fork: what belongs to the spawner alone."""
+        self._home.close()
+        os.close(self._holder_fd)
         self._listener.close()
         for connection in self._connections.values():
             connection.close()
@@ -107,6 +130,16 @@ def log(text: str) -> None:
         return
 
 
+def warm_up() -> None:
+    """Does once what every monitor and every init would do for the first time."""
+    launch.warm_up()
+    plan = ContainerPlan(ProcessPlan(args=("true",)))
+    decode(ContainerPlan, encode(plan))
+    for kind in REQUESTS.values():
+        with contextlib.suppress(ValueError):
+            decode(kind, {})  # makes the decoder, then finds a field missing
+
+
 def main() -> None:
     """Arguments: the descriptor of a bound, listening socket, and the version to answer with."""
     listener = socket.socket(fileno=int(sys.argv[1]))
@@ -118,6 +151,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the daemon is not for its pods
     prctl(Prctl.SET_DUMPABLE, 0)
     spawner = Spawner(listener, version)
+    warm_up()
     gc.collect()
     gc.freeze()  # the collector never writes to a page that forks share
     gc.disable()

@@ -24,12 +24,15 @@ from runtime.linux.process import Prctl, prctl
 from runtime.spec import Rootfs, Spec
 
 
+NO_LAYERS = Rootfs()
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """cgroups: paths of tasks files (v1) to move into; execs: commands run while it lives."""
 
     spec: Spec
-    rootfs: Rootfs = Rootfs()
+    rootfs: Rootfs = NO_LAYERS
     stdin: str = ""
     execs: tuple[tuple[str, ...], ...] = ()
     exec_terminal: bool = False
@@ -88,18 +91,16 @@ def _run(request: Request, pod: int) -> Report:
     stdin = _stdin(request.stdin)
     stdio = (-1, -1, -1) if request.null_stdio else (stdin, out[1], err[1])
     child = launch.container(
-        ready_plan,
+        lambda: ready_plan,
         launch.Surroundings(
             stdio=stdio,
             mount_ns_fd=pod,
             own_pid_namespace=request.own_pid_namespace,
-            await_cgroup=bool(request.tasks),
+            tasks=tuple(os.open(path, os.O_WRONLY) for path in request.tasks),
         ),
     )
     for fd in (stdin, out[1], err[1]):
         os.close(fd)
-    if request.tasks:
-        channel.send_cgroup(child.channel, [os.open(path, os.O_WRONLY) for path in request.tasks])
     said = _listen(child.channel, report)
     master = said.get("master", -1)
     if not report.failed:
@@ -130,7 +131,7 @@ def _exec(
     out = os.pipe()
     pid_ns = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY)
     started = launch.process(
-        process,
+        lambda: process,
         launch.Target(child.pidfd, who),
         launch.Surroundings(stdio=(-1, out[1], out[1]), pid_ns_fd=pid_ns),
     )
@@ -201,18 +202,14 @@ def _bench(request: Request, pod: int) -> Report:
         root = dataclasses.replace(ready_plan.root, upper=upper, work=work)
         this = dataclasses.replace(ready_plan, root=root)
         before = time.monotonic_ns()
+        tasks = tuple(os.open(path, os.O_WRONLY) for path in request.tasks)
         child = launch.container(
-            this,
-            launch.Surroundings(
-                stdio=(null, null, null), mount_ns_fd=pod, await_cgroup=bool(request.tasks)
-            ),
+            lambda this=this: this,  # type: ignore[misc]  # bound now: the loop goes on
+            launch.Surroundings(stdio=(null, null, null), mount_ns_fd=pod, tasks=tasks),
         )
         forked = time.monotonic_ns()
-        if request.tasks:
-            fds = [os.open(path, os.O_WRONLY) for path in request.tasks]
-            channel.send_cgroup(child.channel, fds)
-            for fd in fds:
-                os.close(fd)
+        for fd in tasks:
+            os.close(fd)
         one = Report()
         _listen(child.channel, one)
         done = time.monotonic_ns()

@@ -1,0 +1,76 @@
+"""What the daemon makes ready before a monitor starts a container: its cgroup, and its plan.
+
+Done here and not in the monitor, since the daemon is one and monitors are many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.cgroup.limits import limits
+from runtime.cgroup.tree import Cgroup, Hierarchy
+from runtime.codec import encode
+from runtime.init.values import ContainerPlan
+from runtime.linux.fds import close_all
+from runtime.monitor.messages import Stage
+from runtime.spec import Spec
+from runtime.sweep import CGROUPS_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """fds: what travels with Start, owned; notes: limits that this kernel can't set."""
+
+    cgroup: Cgroup
+    fds: tuple[int, ...]
+    notes: tuple[str, ...]
+    stages: tuple[Stage, ...]
+
+    def close(self) -> None:
+        close_all(self.fds)
+
+
+def prepare(hierarchy: Hierarchy, directory: Path, spec: Spec, plan: ContainerPlan) -> Prepared:
+    """Makes the cgroup with its limits, and the plan as a file. Nothing is left by a failure.
+
+    directory: the monitor's; the cgroup is written down in it first. Raises InvalidSpec, OSError.
+    """
+    begin = time.monotonic_ns()
+    wanted = limits(spec.linux.resources, hierarchy.version)
+    cgroup = hierarchy.cgroup(spec.linux.cgroups_path)
+    _note(directory, spec.linux.cgroups_path)
+    notes = cgroup.create(wanted)
+    plan_fd = -1
+    try:
+        clone_fd = cgroup.clone_fd()
+        cgroup_fds = cgroup.attach_fds() if clone_fd is None else [clone_fd]
+        made = time.monotonic_ns()
+        plan_fd = _plan_file(plan)
+    except OSError:
+        cgroup.remove()
+        raise
+    stages = (
+        Stage("create cgroup", begin, made - begin),
+        Stage("write plan", made, time.monotonic_ns() - made),
+    )
+    return Prepared(cgroup, (plan_fd, *cgroup_fds), notes, stages)
+
+
+def _note(directory: Path, path: str) -> None:
+    """Writes down a cgroup that is about to be made, for whoever clears up after a crash."""
+    fd = os.open(directory / CGROUPS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, path.encode() + b"\n")
+    finally:
+        os.close(fd)
+
+
+def _plan_file(plan: ContainerPlan) -> int:
+    fd = os.memfd_create("podwright-plan", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(json.dumps(encode(plan), separators=(",", ":")).encode("ascii"))
+    return fd
