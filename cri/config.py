@@ -70,6 +70,11 @@ def _subnets(value: tuple[str, ...]) -> str:
     return "" if len(set(versions)) == len(versions) else "at most one IPv4 and one IPv6 subnet"
 
 
+def _hosts(value: tuple[str, ...]) -> str:
+    bad = [host for host in value if not re.fullmatch(r"[\w.\[\]:-]+", host)]
+    return f"{bad[0]!r} is no host[:port]" if bad else ""
+
+
 def _cgroup_parent(value: str) -> str:
     good = value.startswith("/") and value != "/" and ".." not in value.split("/")
     return "" if good else "must be an absolute cgroup path beneath the root, such as /podwright"
@@ -110,7 +115,9 @@ class ImagesConfig:
         _absolute_or_empty,
     )
     insecure_hosts: tuple[str, ...] = key(
-        (), "host[:port] of registries to be spoken to by plain HTTP. Loopback ones always may."
+        (),
+        "host[:port] of registries to be spoken to by plain HTTP. Loopback ones always may.",
+        _hosts,
     )
     parallel_layers: int = key(
         0, "Layers that download and unpack at a time; 0: one a core, 2 to 4.", _between(0, 64)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import sqlite3
-import statistics
+import sys
 from typing import TYPE_CHECKING
 
 import grpc
@@ -56,7 +55,7 @@ def _info(services: Services) -> dict[str, str]:
         "config": codec.encode(services.config),
         "versions": {
             "podwright": VERSION,
-            "python": platform.python_version(),
+            "python": sys.version.partition(" ")[0],
             "grpc": grpc.__version__,
             "sqlite": sqlite3.sqlite_version,
             "kernel": os.uname().release,
@@ -82,11 +81,11 @@ def _latency(timelines: tuple[Timeline, ...]) -> dict[str, object]:
     for name in names:
         done = [t for t in timelines if t.rpc == name and t.code]
         if done:
-            durations = [t.duration / 1e6 for t in done]
+            durations = sorted(t.duration / 1e6 for t in done)
             summary[name] = {
                 "count": len(done),
-                "median_ms": round(statistics.median(durations), 3),
-                "max_ms": round(max(durations), 3),
+                "median_ms": round(durations[len(durations) // 2], 3),
+                "max_ms": round(durations[-1], 3),
                 "failed": sum(t.code != "OK" for t in done),
             }
     return summary

@@ -61,6 +61,7 @@ def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
+        ('images.insecure_hosts = ["http://x"]', 1, "'http://x' is no host[:port]"),
         ('rooot = "/x"', 1, "unknown key rooot: did you mean root?"),
         ("[network]\n\nmtuu = 1", 3, "unknown key network.mtuu: did you mean network.mtu?"),
         ("[network]\nxyzzy = 1", 2, "unknown key network.xyzzy: [network] knows enabled, bridge"),

@@ -39,13 +39,12 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 async def call(
     channel: grpc.aio.Channel, method: str, request: Message, answer: type[Answer]
 ) -> Answer:
-    rpc = channel.unary_unary(
+    rpc: grpc.aio.UnaryUnaryMultiCallable[Message, Answer] = channel.unary_unary(
         f"/{method}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=answer.FromString,
     )
-    result: Answer = await rpc(request, timeout=20)
-    return result
+    return await rpc(request, timeout=20)
 
 
 def only(name: str, rpc: Rpc) -> dict[str, dict[str, Rpc]]:
@@ -85,11 +84,9 @@ async def test_what_is_not_there_yet_says_so_by_name(services: Services) -> None
     async with serving(services, {name: {} for name in service.TABLES}) as channel:
         for name, method in known:
             path = f"/{name}/{method.name}"
-            asked = (
-                channel.unary_stream(path)(b"").read()
-                if method.server_streaming
-                else channel.unary_unary(path)(b"")
-            )
+            stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+            plain: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+            asked = stream(b"").read() if method.server_streaming else plain(b"")
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await asked
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -277,7 +274,8 @@ async def test_our_own_service_speaks_json(services: Services) -> None:
     async with serving(services) as channel:
 
         async def ask(method: str, request: object) -> dict[str, object]:
-            rpc = channel.unary_unary(f"/podwright.v1.Diagnostics/{method}")
+            path = f"/podwright.v1.Diagnostics/{method}"
+            rpc: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
             answer: dict[str, object] = json.loads(await rpc(json.dumps(request).encode()))
             return answer
 
