@@ -61,6 +61,14 @@ class WrongState(CriFault):
     """The sandbox or container is in a state in which this can't be done."""
 
 
+class NameTaken(CriFault):
+    """A sandbox or container of this name and attempt is there, and it isn't the same."""
+
+
+class PathHangs(CriFault):
+    """A file system does not answer."""
+
+
 class NotImplementedYet(CriFault):
     """Something which CRI knows and this version of podwright doesn't."""
 
@@ -91,6 +99,8 @@ STATUS: Mapping[type[BaseException], Status] = {
     AmbiguousId: Status(StatusCode.INVALID_ARGUMENT),
     InvalidRequest: Status(StatusCode.INVALID_ARGUMENT),
     WrongState: Status(StatusCode.FAILED_PRECONDITION),
+    NameTaken: Status(StatusCode.ALREADY_EXISTS),
+    PathHangs: Status(StatusCode.DEADLINE_EXCEEDED),
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
     StateNotWritten: Status(StatusCode.ABORTED),

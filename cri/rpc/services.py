@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cri.paths import Paths
     from cri.store.store import Store
     from runtime.lifecycle import Runtime
+    from runtime.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +33,5 @@ class Services:
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)
+    specs: dict[str, Spec] = field(default_factory=dict)  # by container id: see container_spec
     busy: set[asyncio.Task[object]] = field(default_factory=set)  # requests that change something

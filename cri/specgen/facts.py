@@ -9,7 +9,7 @@ import errno
 import functools
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, WrongState
@@ -37,21 +37,26 @@ class Wanted:
     """What to look up and prepare.
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
-    node's configuration puts in place of the built-in one.
+    node's configuration puts in place of the built-in one; progress: the paths that were looked at,
+    the last one is where it hangs, if it does.
     """
 
     config: api.ContainerConfig
     log_directory: str = ""
     default_profile: str = ""
+    progress: list[str] = field(default_factory=list)
 
 
 def gather(wanted: Wanted) -> Facts:
     """Makes missing mount sources and the log directory. Blocks. Raises InvalidRequest."""
     config = wanted.config
     for index, mount in enumerate(config.mounts):
+        wanted.progress.append(mount.host_path)
         _ensure_source(mount.host_path, f"config.mounts[{index}].host_path")
     if wanted.log_directory:
+        wanted.progress.append(wanted.log_directory)
         _make_directory(wanted.log_directory, "config.log_path")
+    wanted.progress.extend(device.host_path for device in config.devices)
     devices, rules = _requested_devices(config)
     if config.linux.security_context.privileged:
         devices = (*_node_devices(), *devices)

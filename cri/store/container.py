@@ -71,6 +71,7 @@ class ContainerStatus:
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] = ()
+    stop_signalled: bool = False  # the stop signal is sent once, however often a stop is asked for
 
     def to(self, state: ContainerState) -> ContainerStatus:
         """The status after a change of state. Raises WrongState if there is no such transition."""

@@ -60,6 +60,10 @@ class SandboxStatus:
     reason: str = ""  # why it is not ready: for people
     stopped: bool = False  # StopPodSandbox has released everything
 
+    def made(self, *, pid: int, ips: tuple[str, ...]) -> SandboxStatus:
+        """The status of a sandbox that is ready for containers."""
+        return dataclasses.replace(self.to(SandboxState.READY), pid=pid, ips=ips)
+
     def to(self, state: SandboxState, *, reason: str = "") -> SandboxStatus:
         """The status after a change of state. Raises WrongState if there is no such transition."""
         if state not in TRANSITIONS[self.state]:

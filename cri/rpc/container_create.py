@@ -1,0 +1,118 @@
+"""CreateContainer: a container with its writable layer, ready to be started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cri import trace
+from cri.api import api_pb2 as api
+from cri.errors import InvalidRequest, NameTaken, WrongState
+from cri.rpc import container_spec
+from cri.specgen import namespaces, signals
+from cri.store.container import Container, ContainerMetadata, ContainerState, container_name
+from cri.store.index import new_id
+from cri.store.sandbox import SandboxState
+from cri.undo import Undo
+from image.errors import ImageNotFound
+
+if TYPE_CHECKING:
+    from cri.rpc.services import Services
+    from cri.store.sandbox import Sandbox
+    from image.store import Image
+
+
+async def create_container(
+    services: Services, request: api.CreateContainerRequest
+) -> api.CreateContainerResponse:
+    """A request for a container which is being made, or is there, gets that one's id."""
+    sandbox = services.store.sandboxes.get(request.pod_sandbox_id)
+    if not request.config.metadata.name:
+        raise InvalidRequest("config.metadata.name", "empty")
+    name = container_name(sandbox.id, request.config.metadata)
+    container_id = await services.flights.join(
+        f"container {name}", lambda: _once(services, sandbox.id, request.config)
+    )
+    return api.CreateContainerResponse(container_id=container_id)
+
+
+async def _once(services: Services, sandbox_id: str, config: api.ContainerConfig) -> str:
+    sandbox = _ready(services, sandbox_id)
+    existing = services.store.containers.named(container_name(sandbox_id, config.metadata))
+    if existing is None:
+        return await _make(services, sandbox, config)
+    if existing.status.state is not ContainerState.EXITED and existing.config == config:
+        return existing.id
+    raise NameTaken(
+        f"container {existing.id} has this name and attempt already and is "
+        f"{existing.status.state}: remove it, or ask for another attempt"
+    )
+
+
+def _ready(services: Services, sandbox_id: str) -> Sandbox:
+    sandbox = services.store.sandboxes.get(sandbox_id)
+    if sandbox.status.state is not SandboxState.READY:
+        raise WrongState(f"sandbox {sandbox_id} is {sandbox.status.state}: no container fits in")
+    return sandbox
+
+
+async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfig) -> str:
+    image = _image(services, config)
+    container_id = new_id()
+    trace.about(sandbox_id=sandbox.id, container_id=container_id)
+    check_target(services, sandbox, config)
+    metadata = ContainerMetadata(
+        id=container_id,
+        sandbox_id=sandbox.id,
+        image_id=image.id,
+        image_ref=config.image.user_specified_image or config.image.image,
+        log_path=container_spec.log_path(sandbox.config, config),
+        stop_signal=_stop_signal(config, image),
+    )
+    spec = await container_spec.make(services, sandbox, container_id, config, image.config)
+    async with Undo(f"create container {container_id}") as undo:
+        undo.push("discard the snapshot", services.images.discard, container_id)
+        with trace.stage("prepare snapshot"):
+            services.images.prepare(image.id, container_id)
+        _ready(services, sandbox.id)  # it may have been stopped while we looked at the node
+        with trace.stage("record"):
+            services.store.containers.add(Container(metadata, config))
+        services.specs[container_id] = spec
+        undo.commit()
+    return container_id
+
+
+def _image(services: Services, config: api.ContainerConfig) -> Image:
+    if not config.image.image:
+        raise InvalidRequest("config.image.image", "empty")
+    image = services.images.find(config.image.image)
+    if image is None:
+        raise ImageNotFound(config.image.image)
+    return image
+
+
+def check_target(services: Services, sandbox: Sandbox, config: api.ContainerConfig) -> str:
+    """The id of the container whose processes this one is to see, "" for none."""
+    mode = namespaces.pid(config, sandbox.config)
+    if mode.kind != "target":
+        return ""
+    field = "config.linux.security_context.namespace_options.target_id"
+    target = services.store.containers.find(mode.target)
+    if target is None or target.metadata.sandbox_id != sandbox.id:
+        raise InvalidRequest(field, f"no container {mode.target!r} in sandbox {sandbox.id}")
+    if target.status.state is not ContainerState.RUNNING:
+        raise WrongState(f"{field}: container {target.id} is {target.status.state}, not running")
+    return target.id
+
+
+def _stop_signal(config: api.ContainerConfig, image: Image) -> str:
+    """The request's, or the image's; "" stands for SIGTERM."""
+    asked = signals.from_api(config.stop_signal)
+    if asked:
+        return asked
+    if image.config.stop_signal and signals.number(image.config.stop_signal) is None:
+        raise InvalidRequest(
+            "config.image",
+            f"its StopSignal is {image.config.stop_signal!r}, and there is no such signal: "
+            "set config.stop_signal",
+        )
+    return image.config.stop_signal

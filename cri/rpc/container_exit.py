@@ -1,0 +1,73 @@
+"""How a container's end becomes its status: by its monitor's word, or by the lack of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from cri.store.container import ContainerState
+
+if TYPE_CHECKING:
+    from cri.rpc.services import Services
+    from cri.store.container import Container, ContainerStatus
+    from runtime.lifecycle import ContainerExit
+
+START_ERROR, UNKNOWN = 128, 255  # exit codes of containers that never ran, or that nobody saw end
+
+
+def exited(services: Services, exit_: ContainerExit) -> None:
+    """Write a container's exit down; one that is known already, or a stranger's, is passed over."""
+    container = services.store.containers.exact(exit_.container_id)
+    if container is None:
+        return
+    services.store.containers.update(container.id, lambda status: after_exit(status, exit_))
+
+
+def after_exit(status: ContainerStatus, exit_: ContainerExit) -> ContainerStatus:
+    """The status after an exit; the first exit counts."""
+    if status.state is ContainerState.EXITED:
+        return status
+    return dataclasses.replace(
+        status.to(ContainerState.EXITED),
+        pid=0,
+        finished_at=exit_.finished_at,
+        exit_code=exit_.exit_code,
+        reason=reason(exit_),
+        message=exit_.message,
+    )
+
+
+def reason(exit_: ContainerExit) -> str:
+    """The words that people look for; OOMKilled is what Kubernetes' own tests expect."""
+    if exit_.oom_killed:
+        return "OOMKilled"
+    return "Completed" if exit_.exit_code == 0 else "Error"
+
+
+def start_failed(services: Services, container_id: str, error: Exception) -> None:
+    """A container that could not be started has ended: kubelet looks at its status for why."""
+    message = str(error) or type(error).__name__
+    services.store.containers.update(
+        container_id, lambda status: _ended(status, START_ERROR, "StartError", message)
+    )
+
+
+def vanished(services: Services, container: Container, why: str) -> None:
+    """A container whose pod is gone; nobody can say how it ended."""
+    services.store.containers.update(
+        container.id, lambda status: _ended(status, UNKNOWN, "Unknown", why)
+    )
+
+
+def _ended(status: ContainerStatus, code: int, reason_: str, message: str) -> ContainerStatus:
+    if status.state is ContainerState.EXITED:
+        return status
+    return dataclasses.replace(
+        status.to(ContainerState.EXITED),
+        pid=0,
+        finished_at=time.time_ns(),
+        exit_code=code,
+        reason=reason_,
+        message=message,
+    )

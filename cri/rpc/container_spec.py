@@ -1,0 +1,70 @@
+"""A container's spec: made when it is created, kept as long as it is, made anew after a restart."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from typing import TYPE_CHECKING
+
+from cri import trace
+from cri.errors import InvalidRequest, PathHangs
+from cri.rpc.worker import SECONDS, Workers
+from cri.specgen import container as specgen
+from cri.specgen import facts
+from cri.specgen.subject import Subject
+
+if TYPE_CHECKING:
+    from cri.api import api_pb2 as api
+    from cri.rpc.services import Services
+    from cri.store.sandbox import Sandbox
+    from image.manifest import ImageConfig
+    from runtime.spec import Spec
+
+_workers = Workers()
+
+
+def log_path(sandbox: api.PodSandboxConfig, config: api.ContainerConfig) -> str:
+    """The log's absolute path; "" if either part is missing: then nothing is logged."""
+    if not sandbox.log_directory or not config.log_path:
+        return ""
+    if not sandbox.log_directory.startswith("/"):
+        raise InvalidRequest(
+            "sandbox_config.log_directory", f"{sandbox.log_directory!r} is not absolute"
+        )
+    if ".." in config.log_path.split("/"):
+        raise InvalidRequest("config.log_path", f"{config.log_path!r} leaves the log directory")
+    return posixpath.join(sandbox.log_directory, config.log_path.lstrip("/"))
+
+
+async def make(
+    services: Services,
+    sandbox: Sandbox,
+    container_id: str,
+    config: api.ContainerConfig,
+    image: ImageConfig,
+) -> Spec:
+    """The spec; mount sources and the log's directory have been made if they were missing."""
+    log = log_path(sandbox.config, config)
+    wanted = facts.Wanted(
+        config,
+        log_directory=posixpath.dirname(log),
+        default_profile=services.config.containers.seccomp_profile,
+    )
+    with trace.stage("look at the node"):
+        try:
+            found = await _workers.call(SECONDS, facts.gather, wanted)
+        except PathHangs as error:
+            where = f" at {wanted.progress[-1]}" if wanted.progress else ""
+            raise PathHangs(f"{error}{where}: is a network file system's server down?") from None
+    subject = Subject(
+        container_id=container_id,
+        config=config,
+        sandbox=sandbox.config,
+        image=image,
+        hostname=sandbox.config.hostname or os.uname().nodename,
+        files=services.paths.monitor(sandbox.id),
+        cgroup_parent=sandbox.metadata.cgroup_parent,
+        facts=found,
+    )
+    with trace.stage("make spec"):
+        return specgen.spec(subject)

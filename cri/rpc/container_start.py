@@ -1,0 +1,103 @@
+"""StartContainer: from CREATED to RUNNING; or, if that fails, to EXITED with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+from cri import trace
+from cri.api import api_pb2 as api
+from cri.errors import CriFault, WrongState
+from cri.rpc import container_create, container_exit, container_spec
+from cri.rpc.finish import finish
+from cri.store.container import ContainerState
+from cri.store.sandbox import SandboxState
+from image.errors import ImageFault, ImageNotFound
+from runtime.errors import RuntimeFault
+from runtime.lifecycle import ContainerRequest
+from runtime.spec import Rootfs
+
+if TYPE_CHECKING:
+    from cri.rpc.services import Services
+    from cri.store.container import Container, ContainerStatus
+    from cri.store.sandbox import Sandbox
+    from runtime.lifecycle import Started
+
+log = logging.getLogger(__name__)
+
+
+async def start_container(
+    services: Services, request: api.StartContainerRequest
+) -> api.StartContainerResponse:
+    """Once begun, a start is brought to its end: kubelet asks for the status later."""
+    container = services.store.containers.get(request.container_id)
+    await finish(services, f"start container {container.id}", _start(services, container.id))
+    return api.StartContainerResponse()
+
+
+async def _start(services: Services, container_id: str) -> None:
+    async with services.locks.hold(container_id):
+        container = services.store.containers.get(container_id)
+        sandbox = _startable(services, container)
+        try:
+            request = await _request(services, sandbox, container)
+            with trace.stage("start container"):
+                started = await services.runtime.start_container(request)
+        except (RuntimeFault, CriFault, ImageFault, OSError) as error:
+            container_exit.start_failed(services, container_id, error)
+            raise
+        trace.merge((stage.name, stage.start, stage.duration) for stage in started.stages)
+        with trace.stage("record"):
+            services.store.containers.update(
+                container_id, lambda status: after_start(status, started)
+            )
+    for warning in started.warnings:
+        log.info("container %s: %s", container_id, warning)
+
+
+def _startable(services: Services, container: Container) -> Sandbox:
+    if container.status.state is not ContainerState.CREATED:
+        raise WrongState(
+            f"container {container.id} is {container.status.state}: only a created one is started"
+        )
+    sandbox = services.store.sandboxes.get(container.metadata.sandbox_id)
+    if sandbox.status.state is not SandboxState.READY:
+        raise WrongState(
+            f"container {container.id}: its sandbox {sandbox.id} is {sandbox.status.state}"
+        )
+    return sandbox
+
+
+async def _request(services: Services, sandbox: Sandbox, container: Container) -> ContainerRequest:
+    metadata, config = container.metadata, container.config
+    spec = services.specs.get(container.id)
+    if spec is None:  # the daemon was restarted since
+        image = services.images.find(metadata.image_id)
+        if image is None:
+            raise ImageNotFound(metadata.image_ref)
+        spec = await container_spec.make(services, sandbox, container.id, config, image.config)
+        services.specs[container.id] = spec
+    overlay = services.images.snapshot(container.id)
+    if overlay is None:
+        raise WrongState(f"container {container.id} has no snapshot: remove it and create it anew")
+    return ContainerRequest(
+        sandbox_id=sandbox.id,
+        container_id=container.id,
+        spec=spec,
+        rootfs=Rootfs(overlay.lower, overlay.upper, overlay.work),
+        log_path=metadata.log_path,
+        stdin=config.stdin,
+        stdin_once=config.stdin_once,
+        pid_target=container_create.check_target(services, sandbox, config),
+    )
+
+
+def after_start(status: ContainerStatus, started: Started) -> ContainerStatus:
+    """The status once it runs; a short-lived one's exit may have come first, and stays."""
+    if status.state is ContainerState.CREATED:
+        status = dataclasses.replace(status.to(ContainerState.RUNNING), pid=started.pid)
+    who = started.identity
+    return dataclasses.replace(
+        status, started_at=started.started_at, uid=who.uid, gid=who.gid, groups=who.groups
+    )

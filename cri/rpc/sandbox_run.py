@@ -1,0 +1,174 @@
+"""RunPodSandbox: namespaces and network for a pod, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cri import trace
+from cri.api import api_pb2 as api
+from cri.errors import InvalidRequest, NameTaken
+from cri.rpc import sandbox_stop
+from cri.specgen import sandbox as specgen
+from cri.store.index import new_id
+from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState, sandbox_name
+from cri.undo import Leftover, Undo
+from network.result import Attach
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cri.rpc.services import Services
+    from runtime.lifecycle import SandboxHandles, SandboxRequest
+
+_NODE_HOSTS, _NODE_RESOLV_CONF = Path("/etc/hosts"), Path("/etc/resolv.conf")
+
+
+async def run_pod_sandbox(
+    services: Services, request: api.RunPodSandboxRequest
+) -> api.RunPodSandboxResponse:
+    """A request for a pod which is being made, or is there, gets that one's id."""
+    handlers = services.config.handler_names
+    if request.runtime_handler not in handlers:
+        known = ", ".join(repr(name) for name in handlers)
+        raise InvalidRequest(
+            "runtime_handler",
+            f"{request.runtime_handler!r} is not configured on this node; known: {known}",
+        )
+    specgen.check(request.config)
+    name = sandbox_name(request.config.metadata)
+    sandbox_id = await services.flights.join(f"sandbox {name}", lambda: _once(services, request))
+    return api.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
+
+
+async def _once(services: Services, request: api.RunPodSandboxRequest) -> str:
+    existing = services.store.sandboxes.named(sandbox_name(request.config.metadata))
+    if existing is None:
+        return await _make(services, request)
+    if existing.status.state is SandboxState.INITIALIZING:  # and nobody is making it any more
+        await sandbox_stop.release(services, existing.id)
+        services.store.sandboxes.remove(existing.id)
+        return await _make(services, request)
+    if existing.status.state is SandboxState.READY and existing.config == request.config:
+        return existing.id
+    raise NameTaken(
+        f"sandbox {existing.id} has this name, uid and attempt already "
+        f"and is {existing.status.state}: remove it, or ask for another attempt"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that can be known before anything exists."""
+
+    request: SandboxRequest
+    files: Mapping[str, str]
+    sandbox: Sandbox
+
+
+def _plan(services: Services, request: api.RunPodSandboxRequest) -> _Plan:
+    config = request.config
+    sandbox_id = new_id()
+    node = _node()
+    defaults = specgen.Defaults(services.config.containers, services.config.cgroup.parent)
+    wanted = specgen.request(sandbox_id, config, defaults, node)
+    own_network = wanted.network == "pod"
+    netns_path = f"{services.config.netns_dir}/cni-{sandbox_id}" if own_network else ""
+    metadata = SandboxMetadata(
+        id=sandbox_id,
+        runtime_handler=request.runtime_handler,
+        netns_path=netns_path,
+        cgroup_parent=wanted.cgroup_parent,
+    )
+    return _Plan(wanted, specgen.files(config, node), Sandbox(metadata, config))
+
+
+def _node() -> specgen.Node:
+    return specgen.Node(os.uname().nodename, _read(_NODE_HOSTS), _read(_NODE_RESOLV_CONF))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+async def _make(services: Services, request: api.RunPodSandboxRequest) -> str:
+    plan = _plan(services, request)
+    sandbox_id = plan.sandbox.id
+    trace.about(sandbox_id=sandbox_id)
+
+    def keep(leftovers: tuple[Leftover, ...]) -> None:
+        reason = "; ".join(map(str, leftovers))
+        services.store.sandboxes.update(
+            sandbox_id, lambda status: status.to(SandboxState.NOTREADY, reason=reason)
+        )
+
+    async with services.locks.hold(sandbox_id):
+        with trace.stage("record"):
+            services.store.sandboxes.add(plan.sandbox)
+        undo = Undo(f"run sandbox {sandbox_id}", on_leftovers=keep)
+        try:
+            async with undo:
+                await _build(services, plan, undo)
+                undo.commit()
+        except BaseException:
+            if not undo.leftovers:
+                services.store.sandboxes.remove(sandbox_id)
+            raise
+    return sandbox_id
+
+
+async def _build(services: Services, plan: _Plan, undo: Undo) -> None:
+    metadata = plan.sandbox.metadata
+    undo.push(
+        "remove the sandbox's processes and namespaces",
+        services.runtime.remove_sandbox,
+        metadata.id,
+        cgroup_parent=metadata.cgroup_parent,
+    )
+    with trace.stage("write files"):
+        _write_files(services.paths.monitor(metadata.id), plan.files)
+    with trace.stage("create sandbox"):
+        handles = await services.runtime.create_sandbox(plan.request)
+    ips: tuple[str, ...] = ()
+    if plan.request.network == "pod":
+        undo.push("detach the network", services.network.detach, metadata.id)
+        ips = await _attach(services, plan.sandbox, handles)
+    trace.merge((stage.name, stage.start, stage.duration) for stage in handles.stages)
+    with trace.stage("record ready"):
+        services.store.sandboxes.update(
+            metadata.id, lambda status: status.made(pid=handles.pid, ips=ips)
+        )
+
+
+async def _attach(services: Services, sandbox: Sandbox, handles: SandboxHandles) -> tuple[str, ...]:
+    try:
+        pod = sandbox.config.metadata
+        attach = Attach(
+            sandbox_id=sandbox.id,
+            netns_fd=handles.netns_fd,
+            netns_path=handles.netns_path,
+            netlink_fd=handles.netlink_fd,
+            name=pod.name,
+            namespace=pod.namespace,
+            uid=pod.uid,
+            ports=specgen.ports(sandbox.config),
+        )
+        with trace.stage("attach network"):
+            result = await services.network.attach(attach)
+    finally:
+        os.close(handles.netns_fd)
+        os.close(handles.netlink_fd)
+    trace.merge(result.stages)
+    return result.ips
+
+
+def _write_files(directory: Path, files: Mapping[str, str]) -> None:
+    """What the pod's containers get as /etc/hosts and so on; in a tmpfs of ours."""
+    directory.mkdir(mode=0o700, parents=True)
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
