@@ -18,13 +18,26 @@ from runtime.cgroup import tree
 from runtime.codec import decode, encode
 from runtime.init import launch
 from runtime.init.sandbox import Home, build, make_holder
-from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.init.values import ContainerPlan, MountKind, MountStep, ProcessPlan
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.linux.process import Prctl, prctl
 from runtime.monitor import main as monitor
 from runtime.monitor.failures import failure_of
-from runtime.monitor.messages import REQUESTS, MonitorRequest
+from runtime.monitor.logline import LineCutter
+from runtime.monitor.messages import (
+    REQUESTS,
+    ContainerExit,
+    Done,
+    Executed,
+    Failure,
+    Identity,
+    MonitorRequest,
+    RunningContainer,
+    SandboxReport,
+    Stage,
+    Started,
+)
 from runtime.spawner.messages import HELLO, QUIT, SPAWN
 
 
@@ -133,11 +146,23 @@ def log(text: str) -> None:
 def warm_up() -> None:
     """Does once what every monitor and every init would do for the first time."""
     launch.warm_up()
-    plan = ContainerPlan(ProcessPlan(args=("true",)))
+    plan = ContainerPlan(
+        ProcessPlan(args=("true",)), mounts=(MountStep(MountKind.NEW, "/proc", "proc"),)
+    )
     decode(ContainerPlan, encode(plan))
     for kind in REQUESTS.values():
         with contextlib.suppress(ValueError):
             decode(kind, {})  # makes the decoder, then finds a field missing
+    for answer in (
+        Started(1, 1, Identity(0, 0, (0,)), (Stage("x", 0, 0),), ("x",)),
+        Executed(0),
+        Done(),
+        Failure("InitFailed", "x"),
+        ContainerExit("x", "x", 0, 0),
+        SandboxReport("x", 1, (RunningContainer("x", 1, 1),)),
+    ):
+        encode(answer)
+    LineCutter("stdout").feed(b"x\n", 0)
 
 
 def main() -> None:
