@@ -22,7 +22,9 @@ T = typing.TypeVar("T")
 
 
 def encode(value: object, *, camel: bool = False) -> Json:
-    """The JSON shape of a dataclass (without fields that equal None, (), {}) or of a plain value.
+    """The JSON shape of a dataclass or of a plain value.
+
+    Left out are fields that equal None, (), {} or their default, which therefore never changes.
 
     camel: write field names as the OCI specifications do (noNewPrivileges), not as Python does.
     """
@@ -38,9 +40,9 @@ def encode(value: object, *, camel: bool = False) -> Json:
         return {key: encode(item, camel=camel) for key, item in value.items()}
     result: dict[str, object] = {}
     cls: type = type(value)
-    for attribute, key in _keys(cls, camel):
+    for attribute, key, default in _keys(cls, camel):
         item = getattr(value, attribute)
-        if item is not None and item not in ((), {}):
+        if item != default and item is not None and item not in ((), {}):
             result[key] = encode(item, camel=camel)
     return result
 
@@ -52,8 +54,12 @@ def decode(cls: type[T], data: Json, *, path: str = "", camel: bool = False) -> 
 
 
 @functools.cache
-def _keys(cls: type, camel: bool) -> tuple[tuple[str, str], ...]:  # noqa: FBT001 - a cache key
-    return tuple((field.name, _key(field, camel=camel)) for field in dataclasses.fields(cls))
+def _keys(cls: type, camel: bool) -> tuple[tuple[str, str, object], ...]:  # noqa: FBT001 - cached
+    """(attribute, JSON key, the value that goes without saying); nothing does in config.json."""
+    return tuple(
+        (field.name, _key(field, camel=camel), dataclasses.MISSING if camel else field.default)
+        for field in dataclasses.fields(cls)
+    )
 
 
 def _key(field: dataclasses.Field[object], *, camel: bool) -> str:
