@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e import images
-from e2e.kubelet import Kubelet
+from e2e.images import DOCKER, Entry, Image, Layer, directory, symlink
+from e2e.kubelet import Kubelet, Pod
 from e2e.node import REGISTRY, Node, leaks, started
 
 HERE = Path(__file__).parent
@@ -27,18 +29,84 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
-def push_images(node: Node) -> None:
+def push_images(registry: images.Registry) -> None:
     """The images that the tests speak of."""
-    registry = images.Registry(REGISTRY)
-    plain = images.Image([images.busybox()], {"Cmd": ["sh"]})
-    plain.push(registry, "library/busybox", "1.35")
+    base = images.busybox()
+    Image([base], {"Cmd": ["sh"]}).push(registry, "library/busybox", "1.35")
+    Image([base], {"Cmd": ["sh"], "User": "alice"}).push(registry, "tests/user", "1")
+    entry = {
+        "Entrypoint": ["/bin/echo", "entry"],
+        "Cmd": ["default"],
+        "Env": ["PATH=/bin", "FROM_IMAGE=yes", "BOTH=image"],
+        "WorkingDir": "/var/log",
+        "StopSignal": "SIGUSR1",
+    }
+    Image([base], entry).push(registry, "tests/entry", "1")
+    Image([base], {"Cmd": ["sh", "-c", "exit 3"]}, DOCKER).push(registry, "tests/docker", "1")
+    Image([base], {"Labels": {"kind": "index"}}).push_index(registry, "tests/index", "1")
+    Image(layers(), {"Cmd": ["sh"]}).push(registry, "tests/layers", "1")
+    Image([base, Layer.of(broken())]).push(registry, "tests/broken", "1")
+    Image([base, Layer.of(traps())]).push(registry, "tests/traps", "1")
+
+
+def layers() -> list[Layer]:
+    """Four layers in three compressions; the upper ones delete and replace what is beneath."""
+    return [
+        images.busybox(),
+        Layer.of(
+            [
+                directory("data"),
+                Entry("data/deleted", b"1"),
+                Entry("data/kept", b"2"),
+                directory("data/hidden"),
+                Entry("data/hidden/a", b"3"),
+                directory("swap"),
+                Entry("swap/inner", b"4"),
+            ],
+            compression="zstd",
+        ),
+        Layer.of(
+            [
+                Entry("data/.wh.deleted"),
+                directory("data/hidden"),
+                Entry("data/hidden/.wh..wh..opq"),
+                Entry("data/hidden/b", b"5"),
+                Entry(".wh.swap"),
+            ],
+            compression="none",
+        ),
+        Layer.of([Entry("swap", b"a file now")]),
+    ]
+
+
+def broken() -> list[Entry]:
+    """Commands that can't be run, each for another reason."""
+    return [
+        Entry("bin/no-interpreter", b"#!/no/such/shell\n", 0o755),
+        Entry("bin/crlf", b"#!/bin/sh\r\necho\r\n", 0o755),
+        Entry("bin/not-executable", b"#!/bin/sh\n", 0o644),
+        Entry("bin/garbage", b"\x00\x01\x02", 0o755),
+    ]
+
+
+def traps() -> list[Entry]:
+    """What an image would bring that wants to reach the node's files."""
+    return [
+        Entry("etc/passwd", kind=tarfile.SYMTYPE, target="/../../../../etc/shadow"),
+        symlink("etc/resolv.conf", "/../../../../tmp/podwright-trap"),
+        symlink("etc/hosts", "../../../../../../tmp/podwright-trap"),
+        symlink("etc/hostname", "/proc/1/root/tmp/podwright-trap"),
+        symlink("data", "/../../../../var/tmp"),
+        symlink("work", "/proc/1/cwd"),
+        symlink("dev", "/tmp"),
+    ]
 
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
     """A node with a registry and a daemon; nothing may be left on it when all pods are gone."""
     with started() as node:
-        node.inside(lambda: push_images(node))
+        node.inside(lambda: push_images(images.Registry(REGISTRY)))
         before = node.inventory()
         yield node
         assert leaks(before, node.inventory()) == []
@@ -56,3 +124,9 @@ def kubelet(node: Node, busybox: str) -> Iterator[Kubelet]:
     kubelet = Kubelet(node, busybox)
     yield kubelet
     kubelet.clean()
+
+
+@pytest.fixture
+def pod(kubelet: Kubelet) -> Pod:
+    """A plain pod."""
+    return kubelet.pod()

@@ -1,0 +1,115 @@
+"""What a container may use, and what happens when it wants more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cri.api import api_pb2 as api
+from e2e.kubelet import Container, Kubelet, Pod, refused
+from e2e.test_container import security
+
+MIB = 1 << 20
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+EAT = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo survived"
+
+
+def resources(**fields: object) -> api.LinuxContainerConfig:
+    made = api.LinuxContainerResources(**fields)  # type: ignore[arg-type]  # by name
+    return api.LinuxContainerConfig(resources=made)
+
+
+def control(container: Container, controller: str, v1: str, v2: str) -> str:
+    """The content of a control file of the container's cgroup, read on the node."""
+    for line in container.shell("cat /proc/self/cgroup").splitlines():
+        assert line
+    parent = container.kubelet.node.cgroup
+    top = Path("/sys/fs/cgroup") if UNIFIED else Path("/sys/fs/cgroup", controller)
+    (found,) = [path for path in (top / parent.lstrip("/")).rglob(container.id) if path.is_dir()]
+    return (found / (v2 if UNIFIED else v1)).read_text().strip()
+
+
+def test_limits_are_what_was_asked_for(pod: Pod) -> None:
+    container = pod.container(
+        linux=resources(
+            memory_limit_in_bytes=64 * MIB, cpu_period=50_000, cpu_quota=25_000, cpu_shares=512,
+            cpuset_cpus="0",
+        )
+    ).start()  # fmt: skip
+    memory = control(container, "memory", "memory.limit_in_bytes", "memory.max")
+    assert memory == str(64 * MIB)
+    if UNIFIED:
+        assert control(container, "cpu", "", "cpu.max") == "25000 50000"
+    else:
+        assert control(container, "cpu", "cpu.cfs_quota_us", "") == "25000"
+        assert control(container, "cpu", "cpu.cfs_period_us", "") == "50000"
+        assert control(container, "cpu", "cpu.shares", "") == "512"
+    assert control(container, "cpuset", "cpuset.cpus", "cpuset.cpus") == "0"
+    assert "Cpus_allowed_list:\t0" in container.shell("cat /proc/self/status")
+    status = container.status().resources.linux
+    assert (status.memory_limit_in_bytes, status.cpu_quota) == (64 * MIB, 25_000)
+
+
+def test_who_takes_too_much_memory_is_killed_and_it_is_said(pod: Pod) -> None:
+    container = pod.container(
+        ["sh", "-c", EAT], linux=resources(memory_limit_in_bytes=32 * MIB)
+    ).start()
+    status = container.wait()
+    assert (status.exit_code, status.reason) == (137, "OOMKilled")
+    assert container.log() == []
+
+
+def test_a_child_that_is_killed_for_memory_does_not_end_its_parent(pod: Pod) -> None:
+    script = f'sh -c "{EAT.replace("$", chr(92) + "$")}"; echo code $?'
+    container = pod.container(
+        ["sh", "-c", script], linux=resources(memory_limit_in_bytes=32 * MIB)
+    ).start()
+    assert container.wait().exit_code == 0
+    assert container.log()[-1] == "code 137"
+
+
+def test_a_score_says_who_is_killed_first(pod: Pod) -> None:
+    assert pod.run("cat /proc/self/oom_score_adj", linux=resources(oom_score_adj=777)) == ["777"]
+
+
+def test_a_limit_that_can_not_be_names_itself(pod: Pod) -> None:
+    config = pod.container_config(["true"], linux=resources(cpuset_cpus="4095"))
+    error = refused(lambda: pod.create(config).start())
+    assert "cpuset" in error.message
+    assert "4095" in error.message
+
+
+def test_only_the_devices_of_every_container_can_be_opened(pod: Pod) -> None:
+    linux = security()
+    linux.security_context.capabilities.add_capabilities.append("MKNOD")
+    said = pod.run(
+        "mknod /dev/kmsg2 c 1 11 && cat /dev/kmsg2 2>&1; mknod /dev/n c 1 3 && echo > /dev/n && echo ok",
+        linux=linux,
+    )
+    assert "not permitted" in said[0]
+    assert said[-1] == "ok"
+
+
+def test_a_privileged_container_has_the_nodes_devices(kubelet: Kubelet) -> None:
+    config = kubelet.config()
+    config.linux.security_context.privileged = True
+    pod = kubelet.pod(config)
+    said = pod.run(
+        "test -e /dev/kmsg && echo kmsg; grep CapEff /proc/self/status;"
+        " mount -t tmpfs x /tmp && echo mounted; grep -c Seccomp:.0 /proc/self/status",
+        linux=security(privileged=True),
+    )
+    assert said[0] == "kmsg"
+    assert said[2:] == ["mounted", "1"]
+
+
+def test_resource_limits_of_processes_are_the_nodes(pod: Pod) -> None:
+    soft = pod.run("ulimit -n")[0]
+    assert int(soft) >= 1024
+
+
+@pytest.mark.skipif(UNIFIED, reason="names files of cgroup v1")
+def test_hugepages_and_unified_entries_for_another_version_are_told(pod: Pod) -> None:
+    config = pod.container_config(["true"], linux=resources(unified={"memory.high": "100"}))
+    assert "unified" in refused(lambda: pod.create(config).start()).message
