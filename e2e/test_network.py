@@ -79,7 +79,7 @@ def test_a_host_port_leads_into_the_pod(kubelet: Kubelet, node: Node, family: in
     server(pod)
     route = json.loads(node.run("ip", "-j", "address", "show", "podwright0").stdout)
     own = [entry["local"] for entry in route[0]["addr_info"] if entry["scope"] == "global"]
-    mine = [a for a in own if (":" in a) == bool(family)][0]
+    mine = next(a for a in own if (":" in a) == bool(family))
     assert get(node, mine, 18080 + family) == "page of the pod\n"
     assert get(node, "127.0.0.1", 18080 + family) == "page of the pod\n"
     other = kubelet.pod()
@@ -95,7 +95,7 @@ def test_a_host_port_of_one_address_is_not_open_at_another(kubelet: Kubelet, nod
     assert get(node, "127.0.0.1", 18090) == "page of the pod\n"
     bridge = json.loads(node.run("ip", "-j", "address", "show", "podwright0").stdout)
     address = next(e["local"] for e in bridge[0]["addr_info"] if e["family"] == "inet")
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         get(node, address, 18090)
 
 
