@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,14 +39,11 @@ INTERFACE = "eth0"
 _LOG = logging.getLogger(__name__)
 _SANDBOX_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
-Passed = Callable[[str], None]
-
 
 class Timeline:
-    """Where the time of one attach goes. `passed` is told of each step before it is taken."""
+    """Where the time of one attach goes."""
 
-    def __init__(self, passed: Passed) -> None:
-        self._passed = passed
+    def __init__(self) -> None:
         self._stages: list[Stage] = []
         self._name = ""
         self._start = 0
@@ -54,7 +51,6 @@ class Timeline:
     def enter(self, name: str) -> None:
         """Ends the step under way and begins the next."""
         self.finish()
-        self._passed(name)
         self._name, self._start = name, time.monotonic_ns()
 
     def finish(self) -> tuple[Stage, ...]:
@@ -66,15 +62,11 @@ class Timeline:
 
 
 class Attachments:
-    """The network's state in the kernel and on disk. All calls come from one thread.
+    """The network's state in the kernel and on disk. All calls come from one thread."""
 
-    passed: called with the name of each step before it is taken; tests crash there.
-    """
-
-    def __init__(self, settings: NetworkSettings, passed: Passed = lambda _name: None) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         self._settings = settings
         self._networks = settings.networks()
-        self._passed = passed
         self.journal = Journal(settings.state_dir / "net" / "attachments")
         self._leases = host_local.Leases(self._lease_directory(settings.bridge), self._networks)
         self._bridge: bridge.Bridge | None = None
@@ -112,7 +104,7 @@ class Attachments:
             self._check(request)
             if self._bridge is None:
                 self.prepare()
-            timeline = Timeline(self._passed)
+            timeline = Timeline()
             timeline.enter("lease addresses")
             record = self._record_of(request, self._lease(request.sandbox_id))
             try:
@@ -132,21 +124,15 @@ class Attachments:
         record = self.journal.get(sandbox_id)
         if record is None:
             return False
-        self._passed("begin to detach")
         with suppress(OSError):  # a full disk must not keep anything alive
             self.journal.put(replace(record, phase=Phase.DELETING))
         addresses = _addresses(record.ips)
         forwards = portmap.forwards(record.ports, addresses)
         try:
-            self._passed("close host ports")
             portmap.delete(self._netfilter, record.bridge, forwards)
-            self._passed("forget connections")
             portmap.forget_after(self._netfilter, forwards)
-            self._passed("doom the veth pair")
             bridge.delete(self._route, record.host_interface)
-            self._passed("release addresses")
             self._leases_of(record.bridge).delete(sandbox_id, addresses)
-            self._passed("remove the record")
             self.journal.remove(sandbox_id)
         except OSError as error:
             what = f"detaching pod {record.pod()} from {record.bridge}"
@@ -310,11 +296,8 @@ class Attachments:
         return True
 
     def _drop_orphaned_leases(self) -> None:
-        known = self.journal.ids()
-        for address, owner in self._leases.owners().items():
-            if owner not in known:
-                _LOG.warning("address %s was leased to %r, which is not attached", address, owner)
-                self._leases.delete(owner, (address,))
+        for address, owner in self._leases.collect(self.journal.ids()).items():
+            _LOG.warning("address %s was leased to %r, which is not attached", address, owner)
 
     def _leases_of(self, network: str) -> host_local.Leases:
         """Those of a network that an earlier configuration named can still be released."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
 from network import status
-from network.attachments import Attachments, Passed
+from network.attachments import Attachments
 from network.config import NetworkSettings
 from network.errors import NetworkFault, NetworkNotReady
 from network.journal import Phase
@@ -35,10 +35,8 @@ class PodNetwork:
     Cancelling a call does not stop what has begun in the kernel: after a cancelled attach, detach.
     """
 
-    def __init__(self, settings: NetworkSettings, *, passed: Passed = lambda _name: None) -> None:
-        """passed: told of each step before it is taken; tests crash there."""
+    def __init__(self, settings: NetworkSettings) -> None:
         self._settings = settings
-        self._passed = passed
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "podwright-network")
         self._attachments: Attachments | None = None
         self._status = status.failed("the network is being started")
@@ -53,7 +51,7 @@ class PodNetwork:
         A node that is not fit for the network is no error here: status() says why, and every
         status() and attach() tries again. Raises OSError if not even the state can be read.
         """
-        attachments = await self._run(Attachments, self._settings, self._passed)
+        attachments = await self._run(Attachments, self._settings)
         self._attachments = attachments
         await self._run(attachments.journal.load)
         await self._run(self._check)

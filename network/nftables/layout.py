@@ -25,6 +25,8 @@ pod does not grow with the number of pods. As nft prints it, for IPv4:
   set says for which connections that holds: those of ours, not those of a Service.
 * route_localnet, which 127.0.0.1:PORT needs, would also let pods send to the node's loopback:
   `guard` drops that before anything else sees it.
+* IPv6 has no route_localnet: what is sent to [::1]:PORT can't leave the node. It is not translated
+  (`ip6 daddr != ::1` in output), so that it is refused at once rather than lost.
 """  # noqa: E501 - rules as nft prints them
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ _DNATED = 1 << 5  # IPS_DST_NAT
 _INTERFACE_NAME_BYTES = 16
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
+_LOOPBACK6 = ipaddress.ip_network("::1/128")
 _MULTICAST = {4: ipaddress.ip_network("224.0.0.0/4"), 6: ipaddress.ip_network("ff00::/8")}
 _SOURCE_OFFSET = {4: 12, 6: 8}
 _DESTINATION_OFFSET = {4: 16, 6: 24}
@@ -93,7 +96,7 @@ def replace_table(bridge: str, network: Network, *, masquerade: bool) -> list[Re
         add_set(table, "forwards", (address, *port)),
         add_chain(table, "dispatch"),
         *_dispatch(table, network.version),
-        *_entrances(table),
+        *_entrances(table, network.version),
         *_postrouting(table, network, masquerade=masquerade),
         *(_guard(table, bridge) if network.version == 4 else ()),
     ]
@@ -138,20 +141,19 @@ def _dispatch(table: Table, version: int) -> list[Request]:
     ]
 
 
-def _entrances(table: Table) -> list[Request]:
-    requests = []
-    for name, hook in (("prerouting", Hook.PREROUTING), ("output", Hook.OUTPUT)):
-        requests += [
-            add_base_chain(table, name, "nat", hook, _DESTINATION_NAT),
-            add_rule(
-                table,
-                name,
-                ex.fib_destination_type(ex.FIRST),
-                ex.equal(ex.FIRST, ex.host32(_LOCAL)),
-                ex.goto("dispatch"),
-            ),
-        ]
-    return requests
+def _entrances(table: Table, version: int) -> list[Request]:
+    local = (
+        ex.fib_destination_type(ex.FIRST),
+        ex.equal(ex.FIRST, ex.host32(_LOCAL)),
+        ex.goto("dispatch"),
+    )
+    own = local if version == 4 else (*_not_to(_LOOPBACK6), *local)
+    return [
+        add_base_chain(table, "prerouting", "nat", Hook.PREROUTING, _DESTINATION_NAT),
+        add_rule(table, "prerouting", *local),
+        add_base_chain(table, "output", "nat", Hook.OUTPUT, _DESTINATION_NAT),
+        add_rule(table, "output", *own),
+    ]
 
 
 def _postrouting(table: Table, network: Network, *, masquerade: bool) -> list[Request]:

@@ -211,6 +211,9 @@ def _prepare_sysctls(name: str, networks: tuple[Network, ...]) -> None:
                 )
             _set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0")
             _set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")  # pods must not configure the node
+            # The node asks for a pod's MAC from the bridge's link-local address, and can't while
+            # that is being probed for duplicates: two seconds of silence for the first pod.
+            _set_sysctl(f"ipv6/conf/{name}/accept_dad", "0")
             _forward_ipv6(name)
 
 

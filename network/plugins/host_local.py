@@ -20,7 +20,7 @@ import fcntl
 import ipaddress
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from network.config import Address, Network, gateway_of
@@ -29,6 +29,7 @@ from network.errors import AddressesExhausted
 QUARANTINE = 5.0
 
 _FILE_MODE = 0o600
+_DRAFT = ".draft"
 
 
 class Leases:
@@ -62,6 +63,15 @@ class Leases:
                 os.unlink(self._path(address))
                 self._released[address] = time.monotonic()
 
+    def collect(self, known: Collection[str]) -> dict[Address, str]:
+        """Ends leases of owners that are not `known`; answers what they had."""
+        orphans = {address: owner for address, owner in self.owners().items() if owner not in known}
+        for address, owner in orphans.items():
+            self.delete(owner, (address,))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._directory / _DRAFT)
+        return orphans
+
     def owners(self) -> Mapping[Address, str]:
         """Who has which address, by what the files say; "" where one says nothing."""
         return {address: self._owner(address) or "" for address in self._taken()}
@@ -88,7 +98,7 @@ class Leases:
 
     def _draft(self, content: str) -> str:
         """A complete lease that needs only its name."""
-        draft = f"{self._directory}/.draft"
+        draft = f"{self._directory}/{_DRAFT}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)  # left by a crash, it may be a second name of somebody's lease
         _write(draft, content, os.O_EXCL)

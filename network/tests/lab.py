@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from network.config import NetworkSettings
+from network.netlink.linkwatch import Linkwatch
 from network.pod_network import PodNetwork
 from network.result import Attach, PortMapping, Result
 
@@ -78,6 +79,14 @@ def ip(command: str) -> list[dict[str, Any]]:
     return json.loads(output) if output.strip() else []
 
 
+def sysctl(name: str, value: int | None = None) -> int:
+    """A setting of this node's network (`ipv6/conf/all/forwarding`), after changing it."""
+    path = Path("/proc/sys/net") / name
+    if value is not None:
+        path.write_text(str(value))
+    return int(path.read_text())
+
+
 def nft_elements() -> set[str]:
     """What is in our sets and maps, as `table set key`."""
     found = set()
@@ -86,6 +95,15 @@ def nft_elements() -> set[str]:
         for element in holder.get("elem", []) if holder else []:
             found.add(f"{holder['family']} {holder['name']} {json.dumps(element)}")
     return found
+
+
+def leftovers(lab: Lab) -> list[str]:
+    """Whatever of pods is still there: interfaces, leases, records, host ports."""
+    found = [link["ifname"] for link in ip("link show") if link["ifname"].startswith("pw0")]
+    for directory, _, names in os.walk(lab.state):
+        keep = (".0", ".1", "lock")
+        found += [f"{directory}/{name}" for name in names if not name.endswith(keep)]
+    return found + sorted(nft_elements())
 
 
 class Guest:
@@ -175,12 +193,15 @@ class Lab:
         """A machine beside the node: 192.0.2.2 and 2001:db8::2; the node is .1 and ::1 there."""
         guest = self.guest()
         ip(f"link add wire0 type veth peer name eth0 netns {guest.process.pid}")
+        sysctl("ipv6/conf/wire0/accept_dad", 0)  # its link-local address works, as on an old node
         ip("link set wire0 up")
         ip("addr add 192.0.2.1/24 dev wire0")
         ip("addr add 2001:db8::1/64 dev wire0 nodad")
         guest.run("ip link set lo up; ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0;")
         guest.run("ip addr add 2001:db8::2/64 dev eth0 nodad")
-        run("ethtool", "wire0")  # asks for the link state, and so waits for it
+        watch = Linkwatch()
+        watch.sync("wire0")
+        watch.close()
         return guest
 
     async def pod(self, number: int, *ports: PortMapping) -> tuple[Guest, Result]:
