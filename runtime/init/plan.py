@@ -141,6 +141,8 @@ def process(
     wanted = spec.process
     if not args:
         raise InvalidSpec("process.args", "empty: neither the image nor the pod names a command")
+    if not args[0]:
+        raise InvalidSpec("process.args[0]", "the command is empty")
     for index, argument in enumerate(args):
         _text(argument, f"process.args[{index}]")
     if not wanted.cwd.startswith("/"):

@@ -14,15 +14,16 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 from runtime import codec
 from runtime.init import channel, launch, plan, sandbox
 from runtime.init.cgroups import CgroupLayout
+from runtime.init.values import ContainerPlan, Identity
 from runtime.linux import mount
 from runtime.linux.namespace import Clone, unshare
 from runtime.linux.process import Prctl, prctl
 from runtime.spec import Rootfs, Spec
-
 
 NO_LAYERS = Rootfs()
 
@@ -73,13 +74,13 @@ def main() -> None:
     json.dump(dataclasses.asdict(report), sys.stdout)
 
 
-def _plan(request: Request) -> plan.ContainerPlan:
+def _plan(request: Request) -> ContainerPlan:
     with open("/proc/self/mountinfo", encoding="utf-8") as mountinfo:
         layout = CgroupLayout.parse(mountinfo)
     made = plan.container(
         request.spec, request.rootfs, seccomp_program=request.seccomp, cgroups=layout
     )
-    return codec.decode(plan.ContainerPlan, json.loads(json.dumps(codec.encode(made))))
+    return codec.decode(ContainerPlan, json.loads(json.dumps(codec.encode(made))))
 
 
 def _run(request: Request, pod: int) -> Report:
@@ -119,7 +120,7 @@ def _run(request: Request, pod: int) -> Report:
 
 def _exec(
     request: Request,
-    container: plan.ContainerPlan,
+    container: ContainerPlan,
     child: launch.Child,
     args: tuple[str, ...],
     first: Report,
@@ -127,7 +128,7 @@ def _exec(
     report = Report()
     process = dataclasses.replace(container.process, args=args, terminal=request.exec_terminal)
     uid, gid, groups, home = first.identity
-    who = plan.Identity(uid, gid, tuple(groups), home)  # type: ignore[arg-type]  # from JSON
+    who = Identity(uid, gid, tuple(groups), home)  # type: ignore[arg-type]  # from JSON
     out = os.pipe()
     pid_ns = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY)
     started = launch.process(
@@ -193,7 +194,7 @@ def _bench(request: Request, pod: int) -> Report:
     gc.freeze()
     report = Report()
     ready_plan = _plan(request)
-    stages: dict[str, list[int]] = {}
+    stages: dict[str, list[int]] = {}  # name: durations, ns
     null = os.open("/dev/null", os.O_RDWR)
     for number in range(request.rounds):
         upper, work = (f"{request.rootfs.upper}-{number}{kind}" for kind in ("u", "w"))
@@ -222,11 +223,11 @@ def _bench(request: Request, pod: int) -> Report:
             continue
         report.micros.append((done - before) / 1000)
         stages.setdefault("fork (monitor)", []).append(forked - before)
-        first, last = one.stages[0], one.stages[-1]
-        stages.setdefault("fork (until init runs)", []).append(first[1] - before)  # type: ignore[index]
-        for name, _, duration in one.stages:  # type: ignore[misc]
+        ran = cast(list[channel.Stage], one.stages)
+        stages.setdefault("fork (until init runs)", []).append(ran[0][1] - before)
+        for name, _, duration in ran:
             stages.setdefault(name, []).append(duration)
-        stages.setdefault("exec (and seccomp, ready)", []).append(done - last[1] - last[2])  # type: ignore[index]
+        stages.setdefault("ready, seccomp, exec", []).append(done - ran[-1][1] - ran[-1][2])
     report.stages = [
         (name, sorted(times)[len(times) // 2] / 1000) for name, times in stages.items()
     ]
