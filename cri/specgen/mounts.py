@@ -41,6 +41,8 @@ def mounts(subject: Subject) -> tuple[Mount, ...]:
     wanted = [_requested(mount, index) for index, mount in enumerate(subject.config.mounts)]
     taken = {mount.destination for mount in wanted}
     wanted += [mount for mount in _pod_files(subject) if mount.destination not in taken]
+    if subject.config.tty and "/dev" in taken and PTS.destination not in taken:
+        wanted.append(PTS)  # the node's /dev, say, but a terminal of its own
     wanted.sort(key=lambda mount: mount.destination.count("/"))
     usual = (
         mount

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runtime.spec import Device, DeviceRule, Seccomp
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cri.api import api_pb2 as api
     from image.manifest import ImageConfig
-    from runtime.spec import Device, DeviceRule, Seccomp
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,386 @@
+"""What CRI asks becomes the right spec; what can't be is refused, with the field's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import ParseDict
+
+from cri.api import api_pb2 as api
+from cri.errors import CriFault, InvalidRequest, NotImplementedYet
+from cri.specgen import container, mounts, namespaces, process, resources, security
+from cri.specgen.subject import Facts, Subject
+from image.manifest import ImageConfig, Platform
+from runtime import codec
+from runtime.init import plan
+from runtime.init.capabilities import NAMES
+from runtime.seccomp.profile import default_profile
+from runtime.spec import Capabilities, Memory, Rootfs, Seccomp, Spec
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.name.removesuffix(".cri.json") for path in GOLDEN.glob("*.cri.json"))
+Context = api.LinuxContainerSecurityContext
+Options = api.NamespaceOption
+
+
+def image(**fields: object) -> ImageConfig:
+    """An image's configuration from JSON: entrypoint, cmd, env, user, working_dir."""
+    lists = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
+    return ImageConfig(Platform(architecture="amd64"), (), **lists)  # type: ignore[arg-type]
+
+
+def subject(
+    config: api.ContainerConfig,
+    sandbox: api.PodSandboxConfig | None = None,
+    facts: Facts | None = None,
+    of_image: ImageConfig | None = None,
+) -> Subject:
+    pod = sandbox or api.PodSandboxConfig()
+    return Subject(
+        container_id="c1",
+        config=config,
+        sandbox=pod,
+        image=of_image or image(cmd=["sh"]),
+        hostname=pod.hostname or "node-1",
+        files=Path("/run/podwright/monitors/s1"),
+        cgroup_parent=pod.linux.cgroup_parent or "/podwright/s1",
+        facts=facts or Facts(),
+    )
+
+
+def secured(**fields: object) -> api.ContainerConfig:
+    """A container with this security context."""
+    made = api.ContainerConfig()
+    made.linux.security_context.CopyFrom(Context(**fields))  # type: ignore[arg-type]
+    return made
+
+
+def shape(spec: Spec) -> dict[str, object]:
+    """A spec's JSON, with the default seccomp profile by its name."""
+    made = codec.encode(spec, camel=True)
+    assert isinstance(made, dict)
+    linux = made["linux"]
+    assert isinstance(linux, dict)
+    if spec.linux.seccomp is default_profile(spec.process.capabilities.bounding):
+        linux["seccomp"] = "RuntimeDefault"
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_request_becomes_the_spec_that_was_looked_at(
+    case: str, pytestconfig: pytest.Config
+) -> None:
+    given = json.loads((GOLDEN / f"{case}.cri.json").read_text())
+    spec = container.spec(
+        subject(
+            ParseDict(given["container"], api.ContainerConfig()),
+            ParseDict(given["sandbox"], api.PodSandboxConfig()),
+            codec.decode(Facts, given["facts"], camel=True),
+            image(**given["image"]),
+        )
+    )
+    path = GOLDEN / f"{case}.spec.json"
+    if pytestconfig.getoption("--update-golden"):
+        path.write_text(json.dumps(shape(spec), indent=2) + "\n")
+    assert json.loads(path.read_text()) == json.loads(json.dumps(shape(spec)))
+    plan.container(spec, Rootfs(("/lower",), "/upper", "/work"))  # the runtime can take it
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "expected"),
+    [
+        ([], [], ("/entry", "cmd")),
+        ([], ["a"], ("/entry", "a")),
+        (["/c"], [], ("/c",)),
+        (["/c"], ["a"], ("/c", "a")),
+    ],
+)
+def test_command_replaces_the_entrypoint_and_drops_the_images_arguments(
+    command: list[str], args: list[str], expected: tuple[str, ...]
+) -> None:
+    config = api.ContainerConfig(command=command, args=args)
+    assert process.args(config, image(entrypoint=["/entry"], cmd=["cmd"])) == expected
+
+
+def test_without_any_command_there_is_no_container() -> None:
+    with pytest.raises(InvalidRequest, match=r"config\.command: empty"):
+        process.args(api.ContainerConfig(), image())
+
+
+def test_an_image_s_working_directory_counts_from_the_root() -> None:
+    assert process.cwd(api.ContainerConfig(), image(working_dir="app/")) == "/app"
+    assert process.cwd(api.ContainerConfig(), image()) == "/"
+    assert process.cwd(api.ContainerConfig(working_dir="/x"), image(working_dir="/y")) == "/x"
+
+
+def test_who_runs_it_is_the_request_s_then_the_image_s_then_root() -> None:
+    named = image(user="www:web")
+    assert process.user(Context(), image()).user == "0"
+    assert process.user(Context(), named).user == "www:web"
+    asked = Context(run_as_user=api.Int64Value(value=7))
+    assert process.user(asked, named).user == "7"
+    asked.run_as_username = "joe"
+    asked.run_as_group.value = 0
+    lookup = process.user(asked, named)
+    assert (lookup.user, lookup.group, lookup.merge) == ("joe", 0, True)
+
+
+def test_a_group_without_a_user_is_an_error_even_if_the_image_has_one() -> None:
+    asked = Context(run_as_group=api.Int64Value(value=7))
+    with pytest.raises(InvalidRequest, match="user group 7 is specified without user"):
+        process.user(asked, image(user="joe"))
+
+
+def test_a_terminal_gets_a_type_that_the_image_may_know_better() -> None:
+    plain = api.ContainerConfig(tty=True)
+    assert "TERM=xterm" in process.env(subject(plain))
+    assert "TERM=vt100" in process.env(subject(plain, of_image=image(env=["TERM=vt100"])))
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "expected"),
+    [
+        ([], ["ALL"], set()),
+        (["ALL"], ["CHOWN"], set(NAMES) - {"CAP_CHOWN"}),
+        (["net_admin"], ["ALL"], {"CAP_NET_ADMIN"}),
+        (
+            ["CAP_SYS_TIME"],
+            ["CAP_KILL"],
+            security.DEFAULT_CAPABILITIES - {"CAP_KILL"} | {"CAP_SYS_TIME"},
+        ),
+        (["KILL"], ["KILL"], security.DEFAULT_CAPABILITIES - {"CAP_KILL"}),
+    ],
+)
+def test_capabilities_are_added_and_dropped_by_name_after_all(
+    add: list[str], drop: list[str], expected: set[str]
+) -> None:
+    context = Context(capabilities=api.Capability(add_capabilities=add, drop_capabilities=drop))
+    result = security.capabilities(context)
+    assert set(result.bounding) == expected
+    assert result == Capabilities(result.bounding, result.bounding, result.bounding)
+
+
+def test_ambient_capabilities_are_only_what_the_container_has() -> None:
+    asked = api.Capability(add_ambient_capabilities=["NET_BIND_SERVICE", "SYS_ADMIN"])
+    result = security.capabilities(Context(capabilities=asked))
+    assert result.ambient == result.inheritable == ("CAP_NET_BIND_SERVICE",)
+
+
+def test_a_misspelt_capability_is_told_of_with_the_right_one() -> None:
+    asked = api.Capability(drop_capabilities=["NETADMIN"])
+    with pytest.raises(
+        InvalidRequest, match=r"drop_capabilities: .*'NETADMIN': did you mean NET_ADMIN"
+    ):
+        security.capabilities(Context(capabilities=asked))
+
+
+def test_a_privileged_container_needs_a_privileged_sandbox() -> None:
+    with pytest.raises(InvalidRequest, match="no privileged container is allowed"):
+        container.spec(subject(secured(privileged=True)))
+
+
+def test_empty_lists_hide_nothing_but_no_context_hides_the_usual() -> None:
+    assert security.masked_paths(subject(secured())) == ()
+    assert security.readonly_paths(subject(secured())) == ()
+    assert security.masked_paths(subject(api.ContainerConfig())) == security.MASKED_PATHS
+    assert security.readonly_paths(subject(api.ContainerConfig())) == security.READONLY_PATHS
+
+
+Profile = api.SecurityProfile
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (Context(), security.UNCONFINED),
+        (Context(seccomp=Profile(profile_type=Profile.Unconfined)), security.UNCONFINED),
+        (Context(seccomp=Profile()), security.DEFAULT),
+        (Context(seccomp=Profile(), privileged=True), security.UNCONFINED),
+        (Context(seccomp_profile_path="runtime/default"), security.DEFAULT),
+        (
+            Context(seccomp_profile_path="localhost//p.json"),
+            security.SeccompChoice("localhost", "/p.json"),
+        ),
+        (
+            Context(seccomp=Profile(profile_type=Profile.Localhost, localhost_ref="/p.json")),
+            security.SeccompChoice("localhost", "/p.json"),
+        ),
+    ],
+)
+def test_the_seccomp_filter_is_the_one_that_was_asked_for(
+    context: Context, expected: security.SeccompChoice
+) -> None:
+    assert security.seccomp_choice(context) == expected
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        Context(seccomp=Profile(localhost_ref="/p.json")),
+        Context(seccomp=Profile(profile_type=Profile.Localhost, localhost_ref="p.json")),
+        Context(seccomp_profile_path="p.json"),
+    ],
+)
+def test_a_seccomp_request_that_contradicts_itself_is_refused(context: Context) -> None:
+    with pytest.raises(InvalidRequest, match="seccomp"):
+        security.seccomp_choice(context)
+
+
+def test_a_profile_from_a_file_wins_over_the_built_in_one() -> None:
+    loaded = Seccomp("SCMP_ACT_ALLOW")
+    asked = subject(secured(seccomp=Profile()), facts=Facts(seccomp=loaded))
+    assert container.spec(asked).linux.seccomp is loaded
+
+
+def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> None:
+    wanted = [("/a/b/c", "/1"), ("/proc", "/2"), ("/a", "/3"), ("etc/hosts", "/4"), ("/a/b", "/5")]
+    config = api.ContainerConfig(
+        mounts=[api.Mount(container_path=there, host_path=here) for there, here in wanted]
+    )
+    made = mounts.mounts(subject(config))
+    ours = [mount.destination for mount in made if mount.source[1:].isdigit()]
+    assert ours == ["/proc", "/a", "/etc/hosts", "/a/b", "/a/b/c"]
+    everything = [mount.destination for mount in made]
+    assert len(everything) == len(set(everything))
+    assert {"/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/sys/fs/cgroup"} <= set(everything)
+
+
+@pytest.mark.parametrize(
+    ("mount", "problem"),
+    [
+        (api.Mount(host_path="/x"), r"mounts\[0\]\.container_path"),
+        (
+            api.Mount(container_path="/x", host_path="y"),
+            r"mounts\[0\]\.host_path: 'y' is not absolute",
+        ),
+        (
+            api.Mount(container_path="/x", host_path="/y", recursive_read_only=True),
+            "set readonly as well",
+        ),
+        (
+            api.Mount(
+                container_path="/x",
+                host_path="/y",
+                readonly=True,
+                recursive_read_only=True,
+                propagation=api.PROPAGATION_BIDIRECTIONAL,
+            ),
+            "needs PROPAGATION_PRIVATE, not PROPAGATION_BIDIRECTIONAL",
+        ),
+        (
+            api.Mount(container_path="/x", host_path="/y", mount_options=["exec"]),
+            "'exec' is none of",
+        ),
+        (api.Mount(container_path="/x", image=api.ImageSpec(image="i")), "images as volumes"),
+        (
+            api.Mount(container_path="/x", host_path="/y", uidMappings=[api.IDMapping(length=1)]),
+            "idmapped mounts",
+        ),
+    ],
+)
+def test_a_mount_that_can_t_be_is_refused(mount: api.Mount, problem: str) -> None:
+    with pytest.raises(CriFault, match=problem):
+        mounts.mounts(subject(api.ContainerConfig(mounts=[mount])))
+
+
+def pod_with(**options: object) -> api.PodSandboxConfig:
+    made = api.PodSandboxConfig()
+    made.linux.security_context.namespace_options.CopyFrom(Options(**options))  # type: ignore[arg-type]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pod", "options", "kind"),
+    [
+        (api.POD, Options(pid=api.POD), "pod"),
+        (api.POD, Options(pid=api.CONTAINER), "own"),
+        (api.POD, Options(pid=api.NODE), "node"),
+        (api.NODE, Options(pid=api.POD), "node"),
+        (api.CONTAINER, None, "own"),
+        (api.POD, Options(pid=api.TARGET, target_id="x"), "target"),
+    ],
+)
+def test_whose_processes_a_container_sees(pod: int, options: Options | None, kind: str) -> None:
+    config = secured(namespace_options=options) if options else api.ContainerConfig()
+    assert namespaces.pid(config, pod_with(pid=pod)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("pod", "options", "problem"),
+    [
+        (pod_with(pid=api.CONTAINER), Options(pid=api.POD), "sandbox was made with pid CONTAINER"),
+        (pod_with(), Options(pid=api.TARGET), "target_id: empty"),
+        (pod_with(), Options(network=api.NODE), "network: NODE, but the sandbox has"),
+        (pod_with(), Options(ipc=api.NODE), "ipc: NODE, but the sandbox has"),
+        (
+            pod_with(),
+            Options(userns_options=api.UserNamespace(mode=api.CONTAINER)),
+            "only POD and NODE",
+        ),
+    ],
+)
+def test_namespaces_that_contradict_the_pod_are_refused(
+    pod: api.PodSandboxConfig, options: Options, problem: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
+        namespaces.namespaces(subject(secured(namespace_options=options), pod))
+
+
+def test_user_namespaces_are_not_there_yet_and_it_says_so() -> None:
+    asked = Options(userns_options=api.UserNamespace(mode=api.POD))
+    with pytest.raises(NotImplementedYet, match="hostUsers: false"):
+        namespaces.refuse_user_namespace(asked, "x")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        api.ContainerConfig(CDI_devices=[api.CDIDevice(name="vendor.com/gpu=0")]),
+        api.ContainerConfig(annotations={"cdi.k8s.io/x": "vendor.com/gpu=0"}),
+        secured(apparmor=Profile()),
+        secured(apparmor_profile="localhost/p"),
+    ],
+)
+def test_what_can_t_be_given_is_not_missing_silently(config: api.ContainerConfig) -> None:
+    with pytest.raises(NotImplementedYet):
+        security.refuse_unsupported(config)
+
+
+def limited(**fields: object) -> api.ContainerConfig:
+    made = api.ContainerConfig()
+    made.linux.resources.CopyFrom(api.LinuxContainerResources(**fields))  # type: ignore[arg-type]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("limit", "swap", "expected"),
+    [
+        (0, 0, None),
+        (100, 0, Memory(limit=100, swap=100)),
+        (100, 150, Memory(limit=100, swap=150)),
+        (100, -1, Memory(limit=100, swap=-1)),
+    ],
+)
+def test_without_a_word_on_swap_there_is_none(
+    limit: int, swap: int, expected: Memory | None
+) -> None:
+    config = limited(memory_limit_in_bytes=limit, memory_swap_limit_in_bytes=swap)
+    assert resources.resources(subject(config)).memory == expected
+
+
+def test_a_swap_limit_below_the_memory_limit_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="memory_swap_limit_in_bytes: 50 is below"):
+        resources.resources(
+            subject(limited(memory_limit_in_bytes=100, memory_swap_limit_in_bytes=50))
+        )
+
+
+def test_the_oom_score_is_always_set_and_never_below_what_we_may() -> None:
+    assert process.oom_score(api.ContainerConfig(), -1000) == 0
+    assert process.oom_score(limited(oom_score_adj=-998), -500) == -500
+    with pytest.raises(InvalidRequest, match="1001 is not between"):
+        process.oom_score(limited(oom_score_adj=1001), -1000)
