@@ -1,7 +1,8 @@
 """The record of images and layers: SQLite on disk, dictionaries in memory.
 
-Readers look at the dictionaries and never wait. A change is committed first, in a thread of its own
-and durably (WAL, synchronous=FULL), and shown in memory after. What has a row exists on disk, whole.
+Readers look at the dictionaries and never wait. A change is committed first, durably (WAL,
+synchronous=FULL) and in a thread of its own, and shown in memory after. What has a row exists on
+disk, whole.
 """
 
 from __future__ import annotations
@@ -104,20 +105,49 @@ class Catalog:
 
     async def add_layer(self, record: LayerRecord) -> None:
         """Record a layer whose directory is in place. Raises StorageFull."""
-        await self._run(lambda: self._insert_layer(record))
-        self.layers[record.id] = record
-        self.by_key[record.key] = record
+        await self._run(lambda: self._insert_layer(record), lambda: self._show(record))
 
     async def add_image(self, record: ImageRecord) -> None:
         """Record an image, or its further names; its layers are no longer pending.
 
-        A name that another image had moves to this one.
+        A name that another image had moves to this one. Raises StorageFull.
         """
         old = self.images.get(record.id)
-        if old is not None:
-            names = dict(old.names) | dict(record.names)
-            record = replace(record, names=tuple(names.items()))
-        await self._run(lambda: self._insert_image(record))
+        names = dict(old.names if old else ()) | dict(record.names)
+        merged = replace(record, names=tuple(names.items()))
+        await self._run(lambda: self._insert_image(merged), lambda: self._show_image(merged))
+
+    async def remove_image(self, image_id: str) -> None:
+        """Forget an image and its names. From this very call on readers don't see it."""
+        record = self.images.pop(image_id)
+        for name, _ in record.names:
+            self.by_name.pop(name, None)
+        await self._run(
+            lambda: self._delete("DELETE FROM image WHERE id = ?", [image_id]),
+            failed=lambda: self._show_image(record),
+        )
+
+    async def remove_layers(self, ids: Collection[str]) -> None:
+        """Forget layers which no image has. From this very call on nobody finds them."""
+        records = [self.layers.pop(layer_id) for layer_id in ids]
+        for record in records:
+            del self.by_key[record.key]
+        await self._run(
+            lambda: self._delete("DELETE FROM layer WHERE id = ?", ids),
+            failed=lambda: self._show(*records),
+        )
+
+    def abandon(self, ids: Iterable[str]) -> None:
+        """Layers are not pending any more; for the next collection, which follows at once."""
+        known = (self.layers[layer_id] for layer_id in ids if layer_id in self.layers)
+        self._show(*(replace(layer, pending=False) for layer in known))
+
+    def _show(self, *records: LayerRecord) -> None:
+        for record in records:
+            self.layers[record.id] = record
+            self.by_key[record.key] = record
+
+    def _show_image(self, record: ImageRecord) -> None:
         for name, _ in record.names:
             owner = self.by_name.get(name)
             if owner is not None and owner != record.id:
@@ -129,39 +159,26 @@ class Catalog:
         for layer_id in record.layers:
             self._show(replace(self.layers[layer_id], pending=False))
 
-    async def remove_image(self, image_id: str) -> ImageRecord:
-        """Forget an image and its names. From this very call on readers don't see it."""
-        record = self.images.pop(image_id)
-        for name, _ in record.names:
-            self.by_name.pop(name, None)
-        try:
-            await self._run(lambda: self._delete("image", [image_id]))
-        except BaseException:
-            self.images[image_id] = record
-            self.by_name.update((name, image_id) for name, _ in record.names)
-            raise
-        return record
+    async def _run(
+        self,
+        work: Callable[[], T],
+        done: Callable[[], object] = lambda: None,
+        failed: Callable[[], object] = lambda: None,
+    ) -> T:
+        """Do `work` in the database's thread, then `done` or `failed` here.
 
-    async def remove_layers(self, ids: Collection[str]) -> None:
-        """Forget layers which no image has. From this very call on nobody finds them."""
-        records = [self.layers.pop(layer_id) for layer_id in ids]
-        for record in records:
-            del self.by_key[record.key]
-        try:
-            await self._run(lambda: self._delete("layer", ids))
-        except BaseException:
-            for record in records:
-                self._show(record)
-            raise
+        Both happen even if the caller is cancelled meanwhile: memory follows the disk.
+        """
 
-    def _show(self, record: LayerRecord) -> None:
-        self.layers[record.id] = record
-        self.by_key[record.key] = record
+        def follow(future: asyncio.Future[T]) -> None:
+            if future.exception() is None:
+                done()
+            else:
+                failed()
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        """Do it in the database's thread, even if the caller is cancelled meanwhile."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        future.add_done_callback(follow)
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._thread, work)
             return await asyncio.shield(future)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
@@ -200,8 +217,16 @@ class Catalog:
         with self._database:
             self._database.execute(
                 "INSERT INTO layer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (record.id, record.key, record.size, record.inodes, record.opaque, *root)
-                + (record.created_at, record.pending),
+                (
+                    record.id,
+                    record.key,
+                    record.size,
+                    record.inodes,
+                    record.opaque,
+                    *root,
+                    record.created_at,
+                    record.pending,
+                ),
             )
 
     def _insert_image(self, record: ImageRecord) -> None:
@@ -221,10 +246,7 @@ class Catalog:
                     "INSERT OR REPLACE INTO name VALUES (?, ?, ?)", (name, record.id, str(target))
                 )
 
-    def _delete(self, table: str, ids: Iterable[str]) -> None:
-        statement = {"image": "DELETE FROM image WHERE id = ?"}.get(
-            table, "DELETE FROM layer WHERE id = ?"
-        )
+    def _delete(self, statement: str, ids: Iterable[str]) -> None:
         with self._database:
             self._database.executemany(statement, [(item,) for item in ids])
 

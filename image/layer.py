@@ -81,7 +81,7 @@ def _gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise LayerMalformed("the gzip data is cut short")
 
 
-def _inflate(member: isal_zlib._Decompress, data: bytes) -> Iterator[bytes]:
+def _inflate(member: isal_zlib.Decompress, data: bytes) -> Iterator[bytes]:
     """What `data` adds to a member, in bounded pieces."""
     piece = b"first"
     while piece and not member.eof:

@@ -55,7 +55,6 @@ class Snapshots:
 
     def load(self) -> list[Path]:
         """Read the records; the directories that have none: to be removed."""
-        self._containers.mkdir(exist_ok=True, mode=0o711)
         broken = []
         for path in self._containers.iterdir():
             ids = _record(path)
@@ -89,7 +88,7 @@ class Snapshots:
         return self._overlay(container_id)
 
     def _make(self, path: Path, ids: Sequence[str], root: tuple[int, int, int] | None) -> None:
-        path.mkdir(mode=0o711)
+        path.mkdir(mode=0o700)
         (path / "layers").write_text("".join(f"{item}\n" for item in ids), "ascii")
         (path / "work").mkdir(mode=0o700)
         upper = path / "upper"

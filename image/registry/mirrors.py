@@ -1,4 +1,4 @@
-"""Which endpoints serve a registry's names, in which order: containerd's hosts.toml, as it reads it.
+"""Which endpoints serve a registry's names, and in which order: containerd's hosts.toml.
 
 https://github.com/containerd/containerd/blob/main/docs/hosts.md
 """

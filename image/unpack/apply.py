@@ -61,8 +61,8 @@ class Attributes:
 class Result:
     """What a layer directory holds, and what `settle` has to do once the layers below are known.
 
-    size: disk use in bytes; root: what the archive says of "./", if anything; opaque: nothing below this
-    layer shows through; implicit: directories that the archive does not describe, parents first;
+    size: disk use in bytes; root: what the archive says of "./", if anything; opaque: nothing below
+    this layer shows through; implicit: directories that the archive does not describe, in order;
     links: (path, target) of hard links whose target is not in this layer.
     """
 
@@ -273,7 +273,7 @@ class _Unpacker:
         self._make(parent, name, link)
 
     def _whiteout(self, entry: Entry, parent: bytes, name: bytes) -> None:
-        """They hide what is in lower layers, never in this one: image-spec layer.md, "Whiteouts"."""
+        """They hide what lower layers have, not what this one has (image-spec layer.md)."""
         if name == _OPAQUE_MARK:
             real, at = self.tree.directory(parent)
             if real:

@@ -10,13 +10,19 @@ from image.errors import LayerMalformed
 class Stream:
     """Reading past the end raises LayerMalformed, unless said otherwise."""
 
-    __slots__ = ("_chunk", "_chunks", "_end", "_position")
+    __slots__ = ("_before", "_chunk", "_chunks", "_end", "_position")
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._chunk = b""
         self._position = 0
         self._end = 0
+        self._before = 0  # bytes of the chunks before this one
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the stream have been read."""
+        return self._before + self._position
 
     def take(self, size: int, *, at_end_too: bool = False) -> bytes:
         """Exactly `size` bytes. at_end_too: b"" if the stream ends right here."""
@@ -56,6 +62,7 @@ class Stream:
     def _refill(self) -> bool:
         for chunk in self._chunks:
             if chunk:
+                self._before += self._end
                 self._chunk, self._position, self._end = chunk, 0, len(chunk)
                 return True
         return False

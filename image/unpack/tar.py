@@ -73,6 +73,11 @@ class Archive:
         self._left = 0  # stored bytes of the present member that nobody has read yet
         self._padding = 0  # zeros behind them, up to a whole block
 
+    @property
+    def offset(self) -> int:
+        """Where in the stream the next byte is; right after an entry, its contents."""
+        return self._stream.offset
+
     def __iter__(self) -> Iterator[Entry]:
         extended: dict[bytes, bytes] = {}
         while header := self._header():

@@ -1,0 +1,373 @@
+"""The facade of the package: all that others need of images.
+
+    root/images.db  content/{blobs,ingest}  layers/<id>/  tmp/  containers/<id>/{layers,upper,work}
+
+Reading (list, find, usage, snapshot) looks at memory and never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from image import collect, directory
+from image.catalog import Catalog, ImageRecord
+from image.content import Content
+from image.digest import Digest
+from image.errors import ImageFault, ImageNotFound
+from image.manifest import (
+    CONFIG_LIMIT,
+    MANIFEST_LIMIT,
+    ImageConfig,
+    Manifest,
+    node_platform,
+    parse,
+    parse_config,
+)
+from image.pull import Images, LayerProgress, Layers, PullProgress
+from image.pull.layers import visible
+from image.pull.trash import Trash
+from image.reference import Reference
+from image.registry.credentials import Credentials
+from image.settings import ImageSettings, RegistrySettings, UnpackLimits
+from image.snapshot import Overlay, Snapshots
+from image.view import FilesystemUsage, Image, Usage, View
+from image.worker.pool import Pool, finished
+
+__all__ = [
+    "Credentials",
+    "FilesystemUsage",
+    "Image",
+    "ImageSettings",
+    "ImageStore",
+    "LayerProgress",
+    "Overlay",
+    "PullProgress",
+    "RegistrySettings",
+    "UnpackLimits",
+    "Usage",
+]
+
+_EMPTY: Final = "0"  # the layer of images that have none: overlayfs wants one at least
+_LOCK: Final = "workers.lock"
+_ORPHANS: Final = 10.0  # seconds that the workers of a killed daemon get to be gone
+_log: Final = logging.getLogger(__name__)
+
+
+class ImageStore:
+    """Images, their layers and the containers' snapshots under one root."""
+
+    def __init__(self, root: Path, settings: ImageSettings, catalog: Catalog) -> None:
+        self._root = root
+        self._settings = settings
+        self._catalog = catalog
+        self._content = Content(root / "content")
+        self._trash = Trash(root / "tmp")
+        self._snapshots = Snapshots(root / "layers", root / "containers")
+        self._view = View(catalog, settings.pinned)
+        self._pool = Pool(
+            settings.parallel_layers or min(max(os.cpu_count() or 1, 2), 4),
+            root / "tmp" / _LOCK,
+            patience=settings.progress_timeout,
+            idle_seconds=settings.idle_seconds,
+        )
+        layers_dir = root / "layers"
+        self._layers = Layers(layers_dir, catalog, self._pool, self._trash, settings.limits)
+        self._images = Images(
+            catalog, self._content, self._layers, self._pool, node_platform(), settings
+        )
+        self._blobs = (0, 0)  # bytes and number
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def open(cls, root: Path, settings: ImageSettings) -> ImageStore:
+        """The store under `root`, made if it is new, cleaned of what a kill left.
+
+        Raises ImageFault when workers of another daemon are still at work there, or the catalog
+        is damaged or newer; OSError.
+        """
+        await asyncio.to_thread(_clean, root)
+        catalog = await Catalog.open(root / "images.db")
+        store = cls(root, settings, catalog)
+        try:
+            await store._recover()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def _recover(self) -> None:
+        """Bring directories and records together: what has no record goes, and the other way."""
+        for path in await asyncio.to_thread(self._snapshots.load):
+            self._throw_away(path)
+        catalog = self._catalog
+        present = set(await asyncio.to_thread(os.listdir, self._root / "layers"))
+        for name in present - catalog.layers.keys() - {_EMPTY}:
+            self._throw_away(self._root / "layers" / name)
+        lost = catalog.layers.keys() - present
+        for record in list(catalog.images.values()):
+            config = None if lost & set(record.layers) else await self._read(record)
+            if config is None:
+                _log.warning("image %s is incomplete on disk and is dropped", record.id)
+                await catalog.remove_image(record.id)
+            else:
+                self._view.show(record, config)
+        await catalog.remove_layers(lost)
+        await self._collect()
+
+    async def _read(self, record: ImageRecord) -> ImageConfig | None:
+        """The config of an image, if its documents are there and are what they should be."""
+
+        def read() -> ImageConfig:
+            self._content.read(record.manifest, MANIFEST_LIMIT)
+            data = self._content.read(Digest.parse(record.id), CONFIG_LIMIT)
+            return parse_config(data, f"image {record.id}")
+
+        try:
+            return await asyncio.to_thread(read)
+        except (OSError, ValueError, ImageFault) as error:
+            _log.warning("image %s: %s", record.id, error)
+            return None
+
+    # --- images -----------------------------------------------------------------------------------
+
+    async def pull(
+        self,
+        reference: str,
+        credentials: Credentials | None = None,
+        *,
+        progress: Callable[[PullProgress], None] | None = None,
+    ) -> Image:
+        """Bring an image here, or see that it is; always asks the registry.
+
+        progress: called in the event loop, about ten times a second for each layer.
+        Raises ReferenceMalformed, the faults of registries, DigestMismatch, UnsupportedImage,
+        LayerMalformed, StorageFull, PullCancelled, WorkerLost.
+        """
+        parsed = Reference.parse(reference)
+        try:
+            image_id = await self._images.pull(parsed, credentials or Credentials(), progress)
+            return await self._shown(image_id)
+        finally:
+            await finished(self._collect())
+
+    async def import_archive(self, path: Path, *, name: str | None = None) -> tuple[Image, ...]:
+        """The images of an OCI layout (directory or archive) or of what `docker save` wrote.
+
+        name: what to call the image, instead of what the archive calls it.
+        Raises ArchiveMalformed, ReferenceMalformed and what `pull` raises of layers; OSError.
+        """
+        if name:
+            Reference.parse(name)
+        try:
+            ids = await self._images.load(path, self._root / "tmp", name or "")
+            return tuple([await self._shown(image_id) for image_id in ids])
+        finally:
+            await finished(self._collect())
+
+    async def _shown(self, image_id: str) -> Image:
+        """An image that the catalog has got; others may have lost a name to it."""
+        record = self._catalog.images.get(image_id)
+        if record is None:
+            raise ImageNotFound(image_id)  # removed again in this very moment
+        if image_id not in self._view.images:
+            config = await self._read(record)
+            if config is None:
+                raise ImageFault(f"image {image_id} can't be read back from {self._root}")
+            self._view.show(record, config)
+        self._view.refresh()
+        return self._view.images[image_id]
+
+    def list(self) -> tuple[Image, ...]:
+        """All images."""
+        return tuple(self._view.images.values())
+
+    def find(self, text: str) -> Image | None:
+        """The image which a tag, digest, name, id or unique beginning of an id means."""
+        return self._view.find(text)
+
+    async def read_config(self, image_id: str) -> bytes:
+        """An image's config document, as its maker wrote it. Raises ImageNotFound."""
+        try:
+            digest = Digest.parse(image_id)
+            return await asyncio.to_thread(self._content.read, digest, CONFIG_LIMIT)
+        except (OSError, ValueError) as error:
+            raise ImageNotFound(image_id) from error
+
+    async def remove(self, text: str) -> None:
+        """Forget the image that `text` means, with all its names; unknown: nothing to do.
+
+        Layers that containers use stay until those have gone.
+        """
+        image = self.find(text)
+        if image is None:
+            return
+        del self._view.images[image.id]
+        try:
+            await finished(self._catalog.remove_image(image.id))
+        except ImageFault:
+            self._view.images[image.id] = image
+            raise
+        await finished(self._collect())
+
+    def pulls(self) -> tuple[PullProgress, ...]:
+        """Those under way, imports too."""
+        return tuple(tracker.value() for tracker in self._images.under_way)
+
+    # --- snapshots --------------------------------------------------------------------------------
+
+    def prepare(self, image_id: str, container_id: str) -> Overlay:
+        """A container's own writable layer over an image; the same again for the same container.
+
+        A few system calls. Raises ImageNotFound, StorageFull.
+        """
+        record = self._catalog.images.get(image_id)
+        if record is None:
+            raise ImageNotFound(image_id)
+        ids = visible(record.layers, self._catalog)
+        roots = (self._catalog.layers[item].root for item in ids)
+        root = next((attributes for attributes in roots if attributes is not None), None)
+        return self._snapshots.prepare(container_id, ids or [_EMPTY], root)
+
+    def snapshot(self, container_id: str) -> Overlay | None:
+        """What `prepare` answered for this container."""
+        return self._snapshots.find(container_id)
+
+    async def discard(self, container_id: str) -> None:
+        """Remove a container's writable layer; unknown: nothing to do.
+
+        Its name is free at once; its files go in the background.
+        """
+        path = self._trash.name()
+        if self._snapshots.drop(container_id, path):
+            self._trash.remove_later(path)
+            await finished(self._collect_layers())
+
+    async def collect(self, live_containers: Collection[str]) -> None:
+        """Remove snapshots of containers that are not among `live_containers`, and all garbage."""
+        for container_id in set(self._snapshots.used) - set(live_containers):
+            path = self._trash.name()
+            if self._snapshots.drop(container_id, path):
+                self._trash.remove_later(path)
+        await finished(self._collect())
+
+    # --- garbage ----------------------------------------------------------------------------------
+
+    async def _collect(self) -> None:
+        """Remove layers and blobs that nothing reaches."""
+        await self._collect_layers()
+        async with self._images.sweeping:
+            if not self._images.under_way:
+                records = tuple(self._catalog.images.values())
+                self._blobs = await asyncio.to_thread(self._sweep_blobs, records)
+
+    async def _collect_layers(self) -> None:
+        catalog = self._catalog
+        since = time.time_ns() - int(self._settings.interrupted_seconds * 1e9)
+        used = [*self._snapshots.used.values(), *self._layers.leases]
+        ids = collect.layers(catalog.layers.values(), catalog.images.values(), used, since)
+        if ids:
+            await catalog.remove_layers(ids)
+            for layer_id in ids:
+                self._throw_away(self._root / "layers" / layer_id)
+        if self._timer is None and any(layer.pending for layer in catalog.layers.values()):
+            loop = asyncio.get_running_loop()
+            delay = self._settings.interrupted_seconds + 1
+            self._timer = loop.call_later(delay, self._collect_later)
+
+    def _collect_later(self) -> None:
+        """Layers of an interrupted pull have waited long enough for its next try."""
+        self._timer = None
+        self._trash.spawn(self._collect())
+
+    def _sweep_blobs(self, records: Collection[ImageRecord]) -> tuple[int, int]:
+        """Bytes and number of the blobs that stay."""
+        stored = {digest: status.st_size for digest, status in self._content.scan()}
+        for digest in collect.blobs(stored, map(self._reached, records)):
+            self._content.remove(digest)
+            del stored[digest]
+        return sum(stored.values()), len(stored)
+
+    def _reached(self, record: ImageRecord) -> set[Digest]:
+        """The blobs of an image: its documents, and its layers' if those are kept."""
+        reached = {
+            record.manifest,
+            Digest.parse(record.id),
+            *(target for _, target in record.names),
+        }
+        if self._settings.keep_blobs:
+            manifest = parse(self._content.read(record.manifest, MANIFEST_LIMIT), "", record.id)
+            assert isinstance(manifest, Manifest)
+            reached.update(layer.digest for layer in manifest.layers)
+        return reached
+
+    def _throw_away(self, path: Path) -> None:
+        target = self._trash.name()
+        path.rename(target)
+        self._trash.remove_later(target)
+
+    # --- the store as a whole ---------------------------------------------------------------------
+
+    def usage(self) -> Usage:
+        """What is on disk, as counted when it was written."""
+        layers = self._catalog.layers.values()
+        size, count = self._blobs
+        containers = len(self._snapshots.used)
+        return Usage(
+            timestamp=time.time_ns(),
+            images=FilesystemUsage(
+                str(self._root / "layers"),
+                sum(layer.size for layer in layers) + size,
+                sum(layer.inodes for layer in layers) + count,
+            ),
+            containers=FilesystemUsage(
+                str(self._root / "containers"), 3 * 4096 * containers, 4 * containers
+            ),
+        )
+
+    async def close(self) -> None:
+        """End the workers and wait for removals. Pulls are their callers' to cancel before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._pool.close()
+        await self._trash.close()
+        await self._catalog.close()
+
+
+def _clean(root: Path) -> None:
+    """Make the directories; wait for orphaned workers to be gone, and remove what they left."""
+    for name in ("content", "layers", "tmp", "containers"):
+        (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(root / "tmp" / _LOCK):
+        for path in (root / "tmp").iterdir():
+            if path.name != _LOCK:
+                directory.remove_tree(path)
+        Content(root / "content").create()
+    (root / "layers" / _EMPTY).mkdir(mode=0o755, exist_ok=True)
+
+
+@contextmanager
+def _alone(lock_file: Path) -> Iterator[None]:
+    """While no worker process lives: each holds a shared lock on this file to its end."""
+    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _ORPHANS
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    text = "is locked: another podwright uses this root, or a worker hangs"
+                    raise ImageFault(f"{lock_file} {text}") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)

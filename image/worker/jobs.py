@@ -1,0 +1,184 @@
+"""What a worker does, a job a function. Blocking; errors are those of `image.errors`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from image import directory, layer
+from image.content import Content, Ingest
+from image.digest import Digest, Verifier
+from image.errors import ImageFault, LayerMalformed, UnsupportedImage
+from image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, Manifest, choose, parse
+from image.reference import Reference
+from image.registry.client import Client
+from image.registry.transport import Transport
+from image.settings import RegistrySettings
+from image.unpack import Result, settle, unpack
+from image.unpack.apply import Counters
+from image.worker.messages import (
+    Answer,
+    Job,
+    Remote,
+    Resolve,
+    Resolved,
+    Settle,
+    Settled,
+    Source,
+    Unpack,
+    Unpacked,
+)
+
+_FILE_CHUNK: Final = 1 << 20
+_NESTING: Final = 4  # indexes inside of indexes
+
+
+@dataclass(slots=True)
+class Connections:
+    """Kept open between the jobs of a worker."""
+
+    _transports: dict[RegistrySettings, Transport] = field(default_factory=dict)
+
+    def client(self, remote: Remote) -> Client:
+        """A client of a repository, with what it was authorized with before."""
+        settings = remote.settings
+        transport = self._transports.setdefault(settings, Transport(settings))
+        reference = Reference.parse(remote.reference)
+        client = Client(reference, remote.credentials, settings, transport, time.sleep)
+        client.authorize(remote.authorizations)
+        return client
+
+
+def run(job: Job, connections: Connections, counters: Counters) -> Answer:
+    """Do it. Raises ImageFault, OSError."""
+    match job:
+        case Resolve():
+            return resolve(job, connections.client(job.remote))
+        case Unpack():
+            return Unpacked(_unpack(job, connections, counters))
+        case Settle():
+            lowers = [Path(lower) for lower in job.lowers]
+            settle(Path(job.target), job.result, lowers, job.depth)
+            directory.sync_file_system(Path(job.target))
+            return Settled()
+
+
+# --- resolve --------------------------------------------------------------------------------------
+
+
+def resolve(job: Resolve, client: Client) -> Resolved:
+    """Follow a reference to the manifest for our platform; keep all documents on the way."""
+    content = Content(Path(job.content))
+    found = client.resolve(lambda digest: digest in content)
+    target, digest, media_type = found.digest, found.digest, found.media_type
+    data = found.data
+    for _ in range(_NESTING):
+        what = f"{client.reference.name}@{digest}"
+        data = _document(client, content, digest, data)
+        document = parse(data, media_type, what)
+        if isinstance(document, Manifest):
+            _keep_config(client, content, document)
+            return Resolved(target, digest, client.authorizations)
+        chosen = choose(document, job.platform, what)
+        digest, media_type, data = chosen.digest, chosen.media_type, None
+    raise UnsupportedImage(f"{client.reference}: more than {_NESTING} indexes in each other")
+
+
+def _document(client: Client, content: Content, digest: Digest, data: bytes | None) -> bytes:
+    """A manifest's bytes: those given, the ones we have, or the registry's; stored."""
+    if data is None:
+        try:
+            return content.read(digest, MANIFEST_LIMIT)
+        except (FileNotFoundError, ImageFault):
+            data = client.manifest(digest).data or b""
+    content.put(data, digest, f"{client.reference.name}@{digest}")
+    return data
+
+
+def _keep_config(client: Client, content: Content, manifest: Manifest) -> None:
+    config = manifest.config
+    what = f"{client.reference.name}, config {config.digest}"
+    if config.size > CONFIG_LIMIT:
+        raise UnsupportedImage(f"{what}: {config.size} bytes; {CONFIG_LIMIT} are allowed")
+    if config.digest in content:
+        return
+    verifier = Verifier(what, config.digest, config.size)
+    with content.ingest(verifier) as blob:
+        for chunk in layer.hashed(client.blob(config.digest, config.size), verifier):
+            blob.write(chunk)
+        blob.commit()
+
+
+# --- unpack ---------------------------------------------------------------------------------------
+
+
+def _unpack(job: Unpack, connections: Connections, counters: Counters) -> Result:
+    """Fetch, hash, decompress, hash, unpack: each byte passes once.
+
+    Fetching and the first hash happen in a thread of their own, ahead of the rest.
+    """
+    target = Path(job.target)
+    target.mkdir(mode=0o755)
+    diff = Verifier(f"{job.what} unpacked", job.diff_id)
+    with ExitStack() as stack:
+        verifier, blob = _blob(job, stack)
+        fetched = layer.ahead(_counted(_chunks(job, connections), counters, verifier, blob))
+        stack.enter_context(closing(fetched))
+        tar = layer.hashed(layer.decompressed(fetched), diff)
+        try:
+            result = unpack(tar, target, job.limits, counters)
+        except LayerMalformed as error:
+            for _ in fetched:  # are these the bytes that were asked for? If not, that is the error
+                pass
+            raise LayerMalformed(f"{job.what}: {error}") from error
+        for _ in fetched:  # a decompressor may leave what is behind the last frame
+            pass
+        if blob is not None:
+            blob.commit()
+    if not (result.implicit or result.links):
+        directory.sync_file_system(target)
+    return result
+
+
+def _blob(job: Unpack, stack: ExitStack) -> tuple[Verifier | None, Ingest | None]:
+    if job.digest is None:
+        return None, None
+    verifier = Verifier(job.what, job.digest, job.size)
+    if not job.content:
+        return verifier, None
+    return verifier, stack.enter_context(Content(Path(job.content)).ingest(verifier))
+
+
+def _counted(
+    chunks: Iterable[bytes], counters: Counters, verifier: Verifier | None, blob: Ingest | None
+) -> Iterator[bytes]:
+    for chunk in chunks:
+        if verifier is not None:
+            verifier.update(chunk)
+        if blob is not None:
+            blob.write(chunk)
+        counters.fetched += len(chunk)
+        yield chunk
+    if verifier is not None:
+        verifier.verify()
+
+
+def _chunks(job: Unpack, connections: Connections) -> Iterator[bytes]:
+    if job.source is not None:
+        return _file(job.source)
+    if job.remote is None or job.digest is None:
+        raise ImageFault(f"{job.what}: neither a file nor a registry to take it from")
+    return connections.client(job.remote).blob(job.digest, job.size)
+
+
+def _file(source: Source) -> Iterator[bytes]:
+    with Path(source.path).open("rb", buffering=0) as file:
+        file.seek(source.offset)
+        left = source.size
+        while left and (chunk := file.read(min(left, _FILE_CHUNK))):
+            left -= len(chunk)
+            yield chunk
