@@ -28,7 +28,7 @@ from image.worker.messages import Progress, Remote, Settle, Settled, Source, Unp
 from image.worker.pool import Pool, expect, finished
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
     """A layer of an image. what: its name in messages; digest: of its blob, None: not known.
 

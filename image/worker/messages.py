@@ -51,7 +51,7 @@ class Remote:
     reference: str
     credentials: Credentials
     settings: RegistrySettings
-    authorizations: Mapping[str, str] = field(default_factory=dict)
+    authorizations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
