@@ -247,7 +247,7 @@ class Node:
             "interfaces": set(self._interfaces()),
             "nftables": self._rules(),
             "cgroups": set(self._cgroups()),
-            "processes": set(self.processes().values()),
+            "processes": {p for p in self.processes().values() if "image.worker" not in p},
             "namespaces": set(os.listdir(self.directory / "netns")),
             "files": set(self._files()),
         }
@@ -316,12 +316,16 @@ def _connects(family: socket.AddressFamily, address: str | tuple[str, int]) -> b
 
 
 @contextlib.contextmanager
-def started(*, registry: bool = True, daemon: bool = True) -> Iterator[Node]:
-    """A running node, closed at the end whatever happens."""
+def started(*, registry: bool = True, daemon: bool = True, disk_bytes: int = 0) -> Iterator[Node]:
+    """A running node, closed at the end whatever happens.
+
+    disk_bytes: put the daemon's root on a tmpfs of that size.
+    """
     directory = Path(tempfile.mkdtemp(prefix="pw", dir="/var/tmp"))  # a disk, and a short name
     for name in ("logs", "netns", "root", "state"):
         (directory / name).mkdir()
-    setup = "ip link set lo up; echo ready; exec cat >/dev/null"
+    disk = f"mount -t tmpfs -o size={disk_bytes} disk {directory}/root; " if disk_bytes else ""
+    setup = f"ip link set lo up; {disk}echo ready; exec cat >/dev/null"
     holder = subprocess.Popen(
         [tool("unshare"), "--net", "--mount", "--", "sh", "-euc", setup],
         stdin=subprocess.PIPE,

@@ -13,13 +13,6 @@ from cri.api import api_pb2 as api
 from e2e.kubelet import Kubelet, Pod, refused, until
 
 
-def namespaces(**options: api.NamespaceMode) -> api.LinuxPodSandboxConfig:
-    """A pod's namespaces: network, pid, ipc."""
-    made = api.LinuxPodSandboxConfig()
-    made.security_context.namespace_options.MergeFrom(api.NamespaceOption(**options))  # type: ignore[arg-type]  # by name
-    return made
-
-
 def test_a_pod_is_ready_with_an_address_and_everything_it_was_given(kubelet: Kubelet) -> None:
     before = time.time_ns()
     pod = kubelet.pod()
@@ -124,7 +117,7 @@ def test_a_container_is_pid_1_of_its_own_processes(pod: Pod) -> None:
 
 
 def test_a_pod_with_one_pid_namespace_shows_its_containers_to_each_other(kubelet: Kubelet) -> None:
-    pod = kubelet.pod(kubelet.config(linux=namespaces(pid=api.POD)))
+    pod = kubelet.pod(kubelet.config(pid=api.POD))
     pod.container(["sleep", "424242"]).start()
     seen = pod.run("echo $$; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
     assert seen[0] != "1"
@@ -132,7 +125,7 @@ def test_a_pod_with_one_pid_namespace_shows_its_containers_to_each_other(kubelet
 
 
 def test_orphans_of_a_shared_pid_namespace_are_reaped(kubelet: Kubelet) -> None:
-    pod = kubelet.pod(kubelet.config(linux=namespaces(pid=api.POD)))
+    pod = kubelet.pod(kubelet.config(pid=api.POD))
     pod.run("(sleep 0.05 &) ; exit 0")
     other = pod.container().start()
     zombies = "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l"
@@ -140,7 +133,7 @@ def test_orphans_of_a_shared_pid_namespace_are_reaped(kubelet: Kubelet) -> None:
 
 
 def test_a_container_on_the_nodes_pid_namespace_sees_the_node(kubelet: Kubelet) -> None:
-    pod = kubelet.pod(kubelet.config(linux=namespaces(pid=api.NODE)))
+    pod = kubelet.pod(kubelet.config(pid=api.NODE))
     assert "podwright" in pod.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")[0]
 
 
@@ -166,7 +159,8 @@ def test_a_target_that_does_not_run_is_refused(kubelet: Kubelet) -> None:
 
 
 def test_a_pod_on_the_nodes_network_has_no_address_of_its_own(kubelet: Kubelet) -> None:
-    config = kubelet.config(linux=namespaces(network=api.NODE))
+    config = kubelet.config()
+    config.linux.security_context.namespace_options.network = api.NODE
     config.hostname = ""
     pod = kubelet.pod(config)
     assert pod.status().network.ip == ""

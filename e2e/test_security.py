@@ -1,0 +1,202 @@
+"""Attacks through CRI: what a hostile image or container tries, and does not get."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.api import api_pb2 as api
+from e2e import images
+from e2e.images import Entry, Image, Layer, Registry, directory, hardlink, symlink
+from e2e.kubelet import Kubelet, Pod, attempt, refused
+from e2e.node import REGISTRY, Node
+from e2e.test_container import number, security
+
+TRAP = Path("/tmp/podwright-trap")
+
+
+@pytest.fixture
+def trap() -> Iterator[Path]:
+    """A file of the node that an image's links lead to."""
+    TRAP.write_text("untouched")
+    yield TRAP
+    assert TRAP.read_text() == "untouched"
+    TRAP.unlink()
+
+
+def test_links_in_an_image_lead_nowhere_on_the_node(
+    kubelet: Kubelet, pod: Pod, trap: Path, tmp_path: Path
+) -> None:
+    """resolv.conf, hosts, hostname, a volume's and the working directory's place are links."""
+    image = api.ImageSpec(image=kubelet.pull(f"{REGISTRY}/tests/traps:1"))
+    before = set(os.listdir("/var/tmp"))
+    container = pod.container(
+        ["sh", "-c", "touch /data/made; pwd; sleep 1000"],
+        image=image,
+        working_dir="/work",
+        mounts=[api.Mount(container_path="/data/inner", host_path=str(tmp_path))],
+    )
+    attempt(container.start)
+    assert set(os.listdir("/var/tmp")) - before == set()
+    assert trap.exists()
+
+
+def test_users_are_not_looked_up_in_the_nodes_files(kubelet: Kubelet, pod: Pod) -> None:
+    """The image's /etc/passwd is a link to the node's /etc/shadow: a line of it must not leak."""
+    image = api.ImageSpec(image=kubelet.pull(f"{REGISTRY}/tests/traps:1"))
+    container = pod.container(["true"], image=image, linux=security(run_as_username="root"))
+    error = refused(container.start)
+    assert "$" not in error.message.replace("$PATH", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("dotdot", [Entry("../../../../../../tmp/podwright-trap", b"owned")]),
+        ("absolute", [Entry("/tmp/podwright-trap", b"inside is fine")]),
+        ("link", [symlink("out", "/tmp"), Entry("out/podwright-trap", b"owned")]),
+        ("up", [symlink("out", "../../../../../../../tmp"), Entry("out/podwright-trap", b"owned")]),
+        ("hard", [hardlink("file", "../../../../../../../tmp/podwright-trap")]),
+        ("hard2", [symlink("out", "/tmp"), hardlink("file", "out/podwright-trap")]),
+        ("whiteout", [Entry("../../../../../../tmp/.wh.podwright-trap")]),
+        ("whiteout2", [symlink("out", "/tmp"), Entry("out/.wh.podwright-trap")]),
+        ("opaque", [symlink("out", "/tmp"), Entry("out/.wh..wh..opq")]),
+        ("device", [Entry("disk", kind=tarfile.BLKTYPE)]),
+    ],
+)
+def test_a_layer_can_not_leave_its_directory(
+    kubelet: Kubelet, node: Node, trap: Path, name: str, entries: list[Entry]
+) -> None:
+    image = Image([images.busybox(), Layer.of([directory("d"), *entries])], {"Labels": {"n": name}})
+    reference = node.inside(lambda: image.push(Registry(REGISTRY), f"attack/{name}", "1"))
+    attempt(lambda: kubelet.pull(reference))
+    assert trap.read_text() == "untouched"
+    assert trap.stat().st_nlink == 1
+
+
+def test_the_root_file_system_is_mounted_nowhere_on_the_node(node: Node, pod: Pod) -> None:
+    before = node.inventory()["mounts"]
+    pod.container().start()
+    assert node.inventory()["mounts"] - before == set()
+
+
+def test_a_container_sees_no_descriptor_of_ours(pod: Pod) -> None:
+    assert pod.run("ls /proc/self/fd | tr '\\n' ' '") == ["0 1 2 3 "]  # 3: the directory itself
+    container = pod.container().start()
+    assert container.shell("ls /proc/self/fd | tr '\\n' ' '") == "0 1 2 3"
+
+
+def test_a_container_sees_no_memory_nor_environment_of_ours(pod: Pod) -> None:
+    assert pod.run("tr '\\0' '\\n' < /proc/self/environ | grep -ci podwright || true") == ["0"]
+
+
+def test_the_rights_of_a_plain_container_are_few(pod: Pod) -> None:
+    status = pod.run("grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status")
+    values = dict(line.split(":\t") for line in status)
+    assert values["CapEff"] == values["CapBnd"]
+    assert int(values["CapEff"], 16) & 1 << 21 == 0, "no CAP_SYS_ADMIN"
+
+
+def test_dropping_all_leaves_nothing_even_to_set_uid_programs(pod: Pod) -> None:
+    linux = security(
+        run_as_user=number(1000),
+        no_new_privs=True,
+        capabilities=api.Capability(drop_capabilities=["ALL"]),
+    )
+    status = pod.run("grep ^Cap /proc/self/status | sort -u -k 2", linux=linux)
+    assert [line.split()[1] for line in status] == ["0000000000000000"]
+
+
+def runtime_default() -> api.LinuxContainerConfig:
+    profile = api.SecurityProfile(profile_type=api.SecurityProfile.RuntimeDefault)
+    return security(seccomp=profile)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "unshare -U true",
+        "unshare -m true",
+        "mount -t tmpfs x /tmp",
+        "mknod /tmp/sda b 8 0 && cat /tmp/sda",
+        "cat /proc/sys/kernel/panic > /proc/sys/kernel/panic",
+        "echo h > /proc/sysrq-trigger",
+        "dmesg",
+        "date -s @$(date +%s)",
+        "hostname other",
+        "cat /sys/kernel/uevent_helper > /sys/kernel/uevent_helper",
+    ],
+)
+def test_what_would_change_the_node_is_refused(pod: Pod, script: str) -> None:
+    linux = runtime_default()
+    linux.security_context.masked_paths.append("/proc/kcore")
+    linux.security_context.readonly_paths.extend(["/proc/sys", "/proc/sysrq-trigger"])
+    container = pod.container(["sh", "-c", script], linux=linux).start()
+    assert container.wait().exit_code != 0
+
+
+def test_masked_and_read_only_paths_are_and_an_empty_list_unmasks(pod: Pod) -> None:
+    linux = security(masked_paths=["/proc/version", "/sys/firmware"], readonly_paths=["/proc/irq"])
+    said = pod.run(
+        "wc -c < /proc/version; ls /sys/firmware | wc -l; touch /proc/irq/x 2>&1 || true",
+        linux=linux,
+    )
+    assert said[:2] == ["0", "0"]
+    assert "Read-only" in said[2]
+    assert pod.run("test $(wc -c < /proc/version) -gt 0 && echo bare") == ["bare"]
+
+
+def test_a_masked_path_that_is_a_link_masks_nothing_of_the_node(
+    kubelet: Kubelet, pod: Pod, node: Node, trap: Path
+) -> None:
+    image = Image(
+        [images.busybox(), Layer.of([symlink("mask", "/../../../../tmp/podwright-trap")])]
+    )
+    reference = node.inside(lambda: image.push(Registry(REGISTRY), "attack/mask", "1"))
+    spec = api.ImageSpec(image=kubelet.pull(reference))
+    container = pod.container(["true"], image=spec, linux=security(masked_paths=["/mask"]))
+    attempt(container.start)
+    assert trap.read_text() == "untouched"
+
+
+def test_a_proc_that_is_a_link_or_a_file_is_refused(kubelet: Kubelet, pod: Pod, node: Node) -> None:
+    """CVE-2019-16884 and its like: procfs mounted elsewhere leaves /proc forged."""
+    image = Image([images.busybox(), Layer.of([symlink("proc", "/tmp")])])
+    reference = node.inside(lambda: image.push(Registry(REGISTRY), "attack/proc", "1"))
+    container = pod.container(["true"], image=api.ImageSpec(image=kubelet.pull(reference)))
+    assert "/proc" in refused(container.start).message
+
+
+def test_an_exec_can_not_be_caught_by_the_containers_files(kubelet: Kubelet, pod: Pod) -> None:
+    """CVE-2019-5736: what an exec runs must not be reachable as /proc/self/exe from inside."""
+    container = pod.container().start()
+    assert container.shell("readlink /proc/self/exe") == "/bin/busybox"
+    script = "for p in /proc/[0-9]*; do readlink $p/exe; done | sort -u"
+    assert container.shell(script) == "/bin/busybox"
+    assert "python" not in container.shell("cat /proc/[0-9]*/maps | grep -c python || true; true")
+
+
+def test_a_working_directory_can_not_be_a_descriptor_of_the_node(pod: Pod) -> None:
+    """CVE-2024-21626: /proc/self/fd/N as working directory."""
+    inodes = {str(os.stat(path).st_ino) for path in ("/", "/work", "/run", "/tmp")}
+    for fd in range(3, 12):
+        container = pod.container(["ls", "-id", "."], working_dir=f"/proc/self/fd/{fd}")
+        if attempt(container.start) is None:
+            container.wait()
+            assert not {line.split()[0] for line in container.log() if line} & inodes
+
+
+def test_the_socket_is_for_root_alone(node: Node) -> None:
+    mode = (node.state / "podwright.sock").stat()
+    assert (mode.st_mode & 0o777, mode.st_uid) == (0o660, 0)
+    assert (node.state).stat().st_mode & 0o007 == 0 or mode.st_mode & 0o007 == 0
+
+
+def test_pods_can_not_read_each_others_files(kubelet: Kubelet, pod: Pod) -> None:
+    pod.container().start().shell("echo secret > /dev/shm/s; echo secret > /tmp/s")
+    other = kubelet.pod()
+    assert other.run("ls /dev/shm /tmp | grep -c s$ || true") == ["0"]
