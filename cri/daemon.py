@@ -17,13 +17,9 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from image.store import ImageStore
-from network.pod_network import PodNetwork
 
 from cri import VERSION, recover, service
 from cri.config import Config, ConfigError, load, override
@@ -33,7 +29,9 @@ from cri.rpc.services import Services
 from cri.store.store import Store
 from cri.systemd import Notifier, passed_sockets
 from image.settings import ImageSettings, RegistrySettings
+from image.store import ImageStore
 from network.config import NetworkSettings
+from network.pod_network import PodNetwork
 from runtime.lifecycle import ContainerExit, Runtime
 
 if TYPE_CHECKING:
@@ -73,7 +71,8 @@ async def serve(options: Options) -> None:
     stop = _signals(options, config, notifier)
     async with _services(config) as services, contextlib.AsyncExitStack() as stack:
         server = service.server(services)
-        stack.enter_context(await listen(server, config.endpoint, services.paths.state, passed))
+        listening = await listen(server, config.endpoint, services.paths.state, passed)
+        await stack.enter_async_context(listening)
         await server.start()
         stack.push_async_callback(_finish, services)
         stack.push_async_callback(server.stop, GRACE_SECONDS)
@@ -244,10 +243,11 @@ def _reload(options: Options, old: Config, notifier: Notifier) -> None:
 
 
 def _dump_tasks() -> None:
-    tasks = asyncio.all_tasks()
-    print(f"{len(tasks)} tasks:", file=sys.stderr)  # noqa: T201 - beside faulthandler's output
-    for task in tasks:
-        task.print_stack(limit=8, file=sys.stderr)
+    """One line a task. Not Task.print_stack: it stumbles over frames that have no source."""
+    for task in asyncio.all_tasks():
+        frames = (frame.f_code for frame in task.get_stack(limit=8))
+        at = " > ".join(f"{code.co_filename}:{code.co_name}" for code in frames)
+        log.warning("task %s: %s", task.get_name(), at)
 
 
 @contextlib.asynccontextmanager

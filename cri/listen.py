@@ -49,6 +49,7 @@ class Relay:
         self._target = target
         self._root_only = root_only
         self._servers: list[asyncio.Server] = []
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, listening: socket.socket) -> None:
         """Accept on a socket that is bound and, perhaps, listening already."""
@@ -56,10 +57,13 @@ class Relay:
             await asyncio.start_unix_server(self._connected, sock=listening, limit=CHUNK)
         )
 
-    def close(self) -> None:
-        """Accept no more; connections end when gRPC closes them."""
+    async def close(self) -> None:
+        """Accept no more, and end the connections that are left."""
         for server in self._servers:
             server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._root_only and (user := _peer_uid(writer)) not in (0, os.geteuid()):
@@ -74,18 +78,24 @@ class Relay:
             log.warning("can't pass a connection on to %s: %s", self._target, error)
             writer.close()
             return
-        await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+        finally:
+            self._connections.discard(task)
 
 
 async def listen(
     server: Server, endpoint: str, state: Path, passed: Sequence[socket.socket] = ()
-) -> contextlib.ExitStack:
+) -> contextlib.AsyncExitStack:
     """Have the server serve an endpoint, or, instead of it, the sockets that systemd passed.
 
     endpoint: unix:///path, unix:/path, unix-abstract:name or unix://@name. Closing what is returned
     removes what was made. Raises CantListen.
     """
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         name = _abstract_name(endpoint)
         if not passed and not name:
             path = Path("/" + endpoint.removeprefix("unix:").lstrip("/"))
@@ -98,7 +108,7 @@ async def listen(
         for listening in passed or [_abstract(name)]:
             relay = Relay(inner, root_only=_is_abstract(listening))
             await relay.start(listening)
-            stack.callback(relay.close)
+            stack.push_async_callback(relay.close)
         return stack.pop_all()
 
 
@@ -164,10 +174,13 @@ def _peer_uid(writer: asyncio.StreamWriter) -> int:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Pass bytes on until the end, as fast as the other side takes them."""
-    with contextlib.suppress(ConnectionError):
+    try:
         while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()
-    with contextlib.suppress(OSError):
+    except ConnectionError:
+        pass
+    finally:
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

@@ -22,6 +22,14 @@ from cri import VERSION, trace
 from cri.api import api_pb2 as api
 from cri.errors import INTERNAL, message_of, status_of
 from cri.rpc import (
+    container_create,
+    container_exec_sync,
+    container_list,
+    container_remove,
+    container_reopen_log,
+    container_start,
+    container_status,
+    container_stop,
     diagnostics,
     image_fs_info,
     image_list,
@@ -29,6 +37,11 @@ from cri.rpc import (
     image_remove,
     image_status,
     runtime_config,
+    sandbox_list,
+    sandbox_remove,
+    sandbox_run,
+    sandbox_status,
+    sandbox_stop,
     status,
     version,
 )
@@ -65,6 +78,25 @@ RUNTIME: Mapping[str, Rpc] = {
     "RuntimeConfig": Rpc(runtime_config.runtime_config, api.RuntimeConfigRequest, reads=True),
     "UpdateRuntimeConfig": Rpc(
         runtime_config.update_runtime_config, api.UpdateRuntimeConfigRequest
+    ),
+    "RunPodSandbox": Rpc(sandbox_run.run_pod_sandbox, api.RunPodSandboxRequest),
+    "StopPodSandbox": Rpc(sandbox_stop.stop_pod_sandbox, api.StopPodSandboxRequest),
+    "RemovePodSandbox": Rpc(sandbox_remove.remove_pod_sandbox, api.RemovePodSandboxRequest),
+    "PodSandboxStatus": Rpc(
+        sandbox_status.pod_sandbox_status, api.PodSandboxStatusRequest, reads=True
+    ),
+    "ListPodSandbox": Rpc(sandbox_list.list_pod_sandbox, api.ListPodSandboxRequest, reads=True),
+    "CreateContainer": Rpc(container_create.create_container, api.CreateContainerRequest),
+    "StartContainer": Rpc(container_start.start_container, api.StartContainerRequest),
+    "StopContainer": Rpc(container_stop.stop_container, api.StopContainerRequest),
+    "RemoveContainer": Rpc(container_remove.remove_container, api.RemoveContainerRequest),
+    "ListContainers": Rpc(container_list.list_containers, api.ListContainersRequest, reads=True),
+    "ContainerStatus": Rpc(
+        container_status.container_status, api.ContainerStatusRequest, reads=True
+    ),
+    "ExecSync": Rpc(container_exec_sync.exec_sync, api.ExecSyncRequest),
+    "ReopenContainerLog": Rpc(
+        container_reopen_log.reopen_container_log, api.ReopenContainerLogRequest
     ),
 }
 

@@ -42,10 +42,11 @@ def command(config_file: Path | None, **overrides: str | None) -> None:
     from cri import daemon  # now, not above: gRPC is slow to load, and reads the environment
     from cri.errors import CriFault
     from cri.listen import CantListen
+    from image.errors import ImageFault
     from runtime.errors import RuntimeFault
 
     given = tuple((name, value) for name, value in overrides.items() if value is not None)
     try:
         asyncio.run(daemon.serve(daemon.Options(config_file, given)))
-    except (ConfigError, daemon.CantStart, CantListen, CriFault, RuntimeFault) as error:
+    except (ConfigError, daemon.CantStart, CantListen, CriFault, ImageFault, RuntimeFault) as error:
         raise click.ClickException(str(error)) from error

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, SandboxNotFound
-from image.registry.credentials import Credentials
+from image.store import Credentials
 from runtime import codec
 
 if TYPE_CHECKING:
-    from image.store import Image, PullProgress
-
     from cri.rpc.services import Services
     from cri.trace import Timeline
+    from image.store import Image, PullProgress
 
 Json = Mapping[str, object]
 

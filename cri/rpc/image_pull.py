@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest
-from image.registry.credentials import Credentials
+from image.store import Credentials
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services

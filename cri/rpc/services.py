@@ -10,12 +10,11 @@ from cri.locks import Flights, Locks
 from cri.trace import Recorder
 
 if TYPE_CHECKING:
-    from image.store import ImageStore
-    from network.pod_network import PodNetwork
-
     from cri.config import Config
     from cri.paths import Paths
     from cri.store.store import Store
+    from image.store import ImageStore
+    from network.pod_network import PodNetwork
     from runtime.lifecycle import Runtime
     from runtime.spec import Spec
 

@@ -53,7 +53,7 @@ async def serving(
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server of these parts."""
     server = service.server(services, tables)
-    with await listen(server, services.config.endpoint, services.paths.state):
+    async with await listen(server, services.config.endpoint, services.paths.state):
         await server.start()
         try:
             async with grpc.aio.insecure_channel(

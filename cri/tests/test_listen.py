@@ -44,7 +44,7 @@ async def _serving(
     endpoint: str, state: Path, passed: Sequence[socket.socket] = ()
 ) -> AsyncIterator[None]:
     server = _server()
-    with await listen(server, endpoint, state, passed):
+    async with await listen(server, endpoint, state, passed):
         await server.start()
         try:
             yield
