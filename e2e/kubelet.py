@@ -46,10 +46,10 @@ def until(ready: Callable[[], bool], what: str, patience: float = PATIENCE) -> N
 class Kubelet:
     """Asks the daemon of a node; remembers its pods so that they can be removed."""
 
-    node: Node
+    node: Node = field(repr=False)
     image: str = ""
     """What containers run, unless they say otherwise: an image's id."""
-    pods: list[Pod] = field(default_factory=list)
+    pods: list[Pod] = field(default_factory=list, repr=False)
 
     @property
     def client(self) -> Client:
@@ -112,9 +112,9 @@ class Kubelet:
 class Pod:
     """A sandbox and what can be done to it."""
 
-    kubelet: Kubelet
+    kubelet: Kubelet = field(repr=False)
     id: str
-    config: api.PodSandboxConfig
+    config: api.PodSandboxConfig = field(repr=False)
 
     def response(self, *, verbose: bool = False) -> api.PodSandboxStatusResponse:
         request = api.PodSandboxStatusRequest(pod_sandbox_id=self.id, verbose=verbose)
@@ -140,7 +140,7 @@ class Pod:
         answer = self.kubelet.client.call("CreateContainer", request, api.CreateContainerResponse)
         return Container(self.kubelet, answer.container_id, config)
 
-    def container_config(self, command: Sequence[str], **fields: object) -> api.ContainerConfig:
+    def container_config(self, command: Sequence[str], /, **fields: object) -> api.ContainerConfig:
         name = f"c{next(_numbers)}"
         made = api.ContainerConfig(
             metadata=api.ContainerMetadata(name=name),
@@ -177,9 +177,9 @@ class Pod:
 class Container:
     """A container and what can be done to it."""
 
-    kubelet: Kubelet
+    kubelet: Kubelet = field(repr=False)
     id: str
-    config: api.ContainerConfig
+    config: api.ContainerConfig = field(repr=False)
 
     def start(self) -> Container:
         request = api.StartContainerRequest(container_id=self.id)
@@ -253,6 +253,7 @@ def attempt(call: Callable[[], object]) -> CallFailed | None:
     try:
         call()
     except CallFailed as error:
-        assert error.code is not grpc.StatusCode.INTERNAL, error.message
+        if error.code is grpc.StatusCode.INTERNAL:
+            raise
         return error
     return None

@@ -280,8 +280,8 @@ class Node:
             self.root / "content" / "ingest",
         )
         for place in places:
-            for directory, inner, files in os.walk(place):
-                yield from (os.path.join(directory, name) for name in (*inner, *files))
+            for directory, _, files in os.walk(place):
+                yield from (os.path.join(directory, name) for name in files if name != "lock")
 
     # its end
 

@@ -39,7 +39,8 @@ def test_a_status_says_what_was_asked_for(kubelet: Kubelet, pod: Pod) -> None:
     assert status.metadata == container.config.metadata
     assert status.labels == container.config.labels
     assert status.annotations == {"a": "b"}
-    assert status.image_id == status.image_ref == kubelet.image
+    assert status.image_id == kubelet.image
+    assert status.image_ref
     assert status.image.image
     assert status.log_path == f"{pod.config.log_directory}/{container.config.log_path}"
     assert status.user.linux == api.LinuxContainerUser(uid=0, gid=0, supplemental_groups=[0])
@@ -50,10 +51,10 @@ def test_a_status_says_what_was_asked_for(kubelet: Kubelet, pod: Pod) -> None:
     [("exit 7", 7, "Error"), ("kill -KILL $$", 137, "Error"), ("kill -SEGV $$", 139, "Error")],
 )
 def test_an_exit_code_is_the_process_own_or_128_and_its_signal(
-    pod: Pod, script: str, code: int, reason: str
+    kubelet: Kubelet, script: str, code: int, reason: str
 ) -> None:
-    # a shell that is pid 1 is immune to its own signals, so another one takes them
-    status = pod.container(["sh", "-c", f"sh -c '{script}'"]).start().wait()
+    pod = kubelet.pod(kubelet.config(pid=api.POD))  # pid 1 would be immune to its own signals
+    status = pod.container(["sh", "-c", script]).start().wait()
     assert (status.exit_code, status.reason) == (code, reason)
 
 
@@ -208,12 +209,12 @@ def test_devices_proc_and_sys_are_what_programs_expect(pod: Pod) -> None:
 
 
 def test_devices_of_the_node_are_given_with_the_rights_asked_for(pod: Pod) -> None:
-    device = api.Device(container_path="/dev/mine", host_path="/dev/zero", permissions="r")
+    device = api.Device(container_path="/dev/mine", host_path="/dev/kmsg", permissions="r")
     said = pod.run(
-        "head -c 2 /dev/mine | wc -c; echo x 2>&1 > /dev/mine || echo refused", devices=[device]
+        "(: < /dev/mine) && echo read; (: > /dev/mine) || echo refused", devices=[device]
     )
-    assert said[0] == "2"
-    assert said[-1] == "refused"
+    assert "read" in said
+    assert "refused" in said
 
 
 def test_a_read_only_root_still_has_its_writable_places(pod: Pod) -> None:
