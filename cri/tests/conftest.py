@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from cri.tests.pods import Node
 from runtime.linux import mount
 from runtime.linux.namespace import Clone, unshare
 
@@ -31,3 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    """A daemon's parts, started; afterwards every process of it and its pods is gone."""
+    node = Node(tmp_path)
+    await node.start()
+    yield node
+    await node.end()

@@ -17,7 +17,13 @@ from cri.config import Config, override
 from cri.paths import Paths
 from cri.rpc.container_create import create_container
 from cri.rpc.container_start import start_container
+from cri.rpc.container_status import container_status
+from cri.rpc.container_stop import stop_container
+from cri.rpc.sandbox_list import list_pod_sandbox
+from cri.rpc.sandbox_remove import remove_pod_sandbox
 from cri.rpc.sandbox_run import run_pod_sandbox
+from cri.rpc.sandbox_status import pod_sandbox_status
+from cri.rpc.sandbox_stop import stop_pod_sandbox
 from cri.rpc.services import Services
 from cri.store.container import ContainerState
 from cri.store.store import Store
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from network.pod_network import PodNetwork
 
 IMAGE_ID = "sha256:" + "ab" * 32
+FOREVER = ("sleep", "1000")
+STUBBORN = ("sh", "-c", 'trap "echo asked" TERM; echo ready; while true; do sleep 0.05; done')
 APPLETS = ("sh", "sleep", "cat", "echo", "true", "false", "id", "kill")
 
 
@@ -226,6 +234,37 @@ class Node:
     def log(self, name: str = "main") -> list[str]:
         lines = (self.path / "logs" / name / "0.log").read_text().splitlines()
         return [line.split(" ", 3)[3] for line in lines]
+
+    async def status(self, container_id: str) -> api.ContainerStatus:
+        request = api.ContainerStatusRequest(container_id=container_id)
+        return (await container_status(self.services, request)).status
+
+    async def sandbox_state(self, sandbox_id: str) -> int:
+        request = api.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+        return (await pod_sandbox_status(self.services, request)).status.state
+
+    async def listed(self) -> list[api.PodSandbox]:
+        answer = await list_pod_sandbox(self.services, api.ListPodSandboxRequest())
+        return list(api.ListPodSandboxResponse.FromString(answer).items)
+
+    async def stop_container(self, container_id: str, grace: int) -> None:
+        request = api.StopContainerRequest(container_id=container_id, timeout=grace)
+        await stop_container(self.services, request)
+
+    async def stop_pod(self, sandbox_id: str) -> None:
+        request = api.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await stop_pod_sandbox(self.services, request)
+
+    async def remove_pod(self, sandbox_id: str) -> None:
+        request = api.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await remove_pod_sandbox(self.services, request)
+
+    async def until_logged(self, line: str) -> None:
+        await eventually(lambda: line in self.log())
+
+    def monitor_pid(self, sandbox_id: str) -> int:
+        path = self.path / "state" / "monitors" / sandbox_id / "pid"
+        return int(path.read_text().split()[0])
 
     # what is left
 

@@ -3,81 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from cri.api import api_pb2 as api
-from cri.errors import (
-    ContainerNotFound,
-    InvalidRequest,
-    NameTaken,
-    SandboxNotFound,
-    WrongState,
-)
+from cri.errors import ContainerNotFound, InvalidRequest, NameTaken, SandboxNotFound, WrongState
 from cri.rpc.container_exec_sync import exec_sync
 from cri.rpc.container_remove import remove_container
 from cri.rpc.container_reopen_log import reopen_container_log
-from cri.rpc.container_status import container_status
-from cri.rpc.container_stop import stop_container
-from cri.rpc.sandbox_list import list_pod_sandbox
-from cri.rpc.sandbox_remove import remove_pod_sandbox
 from cri.rpc.sandbox_run import run_pod_sandbox
 from cri.rpc.sandbox_status import pod_sandbox_status
-from cri.rpc.sandbox_stop import stop_pod_sandbox
-from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState
-from cri.tests.pods import IMAGE_ID, Node, eventually
+from cri.tests.pods import FOREVER, IMAGE_ID, STUBBORN, Node
 from image.errors import ImageNotFound
 from runtime.errors import ExecTimedOut, InitFailed
 
 pytestmark = pytest.mark.root
-FOREVER = ("sleep", "1000")
-STUBBORN = ("sh", "-c", 'trap "echo asked" TERM; echo ready; while true; do sleep 0.05; done')
-
-
-@pytest.fixture
-async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    node = Node(tmp_path)
-    await node.start()
-    yield node
-    await node.end()
-
-
-async def status(node: Node, container_id: str) -> api.ContainerStatus:
-    request = api.ContainerStatusRequest(container_id=container_id)
-    return (await container_status(node.services, request)).status
-
-
-async def sandbox_state(node: Node, sandbox_id: str) -> int:
-    request = api.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
-    return (await pod_sandbox_status(node.services, request)).status.state
-
-
-async def stop(node: Node, container_id: str, grace: int) -> None:
-    await stop_container(
-        node.services, api.StopContainerRequest(container_id=container_id, timeout=grace)
-    )
-
-
-async def remove_pod(node: Node, sandbox_id: str) -> None:
-    await remove_pod_sandbox(node.services, api.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
-
-
-async def stop_pod(node: Node, sandbox_id: str) -> None:
-    await stop_pod_sandbox(node.services, api.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
-
-
-async def listed(node: Node) -> list[api.PodSandbox]:
-    answer = await list_pod_sandbox(node.services, api.ListPodSandboxRequest())
-    return list(api.ListPodSandboxResponse.FromString(answer).items)
-
-
-async def until_logged(node: Node, line: str) -> None:
-    await eventually(lambda: line in node.log())
 
 
 async def test_a_pod_lives_and_leaves_nothing(node: Node) -> None:
@@ -85,17 +27,17 @@ async def test_a_pod_lives_and_leaves_nothing(node: Node) -> None:
     container_id = await node.running(sandbox_id, "sh", "-c", "cat /etc/hostname; id -u")
     await node.ended(container_id)
     assert node.log() == ["web", "0"]
-    told = await status(node, container_id)
+    told = await node.status(container_id)
     assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 0, "Completed")
     assert 0 < told.created_at < told.started_at < told.finished_at
     assert (told.image.image, told.image_ref, told.image_id) == ("busybox:1", IMAGE_ID, IMAGE_ID)
     assert told.user.linux.uid == 0
-    await remove_pod(node, sandbox_id)
+    await node.remove_pod(sandbox_id)
     assert node.leftovers() == []
     with pytest.raises(SandboxNotFound):
-        await sandbox_state(node, sandbox_id)
+        await node.sandbox_state(sandbox_id)
     with pytest.raises(ContainerNotFound):
-        await status(node, container_id)
+        await node.status(container_id)
 
 
 async def test_a_sandbox_tells_its_addresses_until_it_is_stopped(node: Node) -> None:
@@ -105,7 +47,7 @@ async def test_a_sandbox_tells_its_addresses_until_it_is_stopped(node: Node) -> 
     assert answer.status.network.ip == "10.1.0.2"
     assert [ip.ip for ip in answer.status.network.additional_ips] == ["fd00::2"]
     assert set(answer.info) == {"info", "timeline"}
-    await stop_pod(node, sandbox_id)
+    await node.stop_pod(sandbox_id)
     answer = await pod_sandbox_status(node.services, request)
     assert (answer.status.state, answer.status.network.ip) == (api.SANDBOX_NOTREADY, "")
     assert node.leftovers() == []
@@ -115,7 +57,7 @@ async def test_a_second_request_joins_the_first_and_gets_its_id(node: Node) -> N
     config = node.sandbox_config()
     first, second = await asyncio.gather(node.run(config), node.run(config))
     assert first == second == await node.run(config)
-    assert len(await listed(node)) == 1
+    assert len(await node.listed()) == 1
     created = await asyncio.gather(*(node.create(first, "true") for _ in range(3)))
     assert len(set(created)) == 1
 
@@ -141,7 +83,7 @@ async def test_a_sandbox_whose_network_fails_leaves_nothing(node: Node) -> None:
     node.network.attach_error = OSError("no address")
     with pytest.raises(OSError, match="no address"):
         await node.run()
-    assert (await listed(node), node.leftovers()) == ([], [])
+    assert (await node.listed(), node.leftovers()) == ([], [])
 
 
 async def test_a_sandbox_whose_network_hangs_is_undone_when_the_client_gives_up(node: Node) -> None:
@@ -152,7 +94,7 @@ async def test_a_sandbox_whose_network_hangs_is_undone_when_the_client_gives_up(
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.wait(node.services.flights.tasks())
-    assert (await listed(node), node.leftovers()) == ([], [])
+    assert (await node.listed(), node.leftovers()) == ([], [])
 
 
 async def test_what_can_t_be_undone_stays_listed_until_a_stop_succeeds(node: Node) -> None:
@@ -161,21 +103,21 @@ async def test_what_can_t_be_undone_stays_listed_until_a_stop_succeeds(node: Nod
     with pytest.raises(OSError, match="no address") as caught:
         await node.run()
     assert any("detach the network" in note for note in caught.value.__notes__)
-    [left] = await listed(node)
+    [left] = await node.listed()
     assert left.state == api.SANDBOX_NOTREADY
     with pytest.raises(OSError, match="no kernel"):
-        await stop_pod(node, left.id)
+        await node.stop_pod(left.id)
     node.network.detach_error = None
-    await stop_pod(node, left.id)
-    await remove_pod(node, left.id)
-    assert (await listed(node), node.leftovers()) == ([], [])
+    await node.stop_pod(left.id)
+    await node.remove_pod(left.id)
+    assert (await node.listed(), node.leftovers()) == ([], [])
 
 
 async def test_a_container_that_can_t_start_has_exited_with_the_reason(node: Node) -> None:
     container_id = await node.create(await node.run(), "/no/such/program")
     with pytest.raises(InitFailed, match="/no/such/program"):
         await node.start_one(container_id)
-    told = await status(node, container_id)
+    told = await node.status(container_id)
     assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 128, "StartError")
     assert "/no/such/program" in told.message
     with pytest.raises(WrongState, match="only a created one"):
@@ -188,8 +130,8 @@ async def test_a_container_starts_once_and_in_a_ready_sandbox(node: Node) -> Non
     container_id = await node.running(sandbox_id, *FOREVER)
     with pytest.raises(WrongState, match="only a created one"):
         await node.start_one(container_id)
-    await stop_pod(node, sandbox_id)
-    told = await status(node, container_id)
+    await node.stop_pod(sandbox_id)
+    told = await node.status(container_id)
     assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 137, "Error")
     with pytest.raises(WrongState, match="its sandbox"):
         await node.start_one(await_start)
@@ -222,15 +164,15 @@ async def test_a_failed_create_leaves_no_snapshot(node: Node, tmp_path: Path) ->
 
 async def test_the_stop_signal_is_sent_once_and_patience_only_shrinks(node: Node) -> None:
     container_id = await node.running(await node.run(), *STUBBORN)
-    await until_logged(node, "ready")
-    patient = asyncio.create_task(stop(node, container_id, 600))
-    await until_logged(node, "asked")
+    await node.until_logged("ready")
+    patient = asyncio.create_task(node.stop_container(container_id, 600))
+    await node.until_logged("asked")
     began = time.monotonic()
-    await stop(node, container_id, 1)
+    await node.stop_container(container_id, 1)
     assert 0.9 < time.monotonic() - began < 5
     await asyncio.wait_for(patient, 5)
     assert node.log().count("asked") == 1
-    told = await status(node, container_id)
+    told = await node.status(container_id)
     assert (told.exit_code, told.reason) == (137, "Error")
 
 
@@ -240,16 +182,16 @@ async def test_a_stop_waits_no_longer_than_the_program_needs(node: Node) -> None
     config.stop_signal = api.SIGNAL_SIGUSR1
     container_id = await node.create_from(await node.run(), config)
     await node.start_one(container_id)
-    await until_logged(node, "ready")
-    await stop(node, container_id, 600)
-    told = await status(node, container_id)
+    await node.until_logged("ready")
+    await node.stop_container(container_id, 600)
+    told = await node.status(container_id)
     assert (told.exit_code, told.stop_signal) == (7, api.SIGNAL_SIGUSR1)
 
 
 async def test_stop_and_remove_of_what_is_not_there_succeed(node: Node) -> None:
-    await stop(node, "f" * 64, 0)
-    await stop_pod(node, "f" * 64)
-    await remove_pod(node, "f" * 64)
+    await node.stop_container("f" * 64, 0)
+    await node.stop_pod("f" * 64)
+    await node.remove_pod("f" * 64)
     await remove_container(node.services, api.RemoveContainerRequest(container_id="f" * 64))
 
 
@@ -266,10 +208,10 @@ async def test_a_removal_that_fails_can_be_repeated(node: Node) -> None:
     await node.create(sandbox_id, "true")
     node.images.discard_error = OSError("busy")
     with pytest.raises(OSError, match="busy"):
-        await remove_pod(node, sandbox_id)
-    assert len(await listed(node)) == 1
+        await node.remove_pod(sandbox_id)
+    assert len(await node.listed()) == 1
     node.images.discard_error = None
-    await remove_pod(node, sandbox_id)
+    await node.remove_pod(sandbox_id)
     assert node.leftovers() == []
 
 
@@ -286,7 +228,7 @@ async def test_an_exec_answers_or_says_why_not(node: Node) -> None:
         await run("sleep", "100", limit=1)
     with pytest.raises(InvalidRequest, match="cmd: empty"):
         await run()
-    await stop(node, container_id, 0)
+    await node.stop_container(container_id, 0)
     with pytest.raises(WrongState, match="exited, not running"):
         await run("true")
 
@@ -303,117 +245,6 @@ async def test_reopening_the_log_of_a_stopped_container_makes_no_file(node: Node
     assert not log.exists()
 
 
-async def monitor_pid(node: Node, sandbox_id: str) -> int:
-    path = node.path / "state" / "monitors" / sandbox_id / "pid"
-    return int(path.read_text().split()[0])
-
-
-async def test_a_pod_whose_monitor_dies_is_dead_and_others_don_t_notice(node: Node) -> None:
-    other = await node.running(await node.run(), *FOREVER, name="other")
-    sandbox_id = await node.run()
-    container_id = await node.running(sandbox_id, *FOREVER)
-    os.kill(await monitor_pid(node, sandbox_id), signal.SIGKILL)
-    await node.ended(container_id)
-    told = await status(node, container_id)
-    assert (told.exit_code, told.reason) == (255, "Unknown")
-    assert "monitor died" in told.message
-    async with asyncio.timeout(10):
-        await node.services.store.sandboxes.until(sandbox_id, lambda one: one.status.stopped)
-    assert await sandbox_state(node, sandbox_id) == api.SANDBOX_NOTREADY
-    assert not any(sandbox_id in left for left in node.leftovers())
-    assert (await status(node, other)).state == api.CONTAINER_RUNNING
-
-
-async def test_a_new_daemon_knows_what_runs_and_what_ended_meanwhile(node: Node) -> None:
-    sandbox_id = await node.run()
-    gate = node.path / "gate"
-    os.mkfifo(gate)
-    config = node.container_config("sh", "-c", "cat /gate; exit 5", name="brief")
-    config.mounts.add(container_path="/gate", host_path=os.fspath(gate))
-    brief = await node.create_from(sandbox_id, config)
-    await node.start_one(brief)
-    lasting = await node.running(sandbox_id, *FOREVER, name="lasting")
-    created = await node.create(sandbox_id, "echo", "late", name="created")
-    before = await status(node, lasting)
-    await node.stop()
-    await asyncio.to_thread(gate.write_bytes, b"")
-    exits = node.path / "state" / "monitors" / sandbox_id / "exits" / f"{brief}.json"
-    await eventually(exits.exists)
-    await node.start()
-    await node.recover()
-    told = await status(node, brief)
-    assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 5, "Error")
-    assert told.finished_at < time.time_ns()
-    assert await status(node, lasting) == before
-    await node.start_one(created)
-    await node.ended(created)
-    assert node.log("created") == ["late"]
-    await stop(node, lasting, 0)
-    assert (await status(node, lasting)).exit_code == 137
-
-
-async def test_a_pod_that_died_with_no_daemon_there_is_told_as_dead(node: Node) -> None:
-    sandbox_id = await node.run()
-    done = await node.running(sandbox_id, "sh", "-c", "exit 4", name="done")
-    await node.ended(done)
-    running = await node.running(sandbox_id, *FOREVER, name="running")
-    created = await node.create(sandbox_id, "true", name="created")
-    await node.stop()
-    os.kill(await monitor_pid(node, sandbox_id), signal.SIGKILL)
-    await node.start()
-    await node.recover()
-    assert await sandbox_state(node, sandbox_id) == api.SANDBOX_NOTREADY
-    assert (await status(node, done)).exit_code == 4
-    for container_id in (running, created):
-        told = await status(node, container_id)
-        assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 255, "Unknown")
-    await remove_pod(node, sandbox_id)
-    assert node.leftovers() == []
-
-
-async def test_after_a_reboot_nothing_is_ready_and_all_is_released(node: Node) -> None:
-    sandbox_id = await node.run()
-    container_id = await node.running(sandbox_id, *FOREVER)
-    await node.services.runtime.remove_sandbox(sandbox_id)  # as a reboot does, and says nothing
-    await node.restart(rebooted=True)
-    assert await sandbox_state(node, sandbox_id) == api.SANDBOX_NOTREADY
-    assert (await status(node, container_id)).state == api.CONTAINER_EXITED
-    assert node.network.attached == set()
-
-
-async def test_a_sandbox_that_was_being_made_is_gone_after_a_restart(node: Node) -> None:
-    config = node.sandbox_config()
-    node.services.store.sandboxes.add(Sandbox(SandboxMetadata("a" * 64), config))
-    node.network.attached.add("a" * 64)
-    assert await listed(node) == []
-    await node.restart()
-    assert len(node.services.store.sandboxes) == 0
-    assert node.leftovers() == []
-
-
-async def test_monitors_and_attachments_of_no_sandbox_are_removed(node: Node) -> None:
-    sandbox_id = await node.run()
-    await node.running(sandbox_id, *FOREVER)
-    node.services.store.sandboxes.remove(sandbox_id)
-    await node.restart()
-    assert not any("netns" in left or "monitors" in left for left in node.leftovers())
-    assert node.network.attached == set()
-    assert len(node.services.store.containers) == 0
-
-
-async def test_fifty_pods_are_known_again_within_a_second(node: Node) -> None:
-    for _ in range(50):
-        await node.run()
-    await node.stop()
-    await node.start()
-    began = time.monotonic()
-    await node.recover()
-    took = time.monotonic() - began
-    states = [one.status.state for one in node.services.store.sandboxes]
-    assert states == [SandboxState.READY] * 50
-    assert took < 1
-
-
 async def test_a_target_s_processes_are_seen_only_while_it_runs(node: Node) -> None:
     sandbox_id = await node.run()
     target = await node.running(sandbox_id, *FOREVER, name="target")
@@ -425,7 +256,7 @@ async def test_a_target_s_processes_are_seen_only_while_it_runs(node: Node) -> N
     await node.start_one(debug)
     await node.ended(debug)
     assert "sleep" in node.log("debug")[0]
-    await stop(node, target, 0)
+    await node.stop_container(target, 0)
     config.metadata.attempt = 1
     with pytest.raises(WrongState, match="exited, not running"):
         await node.create_from(sandbox_id, config)

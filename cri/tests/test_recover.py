@@ -1,0 +1,122 @@
+"""After a crash, a restart or a reboot, the daemon says what is true."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from cri.api import api_pb2 as api
+from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState
+from cri.tests.pods import FOREVER, Node, eventually
+
+pytestmark = pytest.mark.root
+
+
+async def test_a_pod_whose_monitor_dies_is_dead_and_others_don_t_notice(node: Node) -> None:
+    other = await node.running(await node.run(), *FOREVER, name="other")
+    sandbox_id = await node.run()
+    container_id = await node.running(sandbox_id, *FOREVER)
+    os.kill(node.monitor_pid(sandbox_id), signal.SIGKILL)
+    await node.ended(container_id)
+    told = await node.status(container_id)
+    assert (told.exit_code, told.reason) == (255, "Unknown")
+    assert "monitor died" in told.message
+    async with asyncio.timeout(10):
+        await node.services.store.sandboxes.until(sandbox_id, lambda one: one.status.stopped)
+    assert await node.sandbox_state(sandbox_id) == api.SANDBOX_NOTREADY
+    assert not any(sandbox_id in left for left in node.leftovers())
+    assert (await node.status(other)).state == api.CONTAINER_RUNNING
+
+
+async def test_a_new_daemon_knows_what_runs_and_what_ended_meanwhile(node: Node) -> None:
+    sandbox_id = await node.run()
+    gate = node.path / "gate"
+    os.mkfifo(gate)
+    config = node.container_config("sh", "-c", "cat /gate; exit 5", name="brief")
+    config.mounts.add(container_path="/gate", host_path=os.fspath(gate))
+    brief = await node.create_from(sandbox_id, config)
+    await node.start_one(brief)
+    lasting = await node.running(sandbox_id, *FOREVER, name="lasting")
+    created = await node.create(sandbox_id, "echo", "late", name="created")
+    before = await node.status(lasting)
+    await node.stop()
+    await asyncio.to_thread(gate.write_bytes, b"")
+    exits = node.path / "state" / "monitors" / sandbox_id / "exits" / f"{brief}.json"
+    await eventually(exits.exists)
+    await node.start()
+    await node.recover()
+    told = await node.status(brief)
+    assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 5, "Error")
+    assert told.finished_at < time.time_ns()
+    assert await node.status(lasting) == before
+    await node.start_one(created)
+    await node.ended(created)
+    assert node.log("created") == ["late"]
+    await node.stop_container(lasting, 0)
+    assert (await node.status(lasting)).exit_code == 137
+
+
+async def test_a_pod_that_died_with_no_daemon_there_is_told_as_dead(node: Node) -> None:
+    sandbox_id = await node.run()
+    done = await node.running(sandbox_id, "sh", "-c", "exit 4", name="done")
+    await node.ended(done)
+    running = await node.running(sandbox_id, *FOREVER, name="running")
+    created = await node.create(sandbox_id, "true", name="created")
+    await node.stop()
+    os.kill(node.monitor_pid(sandbox_id), signal.SIGKILL)
+    await node.start()
+    await node.recover()
+    assert await node.sandbox_state(sandbox_id) == api.SANDBOX_NOTREADY
+    assert (await node.status(done)).exit_code == 4
+    for container_id in (running, created):
+        told = await node.status(container_id)
+        assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 255, "Unknown")
+    await node.remove_pod(sandbox_id)
+    assert node.leftovers() == []
+
+
+async def test_after_a_reboot_nothing_is_ready_and_all_is_released(node: Node) -> None:
+    sandbox_id = await node.run()
+    container_id = await node.running(sandbox_id, *FOREVER)
+    await node.services.runtime.remove_sandbox(sandbox_id)  # as a reboot does, and says nothing
+    await node.restart(rebooted=True)
+    assert await node.sandbox_state(sandbox_id) == api.SANDBOX_NOTREADY
+    assert (await node.status(container_id)).state == api.CONTAINER_EXITED
+    assert node.network.attached == set()
+
+
+async def test_a_sandbox_that_was_being_made_is_gone_after_a_restart(node: Node) -> None:
+    config = node.sandbox_config()
+    node.services.store.sandboxes.add(Sandbox(SandboxMetadata("a" * 64), config))
+    node.network.attached.add("a" * 64)
+    assert await node.listed() == []
+    await node.restart()
+    assert len(node.services.store.sandboxes) == 0
+    assert node.leftovers() == []
+
+
+async def test_monitors_and_attachments_of_no_sandbox_are_removed(node: Node) -> None:
+    sandbox_id = await node.run()
+    await node.running(sandbox_id, *FOREVER)
+    node.services.store.sandboxes.remove(sandbox_id)
+    await node.restart()
+    assert not any("netns" in left or "monitors" in left for left in node.leftovers())
+    assert node.network.attached == set()
+    assert len(node.services.store.containers) == 0
+
+
+async def test_fifty_pods_are_known_again_within_a_second(node: Node) -> None:
+    for _ in range(50):
+        await node.run()
+    await node.stop()
+    await node.start()
+    began = time.monotonic()
+    await node.recover()
+    took = time.monotonic() - began
+    states = [one.status.state for one in node.services.store.sandboxes]
+    assert states == [SandboxState.READY] * 50
+    assert took < 1
