@@ -73,5 +73,7 @@ def check_interface_name(field: str, name: str) -> None:
         raise ValueError(
             f"{field}: {name!r} is no interface name (1 to {INTERFACE_NAME_LENGTH} bytes)"
         )
+    if name in ("all", "default"):
+        raise ValueError(f"{field}: {name!r} is a name that the kernel keeps for settings")
     if any(character in "/:" or character.isspace() for character in name):
         raise ValueError(f"{field}: {name!r} is no interface name (no '/', ':' or space)")
