@@ -92,7 +92,7 @@ class SpawnerClient:
         self._launch(version)
         hello = self._connect()
         if hello is None:
-            raise SpawnerUnavailable(f"the spawner ended at once; see {self._log_path}")
+            raise SpawnerUnavailable(f"the spawner ended at once, saying: {self._last_words()}")
         return int(str(hello["pid"]))
 
     def _connect(self) -> Message | None:
@@ -138,6 +138,10 @@ class SpawnerClient:
                 ],
                 setsid=True,
             )
+
+    def _last_words(self) -> str:
+        lines = self._log_path.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1]} (all of it: {self._log_path})" if lines else "nothing"
 
     def _reap(self) -> None:
         """A spawner that we started and that has died would stay a zombie."""

@@ -70,6 +70,6 @@ def test_an_unknown_key_is_passed_over_and_a_missing_one_takes_its_default() -> 
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(data: object, text: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         decode(Outer, data)
     assert str(caught.value).startswith(text)
