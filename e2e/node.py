@@ -39,6 +39,8 @@ Answer = TypeVar("Answer")
 REGISTRY = "127.0.0.1:5000"
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = (REPOSITORY / ".venv/debian/usr/bin", Path("/usr/sbin"), Path("/usr/bin"), Path("/bin"))
+STAY = ("lock", "last_reserved_ip")
+"""Files that address management keeps."""
 PATIENCE = 20.0
 """Seconds for a daemon to answer or to end."""
 
@@ -281,7 +283,8 @@ class Node:
         )
         for place in places:
             for directory, _, files in os.walk(place):
-                yield from (os.path.join(directory, name) for name in files if name != "lock")
+                kept = (name for name in files if not name.startswith(STAY))
+                yield from (os.path.join(directory, name) for name in kept)
 
     # its end
 

@@ -54,7 +54,7 @@ def test_pods_reach_each_other_with_the_first_packet(kubelet: Kubelet, pod: Pod)
     for address in addresses(pod):
         host = f"[{address}]" if ":" in address else address
         client = kubelet.pod()
-        assert client.run(f"wget -T 3 -qO- http://{host}:8080/") == ["page of the pod"]
+        assert client.run(f"timeout 5 wget -qO- http://{host}:8080/") == ["page of the pod"]
 
 
 def test_a_pod_reaches_the_node(kubelet: Kubelet, pod: Pod) -> None:
@@ -85,8 +85,8 @@ def test_a_host_port_leads_into_the_pod(kubelet: Kubelet, node: Node, family: in
     other = kubelet.pod()
     host = f"[{mine}]" if family else mine
     url = f"http://{host}:{18080 + family}/"
-    assert other.run(f"wget -T 3 -qO- {url}") == ["page of the pod"]
-    assert pod.run(f"wget -T 3 -qO- {url}") == ["page of the pod"], "hairpin"
+    assert other.run(f"timeout 5 wget -qO- {url}") == ["page of the pod"]
+    assert pod.run(f"timeout 5 wget -qO- {url}") == ["page of the pod"], "hairpin"
 
 
 def test_a_host_port_of_one_address_is_not_open_at_another(kubelet: Kubelet, node: Node) -> None:
