@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from runtime.errors import InvalidSpec
 from runtime.init.values import CapabilityMasks
+from runtime.linux import process
 from runtime.linux.process import Prctl, capset, prctl
 from runtime.spec import Capabilities
 
@@ -120,12 +121,9 @@ def attainable(wanted: CapabilityMasks, ours: CapabilityMasks) -> CapabilityMask
 def drop_bounding(keep: int, ours: CapabilityMasks) -> None:
     """Shrinks the bounding set to `keep`. Needs CAP_SETPCAP: before the others are given up."""
     surplus = ours.bounding & ~keep
-    number = 0
-    while surplus:
-        if surplus & 1:
-            prctl(Prctl.CAPBSET_DROP, number)
-        surplus >>= 1
-        number += 1
+    if surplus:
+        numbers = range(surplus.bit_length())
+        process.drop_bounding([number for number in numbers if surplus >> number & 1])
 
 
 def apply(final: CapabilityMasks, *, extra: int = 0) -> None:

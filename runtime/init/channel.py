@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -100,7 +101,7 @@ class Reporter:
         os.dup2(self._fd, fd, inheritable=False)
         self._fd = fd
 
-    def ready(self, identity: Identity, stages: list[Stage], warnings: list[str]) -> None:
+    def ready(self, identity: Identity, stages: list[Stage], warnings: Sequence[str]) -> None:
         self._write(
             {
                 "type": "ready",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.init.channel import Reporter, Stage
@@ -57,27 +58,13 @@ class Ourselves:
 
 class Context:
     """The one mutable thing. Descriptors are -1 until their step has run; nobody closes them one by
-    one: before exec everything above the channel goes at once."""
+    one: before exec everything above the channel goes at once. (Defaults of the class, as each
+    attribute that is set touches, and in a fresh fork copies, pages of memory.)"""
 
-    __slots__ = (
-        "console_fd",
-        "cwd_fd",
-        "dev_fd",
-        "identity",
-        "late_readonly",
-        "null_fd",
-        "ourselves",
-        "plan",
-        "process",
-        "pts_fd",
-        "report",
-        "root_fd",
-        "sources",
-        "stages",
-        "surroundings",
-        "target",
-        "warnings",
-    )
+    root_fd = dev_fd = pts_fd = null_fd = cwd_fd = console_fd = -1
+    sources: Sequence[int] = ()
+    late_readonly: Sequence[int] = ()
+    warnings: Sequence[str] = ()
 
     def __init__(
         self,
@@ -87,19 +74,20 @@ class Context:
         report: Reporter,
         target: Target | None = None,
     ) -> None:
-        self.process = plan.process if isinstance(plan, ContainerPlan) else plan
-        self.plan = plan if isinstance(plan, ContainerPlan) else _NO_PLAN
+        if isinstance(plan, ContainerPlan):
+            self.plan, self.process = plan, plan.process
+        else:
+            self.plan, self.process = _NO_PLAN, plan
         self.surroundings = surroundings
         self.ourselves = ourselves
         self.report = report
         self.target = target
         self.identity = self.process.identity
         self.stages: list[Stage] = []
-        self.warnings: list[str] = []
-        self.sources: list[int] = []
-        self.late_readonly: list[int] = []
-        self.root_fd = self.dev_fd = self.pts_fd = self.null_fd = self.cwd_fd = -1
-        self.console_fd = -1
+
+    def warn(self, text: str) -> None:
+        """For the monitor to log: something was asked for that couldn't be given."""
+        self.warnings = (*self.warnings, text)
 
 
 _NO_PLAN = ContainerPlan(ProcessPlan(args=()))

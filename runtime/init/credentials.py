@@ -11,15 +11,13 @@ from runtime.init import capabilities
 from runtime.init.context import Context
 from runtime.linux import keyring, seccomp
 from runtime.linux.namespace import Clone, unshare
-from runtime.linux.process import Prctl, prctl
+from runtime.linux.process import Prctl, prctl, reset_signals
 from runtime.linux.seccomp import SeccompFlag
 
 
 def reset(context: Context) -> None:
     """Nothing of the monitor's is handed on: signals, session, keys."""
-    for number in context.ourselves.ignored:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    reset_signals(context.ourselves.ignored)
     os.setsid()
     os.umask(0)  # modes are given exactly from here on; the process gets its own at the end
     try:
@@ -38,7 +36,7 @@ def set_oom_score(context: Context) -> None:
         _write_oom_score(score)
     except PermissionError:
         with open("/proc/self/oom_score_adj", "rb") as file:
-            context.warnings.append(
+            context.warn(
                 f"oom_score_adj is {int(file.read())}, not {score}: "
                 "lowering it needs CAP_SYS_RESOURCE, which podwright was started without"
             )
@@ -88,7 +86,7 @@ def become(context: Context) -> None:
     missing = process.capabilities.permitted & ~final.permitted
     if missing:
         names = ", ".join(capabilities.names(missing))
-        context.warnings.append(f"podwright itself was started without {names}")
+        context.warn(f"podwright itself was started without {names}")
     capabilities.drop_bounding(final.bounding, ours)
     if process.no_new_privileges:
         prctl(Prctl.SET_NO_NEW_PRIVS, 1)

@@ -13,6 +13,7 @@ from runtime.linux import mount, resolve
 from runtime.linux.mount import AT_FDCWD, PROC_SUPER_MAGIC, MountAttr
 
 _SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace: see sandbox.py
+_KINDS_DIFFER = "a directory can only be mounted on a directory, a file only on a file"
 _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 
 
@@ -98,10 +99,14 @@ def attach(context: Context) -> None:
 def _attach(context: Context, step: MountStep, source: int) -> None:
     fd = source if source >= 0 else _make(context, step)
     target = _target(context, step, fd)
-    mount.move_mount(fd, target)
-    os.close(target)
+    try:
+        mount.move_mount(fd, target)
+    except OSError as error:
+        if stat.S_ISDIR(os.fstat(fd).st_mode) != stat.S_ISDIR(os.fstat(target).st_mode):
+            raise OSError(error.errno, _KINDS_DIFFER) from None
+        raise
     if step.late_readonly:
-        context.late_readonly.append(fd)
+        context.late_readonly = (*context.late_readonly, fd)
 
 
 def _make(context: Context, step: MountStep) -> int:
@@ -130,7 +135,10 @@ def _target(context: Context, step: MountStep, fd: int) -> int:
     if step.inside_proc:
         return resolve.open_in_root(context.root_fd, path, resolve=resolve.NO_SYMLINKS)
     if step.kind is not MountKind.BIND or stat.S_ISDIR(os.fstat(fd).st_mode):
-        target = resolve.mkdir_all_in_root(context.root_fd, path)
+        try:
+            target = resolve.mkdir_all_in_root(context.root_fd, path)
+        except NotADirectoryError as error:
+            raise OSError(error.errno, _KINDS_DIFFER) from None
     else:
         target = resolve.create_in_root(context.root_fd, path)
     if mount.file_system_type(target) == PROC_SUPER_MAGIC:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +22,11 @@ Text = ctypes.c_char_p  # bytes or None; never str, so that no codec is looked u
 Pointer = ctypes.c_void_p
 
 
-def _check(name: str) -> Callable[[int, object, tuple[object, ...]], int]:
+def _check(name: str, *, first: int = 0) -> Callable[[int, object, tuple[object, ...]], int]:
     def check(result: int, _function: object, arguments: tuple[object, ...]) -> int:
         if result == -1:
             number = ctypes.get_errno()
-            text = ", ".join(map(repr, arguments))
+            text = ", ".join(map(repr, arguments[first:]))
             raise OSError(number, f"{name}({text}): {os.strerror(number)}")
         return result
 
@@ -51,9 +52,21 @@ def syscall(name: str, number: int, *argtypes: Any) -> Callable[..., int]:
     function = _quick["syscall"]
     function.argtypes = (ctypes.c_long, *argtypes)
     function.restype = ctypes.c_long
-    function.errcheck = _check(name)  # type: ignore[assignment]  # typeshed wants a _FuncPtr argument
+    function.errcheck = _check(name, first=1)  # type: ignore[assignment]  # typeshed wants a _FuncPtr argument
+    return functools.partial(function, number)
+
+
+def attempt(number: int, *argtypes: Any) -> Callable[..., int]:
+    """The system call `number`; it raises nothing but answers -errno, as the kernel does.
+
+    For what fails often (is it there?): an exception and its text cost more than the call.
+    """
+    function = _quick["syscall"]
+    function.argtypes = (ctypes.c_long, *argtypes)
+    function.restype = ctypes.c_long
 
     def call(*arguments: Any) -> int:
-        return int(function(number, *arguments))
+        result: int = function(number, *arguments)
+        return result if result >= 0 else -ctypes.get_errno()
 
     return call

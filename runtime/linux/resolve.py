@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 
-from runtime.linux.libc import Integer, Size, Text, syscall
+from runtime.linux.libc import Integer, Size, Text, attempt
 
 
 class Resolve(enum.IntFlag):
@@ -31,25 +31,33 @@ _IN_ROOT = int(Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
 NO_SYMLINKS = int(Resolve.NO_SYMLINKS)
 NO_XDEV = int(Resolve.NO_XDEV)
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-_CHILD = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+_DIRECTORY = O_PATH | os.O_DIRECTORY
 
 _RETRIES = 128  # a rename or mount somewhere during a look-up of "..": EAGAIN, try again
 _MAX_LINKS = 40  # as the kernel's own limit
 _OPEN_HOW = struct.Struct("3Q")  # flags, mode, resolve
 
-_openat2 = syscall("openat2", 437, Integer, Text, Text, Size)
+_openat2 = attempt(437, Integer, Text, Text, Size)
+
+
+def find_in_root(root: int, path: bytes, flags: int = O_PATH, *, resolve: int = 0) -> int:
+    """Like open_in_root, but answers -errno instead of raising."""
+    mode = 0o644 if flags & os.O_CREAT else 0
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, _IN_ROOT | resolve)
+    fd = _openat2(root, path, how, 24)
+    for _ in range(_RETRIES):
+        if fd != -errno.EAGAIN:
+            break
+        fd = _openat2(root, path, how, 24)
+    return fd
 
 
 def open_in_root(root: int, path: bytes, flags: int = O_PATH, *, resolve: int = 0) -> int:
     """Opens `path` as if `root` were "/". resolve: further RESOLVE_*; O_CREAT makes mode 0644."""
-    mode = 0o644 if flags & os.O_CREAT else 0
-    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, _IN_ROOT | resolve)
-    for _ in range(_RETRIES):
-        try:
-            return _openat2(root, path, how, _OPEN_HOW.size)
-        except BlockingIOError:
-            continue
-    raise BlockingIOError(errno.EAGAIN, f"{path!r} is being renamed all the time")
+    fd = find_in_root(root, path, flags, resolve=resolve)
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd), path)
+    return fd
 
 
 def mkdir_all_in_root(root: int, path: bytes, mode: int = 0o755) -> int:
@@ -58,11 +66,14 @@ def mkdir_all_in_root(root: int, path: bytes, mode: int = 0o755) -> int:
     A dangling symbolic link counts as what it points to: that is made.
     """
     for _ in range(_MAX_LINKS):
-        try:
-            return open_in_root(root, path, O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            link = _make_missing(root, path, mode)
-            path = path if link is None else link
+        fd = find_in_root(root, path, _DIRECTORY)
+        if fd >= 0:
+            return fd
+        if fd != -errno.ENOENT:
+            raise OSError(-fd, os.strerror(-fd), path)
+        fd, path = _make_missing(root, path, mode)
+        if fd >= 0:
+            return fd
     raise OSError(errno.ELOOP, f"{path!r}: too many symbolic links, or someone removes it as we go")
 
 
@@ -72,17 +83,17 @@ def create_in_root(root: int, path: bytes) -> int:
     A dangling symbolic link counts as what it points to: that is made.
     """
     for _ in range(_MAX_LINKS):
-        try:
-            return open_in_root(root, path)
-        except FileNotFoundError:
+        fd = find_in_root(root, path)
+        if fd == -errno.ENOENT:
             parent, name = parent_in_root(root, path)
-        try:
-            os.close(open_in_root(parent, name, _NEW_FILE, resolve=NO_SYMLINKS))
-        except FileExistsError:
-            if link := _link(parent, name):
+            fd = find_in_root(parent, name, _NEW_FILE, resolve=NO_SYMLINKS)
+            if fd == -errno.EEXIST and (link := _link(parent, name)):
                 path = _join(path.rstrip(b"/").rpartition(b"/")[0], link)
-        finally:
             os.close(parent)
+        if fd >= 0:
+            return fd
+        if fd not in (-errno.ENOENT, -errno.EEXIST):
+            raise OSError(-fd, os.strerror(-fd), path)
     raise OSError(errno.ELOOP, f"{path!r}: too many symbolic links, or someone removes it as we go")
 
 
@@ -125,27 +136,33 @@ def _require_regular(found: os.stat_result, path: bytes) -> None:
         raise OSError(errno.EINVAL, f"{path!r} is not a regular file")
 
 
-def _make_missing(root: int, path: bytes, mode: int) -> bytes | None:
-    """Makes the missing directories of a path; or answers the path behind a dangling link in it."""
+def _make_missing(root: int, path: bytes, mode: int) -> tuple[int, bytes]:
+    """Makes the missing directories of a path. Met a dangling link: -1 and the path behind it."""
     parts = [part for part in path.split(b"/") if part not in (b"", b".")]
     parent = os.dup(root)
+    fresh = False  # have we made `parent` ourselves? then nothing is in it
     try:
         for index, name in enumerate(parts):
-            prefix = b"/".join(parts[: index + 1])
-            try:
-                child = open_in_root(root, prefix, O_PATH | os.O_DIRECTORY)
-            except FileNotFoundError:
+            child = -errno.ENOENT
+            if not fresh:
+                child = find_in_root(root, b"/".join(parts[: index + 1]), _DIRECTORY)
+            if child < 0:
+                if child != -errno.ENOENT:
+                    raise OSError(-child, os.strerror(-child), path)
                 try:
                     os.mkdir(name, mode, dir_fd=parent)
+                    fresh = True
                 except FileExistsError:
                     if link := _link(parent, name):
-                        return _join(b"/".join(parts[:index]), link, *parts[index + 1 :])
-                child = open_in_root(parent, name, _CHILD | os.O_DIRECTORY, resolve=NO_SYMLINKS)
+                        return -1, _join(b"/".join(parts[:index]), link, *parts[index + 1 :])
+                child = open_in_root(parent, name, _DIRECTORY, resolve=NO_SYMLINKS)
             os.close(parent)
             parent = child
+        made, parent = parent, -1
+        return made, path
     finally:
-        os.close(parent)
-    return None
+        if parent >= 0:
+            os.close(parent)
 
 
 def _link(parent: int, name: bytes) -> bytes:

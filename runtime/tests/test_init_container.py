@@ -182,8 +182,12 @@ def test_a_missing_source_is_named_with_its_destination(image: Image, tmp_path: 
 
 
 def test_a_directory_on_a_file_is_refused_by_name(image: Image, tmp_path: Path) -> None:
-    outcome = image.run(with_mounts(spec("true"), bind(tmp_path, "/etc/passwd")))
-    assert outcome.failure.startswith(f"mounts: bind {tmp_path} -> /etc/passwd: ")
+    for source, destination in ((tmp_path, "/etc/passwd"), ("/etc/passwd", "/etc")):
+        outcome = image.run(with_mounts(spec("true"), bind(source, destination)))
+        assert outcome.failure == (
+            f"mounts: bind {source} -> {destination}: "
+            "a directory can only be mounted on a directory, a file only on a file"
+        )
 
 
 def test_an_unknown_option_is_told_with_the_kernels_words(image: Image) -> None:

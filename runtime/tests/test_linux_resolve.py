@@ -55,7 +55,7 @@ def test_absolute_and_climbing_links_stay_inside(tree: Path, root: int) -> None:
 
 def test_magic_links_are_refused() -> None:
     slash = os.open("/", os.O_PATH)
-    with pytest.raises(OSError, match="openat2") as caught:
+    with pytest.raises(OSError, match="symbolic links") as caught:
         resolve.open_in_root(slash, b"/proc/self/root")
     assert caught.value.errno == errno.ELOOP
     os.close(slash)
@@ -136,7 +136,7 @@ def test_no_race_makes_a_directory_outside(tree: Path, root: int) -> None:
     assert racer.stdout is not None
     try:
         racer.stdout.readline()
-        for number in range(2000):
+        for number in range(600):
             try:
                 os.close(resolve.mkdir_all_in_root(root, b"real/%d/x" % number))
                 os.close(resolve.create_in_root(root, b"link/%d/f" % number))
