@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from runtime.cgroup.v1 import CONTROLLERS, HierarchyV1
 from runtime.cgroup.v2 import HierarchyV2
 
 ROOT = Path("/sys/fs/cgroup")
+_ESCAPE = re.compile(r"\\([0-7]{3})")  # mountinfo writes a blank as \040
 
 
 class Cgroup(Protocol):
@@ -93,6 +95,6 @@ def _mounts(mountinfo: Path) -> list[tuple[str, str, frozenset[str]]]:
     for line in mountinfo.read_bytes().splitlines():
         left, _, right = os.fsdecode(line).partition(" - ")
         kind, _, options = right.split(" ")[:3]
-        mount_point = left.split(" ")[4].encode().decode("unicode_escape")
+        mount_point = _ESCAPE.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
         result.append((mount_point, kind, frozenset(options.split(","))))
     return result

@@ -1,7 +1,9 @@
-"""A seccomp profile to the BPF program that the kernel runs: libseccomp's, and a prologue of ours.
+"""A seccomp profile to the BPF program that the kernel runs on this machine.
 
-prologue   what libseccomp can't say, see prologue.py
-filter     libseccomp's: everything else
+For each call: a rule without conditions decides, the first if there are several; else the first
+rule whose conditions hold; else the default. What is newer than all calls the profile names gets
+ENOSYS where the default refuses: a program that tries a new call falls back to an old one for
+ENOSYS, and gives up for EPERM; and nobody can have meant to refuse what he didn't know.
 """
 
 from __future__ import annotations
@@ -10,15 +12,16 @@ import functools
 from collections.abc import Mapping
 
 from runtime.errors import InvalidSpec
-from runtime.linux.libseccomp import (
-    Compare,
-    Filter,
-    SeccompRefused,
-    architecture,
-    native_architecture,
-    system_call,
+from runtime.seccomp import default, machine
+from runtime.seccomp.assemble import (
+    INSTRUCTION_BYTES,
+    OPERATORS,
+    Clause,
+    Condition,
+    Verdict,
+    assemble,
 )
-from runtime.seccomp import default, prologue
+from runtime.seccomp.machine import SKIPPED, X32, X32_BIT, X86_64, Architecture
 from runtime.spec import Seccomp, SeccompSyscalls
 
 FIELD = "linux.seccomp"
@@ -37,6 +40,8 @@ _ACTIONS: Mapping[str, int] = {
 _WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 _REFUSING = ("SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP",
              "SCMP_ACT_ERRNO")  # fmt: skip
+_KILL = _ACTIONS["SCMP_ACT_KILL"]
+_NO_SUCH_CALL = _ACTIONS["SCMP_ACT_ERRNO"] | default.ENOSYS
 
 # SECCOMP_FILTER_FLAG_* of linux/seccomp.h, which the one who installs the program passes on.
 _FLAGS: Mapping[str, int] = {
@@ -65,30 +70,54 @@ def install_flags(seccomp: Seccomp) -> int:
 def program(seccomp: Seccomp) -> bytes:
     """The program of a profile: struct sock_filter, 8 bytes each, for this machine.
 
-    Cached by the profile's contents. Raises InvalidSpec naming the field.
+    Cached by the profile's contents. Names that nobody knows are passed over: profiles are
+    written for many kernels. Raises InvalidSpec naming the field.
     """
-    default_action = action(seccomp.default_action, seccomp.default_errno_ret, "defaultAction")
-    tokens = _architectures(seccomp)
-    unnamed: dict[str, int] = {}
-    with Filter(default_action) as filter_:
-        filter_.set_binary_tree()
-        for token in tokens:
-            filter_.add_architecture(token)
-        for index, rule in enumerate(seccomp.syscalls):
-            value = action(rule.action, rule.errno_ret, f"syscalls[{index}].action")
-            if value != default_action:  # says nothing new, and libseccomp refuses it
-                unnamed |= _add(filter_, rule, value, index)
-        body = filter_.export()
-    refusing = seccomp.default_action in _REFUSING and default_action != prologue.NO_SUCH_CALL
-    known = [name for rule in seccomp.syscalls for name in rule.names] if refusing else []
-    code = prologue.prologue(tokens, unnamed, known) + body
-    if len(code) > MAX_INSTRUCTIONS * prologue.INSTRUCTION_BYTES:
-        count = len(code) // prologue.INSTRUCTION_BYTES
+    otherwise = _action(seccomp.default_action, seccomp.default_errno_ret, "defaultAction")
+    rules = [_checked(rule, index) for index, rule in enumerate(seccomp.syscalls)]
+    rules = [rule for rule in rules if rule[1].action != otherwise]
+    refusing = seccomp.default_action in _REFUSING
+    architectures = machine.chosen(seccomp.architectures)
+    newest = SKIPPED
+    sections: dict[int, list[tuple[int, Verdict]]] = {}
+    for architecture in architectures:
+        if refusing:
+            newest = _newest(seccomp, architecture)
+        verdicts = _verdicts(rules, architecture, otherwise)
+        ranges = _ranges(verdicts, architecture, newest, otherwise)
+        sections.setdefault(architecture.audit, []).extend(ranges)
+    if X86_64 in architectures and X32 not in architectures:
+        sections[X86_64.audit] += [(X32_BIT, Verdict(_KILL)), (SKIPPED, Verdict(otherwise))]
+    code = assemble(sections, other=_KILL)
+    if len(code) > MAX_INSTRUCTIONS * INSTRUCTION_BYTES:
+        count = len(code) // INSTRUCTION_BYTES
         raise InvalidSpec(FIELD, f"comes to {count} instructions; the kernel takes 4096 at most")
     return code
 
 
-def action(name: str, errno_ret: int | None, field: str) -> int:
+_Rule = tuple[tuple[str, ...], Clause]
+
+
+def _checked(rule: SeccompSyscalls, index: int) -> _Rule:
+    where = f"syscalls[{index}]"
+    action = _action(rule.action, rule.errno_ret, f"{where}.action")
+    conditions = []
+    for position, argument in enumerate(rule.args):
+        path = f"{FIELD}.{where}.args[{position}]"
+        if argument.op not in OPERATORS:
+            raise InvalidSpec(f"{path}.op", f"{argument.op!r} is none of {', '.join(OPERATORS)}")
+        if not 0 <= argument.index <= 5:
+            raise InvalidSpec(f"{path}.index", f"{argument.index} is out of range (0 to 5)")
+        for name, number in (("value", argument.value), ("valueTwo", argument.value_two)):
+            if not 0 <= number < 1 << 64:
+                raise InvalidSpec(f"{path}.{name}", f"{number} doesn't fit into 64 bits")
+        conditions.append(
+            Condition(argument.index, argument.op, argument.value, argument.value_two)
+        )
+    return rule.names, Clause(tuple(conditions), action)
+
+
+def _action(name: str, errno_ret: int | None, field: str) -> int:
     """The kernel's SECCOMP_RET_* with its errno (EPERM unless told). Raises InvalidSpec."""
     if name == "SCMP_ACT_NOTIFY":
         raise InvalidSpec(f"{FIELD}.{field}", "SCMP_ACT_NOTIFY needs a listener, there is none")
@@ -102,55 +131,58 @@ def action(name: str, errno_ret: int | None, field: str) -> int:
     return _ACTIONS[name] | number
 
 
-def _architectures(seccomp: Seccomp) -> tuple[int, ...]:
-    """Audit tokens, the machine's own first."""
-    tokens = [native_architecture()]
-    for name in seccomp.architectures:
-        token = architecture(name.removeprefix("SCMP_ARCH_").lower())
-        if token is None or not name.startswith("SCMP_ARCH_"):
-            raise InvalidSpec(f"{FIELD}.architectures", f"{name!r} is unknown here")
-        tokens.append(token)
-    return tuple(dict.fromkeys(tokens))
+def _verdicts(rules: list[_Rule], architecture: Architecture, otherwise: int) -> dict[int, Verdict]:
+    """Call number -> what the rules say about it."""
+    unconditional: dict[int, int] = {}
+    clauses: dict[int, list[Clause]] = {}
+    for names, clause in rules:
+        for name in names:
+            for call in machine.calls(name, architecture):
+                conditions = clause.conditions
+                if call.selector is not None:
+                    if conditions and clause.action == _ACTIONS["SCMP_ACT_ALLOW"]:
+                        continue  # its arguments can't be seen, so it can't be allowed for them
+                    mask, value = call.selector
+                    conditions = (Condition(0, "SCMP_CMP_MASKED_EQ", mask, value),)
+                if conditions:
+                    clauses.setdefault(call.number, []).append(Clause(conditions, clause.action))
+                else:
+                    unconditional.setdefault(call.number, clause.action)
+    result = {
+        number: Verdict(otherwise, tuple(listed), wide=architecture.wide)
+        for number, listed in clauses.items()
+    }
+    return result | {number: Verdict(action) for number, action in unconditional.items()}
 
 
-def _add(filter_: Filter, rule: SeccompSyscalls, value: int, index: int) -> dict[str, int]:
-    """Adds the rule for each name; answers name -> action for those libseccomp doesn't know.
+def _newest(seccomp: Seccomp, architecture: Architecture) -> int:
+    """The highest number of a call that the profile names, whatever it says about it."""
+    numbers = (
+        call.number
+        for rule in seccomp.syscalls
+        for name in rule.names
+        for call in machine.calls(name, architecture)
+        if call.number < architecture.end
+    )
+    return max(numbers, default=SKIPPED)
 
-    A name that nobody knows is passed over: profiles are written for many kernels.
+
+def _ranges(
+    verdicts: Mapping[int, Verdict], architecture: Architecture, newest: int, otherwise: int
+) -> list[tuple[int, Verdict]]:
+    """(first number, verdict) of each run of equal verdicts, in the architecture's numbers.
+
+    Those from its end on get the default, unless they are another architecture's.
     """
-    arguments = _arguments(rule, index)
-    native = native_architecture()
-    unnamed = {}
-    for name in rule.names:
-        number = system_call(name, native)
-        if number is None:
-            if prologue.has_number(name):
-                if arguments:
-                    raise InvalidSpec(
-                        f"{FIELD}.syscalls[{index}]",
-                        f"conditions on {name} need a newer libseccomp than this machine's",
-                    )
-                unnamed[name] = value
-            continue
-        try:
-            filter_.add_rule(value, number, arguments)
-        except SeccompRefused as error:
-            raise InvalidSpec(f"{FIELD}.syscalls[{index}]", f"{name}: {error}") from error
-    return unnamed
-
-
-def _arguments(rule: SeccompSyscalls, index: int) -> list[tuple[int, Compare, int, int]]:
-    result = []
-    for position, argument in enumerate(rule.args):
-        path = f"{FIELD}.syscalls[{index}].args[{position}]"
-        if argument.op not in Compare.__members__:
-            raise InvalidSpec(
-                f"{path}.op", f"{argument.op!r} is none of {', '.join(Compare.__members__)}"
-            )
-        if not 0 <= argument.index <= 5:
-            raise InvalidSpec(f"{path}.index", f"{argument.index} is out of range (0 to 5)")
-        for name, number in (("value", argument.value), ("valueTwo", argument.value_two)):
-            if not 0 <= number < 1 << 64:
-                raise InvalidSpec(f"{path}.{name}", f"{number} doesn't fit into 64 bits")
-        result.append((argument.index, Compare[argument.op], argument.value, argument.value_two))
+    borders = {architecture.first, *verdicts, *(number + 1 for number in verdicts)}
+    if newest < architecture.end:
+        borders.add(newest + 1)
+    if architecture is not X86_64:
+        borders.add(architecture.end)
+    result: list[tuple[int, Verdict]] = []
+    for number in sorted(borders):
+        unknown = newest < number < architecture.end
+        verdict = verdicts.get(number, Verdict(_NO_SUCH_CALL if unknown else otherwise))
+        if not result or result[-1][1] != verdict:
+            result.append((number, verdict))
     return result

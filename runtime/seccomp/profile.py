@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from runtime.codec import decode
 from runtime.errors import InvalidSpec
 from runtime.seccomp import default
+from runtime.seccomp.machine import MACHINES
 from runtime.spec import Seccomp, SeccompArgument, SeccompSyscalls
 
 ALLOW, ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
@@ -64,22 +65,31 @@ def _default_profile(capabilities: frozenset[str], machine: str) -> Seccomp:
     return Seccomp(
         default_action=ERRNO,
         default_errno_ret=default.EPERM,
-        architectures=default.ARCHITECTURES.get(machine, ()),
+        architectures=_architectures(machine),
         syscalls=tuple(rules),
     )
 
 
-def _sockets() -> list[SeccompSyscalls]:
-    """Every family but AF_ALG and AF_VSOCK, as ranges.
+def _architectures(machine: str) -> tuple[str, ...]:
+    return tuple(architecture.name for architecture in MACHINES.get(machine, ()))
 
-    Rules are alternatives, so that two rules "not 38" and "not 40" would allow everything.
+
+def _sockets() -> list[SeccompSyscalls]:
+    """Every family but AF_ALG and AF_VSOCK, as ranges: rules are alternatives, so that "not 38"
+    beside "not 40" would allow everything.
+
+    The kernel reads the family as 32 bits, a filter compares 64. So the upper range needs its
+    end: without it, AF_VSOCK + 2**32 would be above 40 for the filter and AF_VSOCK for the kernel.
     """
     ranges = (
-        SeccompArgument(0, default.AF_ALG, "SCMP_CMP_LT"),
-        SeccompArgument(0, default.AF_ALG + 1, "SCMP_CMP_EQ"),
-        SeccompArgument(0, default.AF_VSOCK, "SCMP_CMP_GT"),
+        (SeccompArgument(0, default.AF_ALG, "SCMP_CMP_LT"),),
+        (SeccompArgument(0, default.AF_ALG + 1, "SCMP_CMP_EQ"),),
+        (
+            SeccompArgument(0, default.AF_VSOCK, "SCMP_CMP_GT"),
+            SeccompArgument(0, 0xFFFFFFFF, "SCMP_CMP_LE"),
+        ),
     )
-    return [SeccompSyscalls(("socket",), ALLOW, args=(family,)) for family in ranges]
+    return [SeccompSyscalls(("socket",), ALLOW, args=families) for families in ranges]
 
 
 def _personalities() -> list[SeccompSyscalls]:
@@ -202,9 +212,8 @@ def _applies(rule: _Rule, held: frozenset[str], machine: str) -> bool:
 
 
 def _mapped(arch_map: tuple[_Architecture, ...], machine: str) -> tuple[str, ...]:
-    native = default.ARCHITECTURES.get(machine, ("",))[0]
     for entry in arch_map:
-        if entry.architecture == native:
+        if entry.architecture in _architectures(machine)[:1]:
             return (entry.architecture, *entry.sub_architectures)
     return ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.cgroup import devices
@@ -99,12 +99,14 @@ def kernel_v1(policy: devices.Policy, access: Access) -> bool:
     return any(set(letters) <= set(rule.access) for rule in matching)
 
 
+@settings(deadline=None)
 @given(rules, accesses)
 def test_the_program_follows_the_last_rule(given_rules: list[DeviceRule], access: Access) -> None:
     checked = devices.checked(given_rules)
     assert run(devices.bpf_program(checked), access) == permitted(checked, access)
 
 
+@settings(deadline=None)
 @given(rules, accesses)
 def test_the_v1_list_never_allows_more(given_rules: list[DeviceRule], access: Access) -> None:
     checked = devices.checked(given_rules)

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.errors import InvalidSpec
 from runtime.seccomp import default
+from runtime.seccomp.machine import native_architectures
 from runtime.seccomp.profile import default_profile, load, parse
 from runtime.spec import Seccomp, SeccompArgument, SeccompSyscalls
 
@@ -123,7 +124,7 @@ def test_conditions_of_dockers_format(rule: dict[str, object], applies: bool) ->
 
 
 def test_the_architectures_of_dockers_format() -> None:
-    machine = default.ARCHITECTURES[os.uname().machine]
+    machine = tuple(architecture.name for architecture in native_architectures())
     content = {
         "defaultAction": "SCMP_ACT_ALLOW",
         "archMap": [
