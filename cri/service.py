@@ -268,6 +268,7 @@ def _fit(text: str) -> str:
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= MESSAGE_TEXT and text.isascii():
         return text
+    data = data[:MESSAGE_TEXT]
     while len(quote(data)) > MESSAGE_TEXT:
         data = data[: len(data) * 9 // 10]
     kept = data.decode("utf-8", "ignore")

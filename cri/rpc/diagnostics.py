@@ -35,7 +35,10 @@ async def import_image(services: Services, request: Json) -> Json:
     if not path.is_absolute():
         raise InvalidRequest("path", f"{path} is relative, and the daemon works elsewhere")
     name = _text(request, "name", default="")
-    images = await services.images.import_archive(path, name=name or None)
+    try:
+        images = await services.images.import_archive(path, name=name or None)
+    except (FileNotFoundError, PermissionError) as error:
+        raise InvalidRequest("path", f"{error.filename or path}: {error.strerror}") from error
     return {"images": [_image(image) for image in images]}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -13,28 +14,35 @@ from cri.listen import listen
 from cri.paths import Paths
 from cri.rpc.services import Services
 from cri.store.store import Store
-from image.settings import ImageSettings
-from image.store import ImageStore
+from image.store import ImageSettings, ImageStore, RegistrySettings, UnpackLimits
 from network.config import NetworkSettings
 from network.pod_network import PodNetwork
 from runtime.lifecycle import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
+    from google.protobuf.message import Message
+
+Answer = TypeVar("Answer", bound="Message")
+# registries answer at once or not at all, and small file systems are no reason to refuse a pull
+IMAGES = ImageSettings(
+    registries=RegistrySettings(hosts_dir="", attempts=2, retry_delay=0.01, connect_timeout=5),
+    limits=UnpackLimits(reserve_bytes=0),
+)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 @contextlib.asynccontextmanager
-async def parts(directory: Path) -> AsyncIterator[Services]:
+async def parts(directory: Path, images_as: ImageSettings = IMAGES) -> AsyncIterator[Services]:
     """A daemon's parts, with the network off and no spawner started."""
     paths = Paths(directory / "root", directory / "state")
     config = override(Config(), root=str(paths.root), state=str(paths.state))
     for made in (paths.root, paths.state):
         made.mkdir(parents=True)
     store = Store.open(paths.database)
-    images = await ImageStore.open(paths.root, ImageSettings())
+    images = await ImageStore.open(paths.root, images_as)
     network = PodNetwork(NetworkSettings(enabled=False, state_dir=paths.state))
     netns_dir = directory / "netns"
     runtime = Runtime(paths.state, netns_dir, on_exit=lambda _: None, on_lost=lambda _: None)
@@ -62,3 +70,22 @@ async def serving(
                 yield channel
         finally:
             await server.stop(0)
+
+
+async def call(
+    channel: grpc.aio.Channel, method: str, request: Message, answer: type[Answer]
+) -> Answer:
+    """One call; method: runtime.v1.ImageService/ListImages."""
+    rpc: grpc.aio.UnaryUnaryMultiCallable[Message, Answer] = channel.unary_unary(
+        f"/{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=answer.FromString,
+    )
+    return await rpc(request, timeout=20)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another task or process does and nobody announces."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -14,7 +14,7 @@ from cri import service, trace
 from cri.api import api_pb2 as api
 from cri.errors import ContainerNotFound, WrongState
 from cri.service import Rpc
-from cri.tests.parts import parts, serving
+from cri.tests.parts import call, parts, serving
 from cri.tests.test_store import container, sandbox
 from image.errors import RegistryUnavailable
 
@@ -27,24 +27,12 @@ if TYPE_CHECKING:
     from cri.rpc.services import Services
 
 RUNTIME = "runtime.v1.RuntimeService"
-Answer = TypeVar("Answer", bound="Message")
 
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
     async with parts(tmp_path) as made:
         yield made
-
-
-async def call(
-    channel: grpc.aio.Channel, method: str, request: Message, answer: type[Answer]
-) -> Answer:
-    rpc: grpc.aio.UnaryUnaryMultiCallable[Message, Answer] = channel.unary_unary(
-        f"/{method}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=answer.FromString,
-    )
-    return await rpc(request, timeout=20)
 
 
 def only(name: str, rpc: Rpc) -> dict[str, dict[str, Rpc]]:
