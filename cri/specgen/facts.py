@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PERMISSIONS = frozenset("rwm")
 _OWN_DIRECTORIES = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
-_OWN_NODES = frozenset(("console",))
+_OWN_NODES = frozenset(("console", "ptmx"))
 _SYS_RESOURCE = 1 << capabilities.NAMES.index("CAP_SYS_RESOURCE")
 
 
