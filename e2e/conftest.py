@@ -12,7 +12,7 @@ import pytest
 from e2e import images
 from e2e.images import DOCKER, Entry, Image, Layer, directory, symlink
 from e2e.kubelet import Kubelet, Pod
-from e2e.node import REGISTRY, Node, leaks, started
+from e2e.node import REGISTRY, Node, started
 
 HERE = Path(__file__).parent
 BUSYBOX = f"{REGISTRY}/library/busybox:1.35"
@@ -109,7 +109,7 @@ def node() -> Iterator[Node]:
         node.inside(lambda: push_images(images.Registry(REGISTRY)))
         before = node.inventory()
         yield node
-        assert leaks(before, node.inventory()) == []
+        assert node.leaks(before) == []
 
 
 @pytest.fixture(scope="session")

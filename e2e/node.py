@@ -39,6 +39,8 @@ Answer = TypeVar("Answer")
 REGISTRY = "127.0.0.1:5000"
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = (REPOSITORY / ".venv/debian/usr/bin", Path("/usr/sbin"), Path("/usr/bin"), Path("/bin"))
+SETTLING = 5.0
+"""Seconds in which what was removed has to be gone."""
 STAY = ("lock", "last_reserved_ip")
 """Files that address management keeps."""
 PATIENCE = 20.0
@@ -254,6 +256,19 @@ class Node:
             "files": set(self._files()),
         }
 
+    def leaks(self, before: Mapping[str, set[str]]) -> Sequence[str]:
+        """What is there that was not: one line each.
+
+        The kernel takes interfaces away, and a worker files, a moment after the answer.
+        """
+        deadline = time.monotonic() + SETTLING
+        while True:
+            after = self.inventory()
+            found = [f"{kind}: {x}" for kind in before for x in sorted(after[kind] - before[kind])]
+            if not found or time.monotonic() > deadline:
+                return found
+            threading.Event().wait(0.1)
+
     def _mounts(self) -> Iterator[str]:
         for line in Path(f"/proc/{self.holder.pid}/mountinfo").read_text().splitlines():
             words = line.split()
@@ -345,8 +360,3 @@ def started(*, registry: bool = True, daemon: bool = True, disk_bytes: int = 0) 
         yield node
     finally:
         node.close()
-
-
-def leaks(before: Mapping[str, set[str]], after: Mapping[str, set[str]]) -> Sequence[str]:
-    """What is there that was not: one line each."""
-    return [f"{kind}: {item}" for kind in before for item in sorted(after[kind] - before[kind])]

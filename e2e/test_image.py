@@ -197,7 +197,7 @@ def test_a_kill_during_a_pull_leaves_nothing_broken(node: Node, kubelet: Kubelet
                                        for i, data in enumerate(random))])  # fmt: skip
     reference = node.inside(lambda: image.push(Registry(REGISTRY), "tests/killed", "1"))
     for moment in (0, 3, 6):
-        news = node.client.follow("PullImage", {"reference": reference})
+        news = node.client.follow("PullImage", {"image": reference})
         for _, _ in zip(range(moment), news, strict=False):
             pass
         node.restart_daemon(how=signal.SIGKILL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cri.api import api_pb2 as api
 from e2e.kubelet import Kubelet, refused
-from e2e.node import Node, leaks
+from e2e.node import Node
 from e2e.test_container import security
 from e2e.test_network import port_pod, server
 
@@ -37,7 +37,7 @@ def test_many_lives_leave_nothing(kubelet: Kubelet, node: Node) -> None:
     before = node.inventory()
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda port: life(kubelet, port), range(19000, 19000 + PODS)))
-    assert leaks(before, node.inventory()) == []
+    assert node.leaks(before) == []
     assert kubelet.sandboxes() == []
     assert kubelet.containers() == []
 
@@ -47,7 +47,7 @@ def test_a_pod_that_can_not_be_made_leaves_nothing(kubelet: Kubelet, node: Node)
     config = kubelet.config(linux=api.LinuxPodSandboxConfig(sysctls={"net.no.such": "1"}))
     for _ in range(5):
         refused(lambda: kubelet.pod(config))
-    assert leaks(before, node.inventory()) == []
+    assert node.leaks(before) == []
 
 
 def descriptors(pid: int) -> int:

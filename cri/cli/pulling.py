@@ -52,8 +52,8 @@ def is_moving(reference: str) -> bool:
 def pull(client: Client, reference: str, *, quiet: bool) -> str:
     """Pulls an image and shows how it goes on; its id. Ctrl-C gives the pull up."""
     with _shown(reference, quiet=quiet) as show:
-        for news in client.follow("PullImage", {"reference": reference}):
-            image = news.get("image")
+        for news in client.follow("PullImage", {"image": reference}):
+            image = news.get("done")
             if isinstance(image, dict):
                 return str(image["id"])
             show(news)
@@ -100,24 +100,14 @@ class _Painter:
         self._head = bars.add_task(reference, total=None, state="")
 
     def show(self, news: Mapping[str, object]) -> None:
-        for digest, size, fetched, unpacked in _layers(news):
+        layers = news.get("layers")
+        for layer in layers if isinstance(layers, list) else []:
+            digest, size, fetched = str(layer["digest"]), int(layer["size"]), int(layer["fetched"])
             if digest not in self._tasks:
                 if not self._tasks:
                     self._bars.remove_task(self._head)
                 self._tasks[digest] = self._bars.add_task(short(digest), total=size, state="")
-            state = "unpacked" if unpacked else ("unpacking" if fetched >= size else "")
+            state = str(layer["state"])
+            if state == "pulling" and fetched >= size:
+                state = "unpacking"
             self._bars.update(self._tasks[digest], completed=fetched, total=size, state=state)
-
-
-def _layers(news: Mapping[str, object]) -> Iterator[tuple[str, int, int, bool]]:
-    """Digest, size, bytes that are here, whether it is unpacked."""
-    layers = news.get("layers")
-    for layer in layers if isinstance(layers, list) else []:
-        if isinstance(layer, dict):
-            size, fetched = layer.get("size"), layer.get("fetched")
-            yield (
-                str(layer.get("digest")),
-                size if isinstance(size, int) else 0,
-                fetched if isinstance(fetched, int) else 0,
-                bool(layer.get("unpacked")),
-            )
