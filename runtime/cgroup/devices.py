@@ -6,6 +6,7 @@ rule covers is refused. https://github.com/opencontainers/runtime-spec/blob/main
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,8 @@ def everything(rules: Sequence[DeviceRule]) -> bool:
     return False
 
 
-def policy(rules: Iterable[DeviceRule]) -> Policy:
+@functools.lru_cache(maxsize=64)  # most containers of a node have the same few lists
+def policy(rules: tuple[DeviceRule, ...]) -> Policy:
     """What the rules come to in cgroup v1's terms: one default and exceptions from it.
 
     Raises InvalidSpec for a hole in an exception (allow 10:*, then deny 10:200), which a v1 list

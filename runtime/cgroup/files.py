@@ -43,7 +43,7 @@ def read(path: str) -> str:
         chunks = []
         while chunk := os.read(fd, 65536):
             chunks.append(chunk)
-        return b"".join(chunks).decode("ascii").rstrip("\n")
+        return os.fsdecode(b"".join(chunks)).rstrip("\n")
     finally:
         os.close(fd)
 
@@ -52,7 +52,7 @@ def write(path: str, value: str) -> None:
     """One write(2) of the whole value, as the kernel wants it."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode("ascii"))
+        os.write(fd, os.fsencode(value))
     finally:
         os.close(fd)
 
@@ -63,7 +63,7 @@ def write_lines(path: str, lines: list[str]) -> None:
     try:
         for line in lines:
             try:
-                os.write(fd, line.encode("ascii"))
+                os.write(fd, os.fsencode(line))
             except OSError as error:
                 raise refused(path, line, error) from error
     finally:

@@ -38,8 +38,12 @@ class Cgroup(Protocol):
     def attach_fds(self) -> list[int]:
         """v1: descriptors to which a single-threaded process writes b"0" to join; v2: none."""
 
-    def clone_fd(self) -> int | None:
-        """v2: a directory descriptor for CLONE_INTO_CGROUP; the caller closes it. v1: None."""
+    def clone_fd(self, *, beside: int = 0) -> int | None:
+        """v2: a directory descriptor for CLONE_INTO_CGROUP; the caller closes it. v1: None.
+
+        beside: the container's first process, for an exec: where the container has divided its
+        cgroup, no process may be in the cgroup itself any more; then it is that process's.
+        """
 
     def pids(self) -> list[int]: ...
 

@@ -31,6 +31,7 @@ _PAIRS = {  # settings that must keep an order between them which depends on the
     "memory.limit_in_bytes": "memory.memsw.limit_in_bytes",
     "cpu.cfs_period_us": "cpu.cfs_quota_us",
 }
+_FREEZE_SECONDS = 0.1
 _CPUSET_FILES = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -149,9 +150,8 @@ class CgroupV1:
             raise files.refused(f"{directory}/tasks", "0", error) from error
         return fds
 
-    def clone_fd(self) -> int | None:
+    def clone_fd(self, *, beside: int = 0) -> None:
         """None: only cgroup v2 lets a process start inside."""
-        return None
 
     def pids(self) -> list[int]:
         """Every process, those of cgroups beneath included."""
@@ -162,15 +162,17 @@ class CgroupV1:
 
     def kill(self) -> None:
         """SIGKILL to every process, also to those that are being forked; doesn't wait for them."""
-        freezer = self.directories.get("freezer", "")
-        with contextlib.suppress(OSError):  # it only helps: the kernel may be unable to freeze one
-            files.write(f"{freezer}/freezer.state", "FROZEN")
+        if not self.pids():
+            return
+        state = f"{self.directories.get('freezer', '')}/freezer.state"
+        with contextlib.suppress(OSError):  # without a freezer, or gone meanwhile
+            _freeze(state)
         try:
             files.kill_listed(self.pids)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                files.write(f"{freezer}/freezer.state", "THAWED")  # killed ones must run to die
-        files.kill_listed(self.pids)
+            with contextlib.suppress(OSError):
+                files.write(state, "THAWED")  # killed ones must run to die
+        files.kill_listed(self.pids)  # those that the freezer couldn't hold
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory; 0 without the cgroup."""
@@ -195,6 +197,19 @@ class CgroupV1:
         deadline = time.monotonic() + timeout
         for directory in reversed(self._unique()):
             files.remove(directory, deadline=deadline)
+
+
+def _freeze(state: str) -> None:
+    """Freezes, and waits a little until all are frozen, so that none is in the middle of a fork:
+    for a moment of it the child exists and no cgroup lists it.
+
+    The kernel sends no word of it, a look at the file is what it takes. A process that hangs in
+    the kernel can't be frozen; it can't fork either.
+    """
+    deadline = time.monotonic() + _FREEZE_SECONDS
+    files.write(state, "FROZEN")
+    while files.read(state) != "FROZEN" and time.monotonic() < deadline:
+        time.sleep(0.0002)
 
 
 def _inherit_cpuset(directory: str, wanted: set[str] | frozenset[str] = frozenset()) -> None:

@@ -117,12 +117,26 @@ class CgroupV2:
         """None: on v2 a process starts inside, see clone_fd."""
         return []
 
-    def clone_fd(self) -> int:
-        """A directory descriptor for CLONE_INTO_CGROUP; the caller closes it."""
+    def clone_fd(self, *, beside: int = 0) -> int:
+        """A directory descriptor for CLONE_INTO_CGROUP; the caller closes it.
+
+        beside: the container's first process, for an exec: where the container has divided its
+        cgroup, no process may be in the cgroup itself any more; then it is that process's.
+        """
+        directory = self.directory
         try:
-            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if beside and files.read(f"{directory}/cgroup.subtree_control"):
+                directory = self._directory_of(beside)
+            return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise files.refused(self.directory, "", error) from error
+            raise files.refused(directory, "", error) from error
+
+    def _directory_of(self, pid: int) -> str:
+        """The process's cgroup if it is beneath ours; else ours."""
+        for line in files.read(f"/proc/{pid}/cgroup").splitlines():
+            if line.startswith(f"0::{self.path}/") and ".." not in line.split("/"):
+                return self.mount + line.removeprefix("0::")
+        return self.directory
 
     def pids(self) -> list[int]:
         """Every process, those of cgroups beneath included."""

@@ -150,7 +150,7 @@ def test_privileged_needs_no_list_at_all() -> None:
 def test_accesses_to_one_device_are_united() -> None:
     tun = DeviceRule(allow=True, type="c", major=10, minor=200, access="w")
     read = DeviceRule(allow=True, type="c", major=10, minor=200, access="r")
-    policy = devices.policy([DENY_ALL, tun, read])
+    policy = devices.policy((DENY_ALL, tun, read))
     assert [devices.line(rule) for rule in policy.exceptions] == ["c 10:200 rw"]
 
 
@@ -158,7 +158,7 @@ def test_a_hole_in_a_range_is_refused_on_v1() -> None:
     whole = DeviceRule(allow=True, type="c", major=10)
     hole = DeviceRule(allow=False, type="c", major=10, minor=200)
     with pytest.raises(InvalidSpec, match=r"'c 10:200 rwm' out of 'c 10:\* rwm'"):
-        devices.policy([DENY_ALL, whole, hole])
+        devices.policy((DENY_ALL, whole, hole))
 
 
 @pytest.mark.parametrize(

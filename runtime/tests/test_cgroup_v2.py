@@ -75,6 +75,21 @@ def test_cgroup_kill_ends_all(unified: CgroupV2) -> None:
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
 
+def test_an_exec_joins_a_container_that_divided_its_cgroup(unified: CgroupV2) -> None:
+    """Where processes may no longer be in the cgroup itself, they join the first one's."""
+    available = files.read(f"{unified.directory}/cgroup.controllers").split()
+    if not available:
+        pytest.skip("no controller is handed down here")
+    inner = CgroupV2(f"{unified.path}/inner", UNIFIED)
+    files.make(inner.directory)
+    pid = start_sleeper(inner)
+    files.write(f"{unified.directory}/cgroup.subtree_control", f"+{available[0]}")
+    for beside, path in ((pid, inner.directory), (os.getpid(), unified.directory)):
+        fd = unified.clone_fd(beside=beside)
+        assert os.readlink(f"/proc/self/fd/{fd}") == path
+        os.close(fd)
+
+
 # --- which hierarchy a machine has ------------------------------------------------------------
 
 
