@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runtime.init.values import CgroupHierarchy, CgroupMount
-from runtime.linux.mount import MountAttr
 
 _MOUNT_WORDS = frozenset(("rw", "ro", "xattr", "clone_children", "cpuset_v2_mode", "favordynmods"))
 
@@ -44,19 +43,14 @@ def cgroup_mount(destination: str, attributes: int, layout: CgroupLayout) -> Cgr
     hierarchies = []
     links = []
     for controllers in layout.hierarchies:
-        names = controllers.split(",")
         directory = controllers.removeprefix("name=")
-        hierarchies.append(CgroupHierarchy(directory, tuple(map(_parameter, names))))
+        hierarchies.append(CgroupHierarchy(directory, controllers))
+        names = controllers.split(",")
         if len(names) > 1:
             links += [(name, directory) for name in names]
     return CgroupMount(
         destination=destination,
-        attributes=attributes & ~MountAttr.RELATIME,
+        attributes=attributes,
         hierarchies=tuple(hierarchies),
         links=tuple(links),
     )
-
-
-def _parameter(controller: str) -> tuple[str, ...]:
-    name, equals, value = controller.partition("=")
-    return (name, value) if equals else (controller, "")

@@ -12,7 +12,6 @@ from runtime.init.context import Context
 from runtime.linux import keyring, seccomp
 from runtime.linux.namespace import Clone, unshare
 from runtime.linux.process import Prctl, prctl, reset_signals
-from runtime.linux.seccomp import SeccompFlag
 
 
 def reset(context: Context) -> None:
@@ -113,7 +112,7 @@ def filter_system_calls(context: Context) -> None:
     process = context.process
     if not process.seccomp:
         return
-    seccomp.install(process.seccomp, SeccompFlag.SPEC_ALLOW)
+    seccomp.install(process.seccomp, process.seccomp_flags)
     final = capabilities.attainable(process.capabilities, context.ourselves.held)
     if _extra(context) & ~(final.permitted & final.effective):
         try:

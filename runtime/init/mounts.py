@@ -14,6 +14,7 @@ from runtime.linux.mount import AT_FDCWD, PROC_SUPER_MAGIC, MountAttr
 
 _SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace: see sandbox.py
 _KINDS_DIFFER = "a directory can only be mounted on a directory, a file only on a file"
+_MS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: MS_* and MOUNT_ATTR_* agree in these
 _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 
 
@@ -98,6 +99,9 @@ def attach(context: Context) -> None:
 
 def _attach(context: Context, step: MountStep, source: int) -> None:
     fd = source if source >= 0 else _make(context, step)
+    if _is_prepared(context, step):
+        mount.move_mount(fd, context.dev_fd, step.destination[5:].encode())
+        return
     target = _target(context, step, fd)
     try:
         mount.move_mount(fd, target)
@@ -107,6 +111,12 @@ def _attach(context: Context, step: MountStep, source: int) -> None:
         raise
     if step.late_readonly:
         context.late_readonly = (*context.late_readonly, fd)
+
+
+def _is_prepared(context: Context, step: MountStep) -> bool:
+    """Whether the destination is a directory that we have just made in our own /dev."""
+    dev, path = context.plan.dev, step.destination
+    return dev.own and context.dev_fd >= 0 and path[:5] == "/dev/" and path[5:] in dev.directories
 
 
 def _make(context: Context, step: MountStep) -> int:
@@ -177,9 +187,11 @@ def attach_cgroups(context: Context) -> None:
     for hierarchy in plan.hierarchies:
         os.mkdir(hierarchy.directory.encode(), 0o755, dir_fd=tmpfs)
     mount.move_mount(tmpfs, target)
+    os.fchdir(tmpfs)  # ours, without a link: here paths are safe, and mount(2) is one call, not six
     for hierarchy in plan.hierarchies:
-        parameters = tuple((key.encode(), value.encode()) for key, value in hierarchy.parameters)
-        fd = mount.new_mount(b"cgroup", parameters, plan.attributes)
-        mount.move_mount(fd, tmpfs, hierarchy.directory.encode())
+        directory = hierarchy.directory.encode()
+        mount.mount(
+            b"cgroup", directory, b"cgroup", plan.attributes & _MS_FLAGS, hierarchy.options.encode()
+        )
     if plan.attributes & MountAttr.RDONLY:
         mount.mount_setattr(tmpfs, attributes=MountAttr.RDONLY)

@@ -13,48 +13,26 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from runtime.errors import InvalidSpec
-from runtime.init import capabilities, options
+from runtime.init import options
 from runtime.init.cgroups import CgroupLayout, cgroup_mount
+from runtime.init.process_plan import SPEC_ALLOW, checked_id, checked_text, process
 from runtime.init.values import (
     Attributes,
     CgroupMount,
     ContainerPlan,
     Dev,
-    Identity,
     MountKind,
     MountStep,
     Node,
     Origin,
-    ProcessPlan,
-    RlimitPlan,
     RootPlan,
 )
 from runtime.linux.mount import MountAttr, Propagation
-from runtime.spec import Device, Mount, Process, Rlimit, Rootfs, Spec, User, UserLookup
+from runtime.spec import Device, Mount, Rootfs, Spec
+
+__all__ = ["POD_SHM", "container", "process"]
 
 POD_SHM = "pod-shm"  # the source of the mount that means the pod's shared memory
-MAX_ID = 2**32 - 2  # 2**32 - 1 is (uid_t) -1: "leave it"
-_MAX_GROUPS = 65536  # NGROUPS_MAX
-
-_RLIMITS = {
-    "RLIMIT_CPU": 0,
-    "RLIMIT_FSIZE": 1,
-    "RLIMIT_DATA": 2,
-    "RLIMIT_STACK": 3,
-    "RLIMIT_CORE": 4,
-    "RLIMIT_RSS": 5,
-    "RLIMIT_NPROC": 6,
-    "RLIMIT_NOFILE": 7,
-    "RLIMIT_MEMLOCK": 8,
-    "RLIMIT_AS": 9,
-    "RLIMIT_LOCKS": 10,
-    "RLIMIT_SIGPENDING": 11,
-    "RLIMIT_MSGQUEUE": 12,
-    "RLIMIT_NICE": 13,
-    "RLIMIT_RTPRIO": 14,
-    "RLIMIT_RTTIME": 15,
-}
-_INFINITY = 2**64 - 1
 
 _DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 _DEFAULT_NODES = tuple(
@@ -96,15 +74,23 @@ _WITHOUT_SOURCE = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue"))
 
 
 def container(
-    spec: Spec, rootfs: Rootfs, *, seccomp_program: bytes = b"", cgroups: CgroupLayout | None = None
+    spec: Spec,
+    rootfs: Rootfs,
+    *,
+    seccomp_program: bytes = b"",
+    seccomp_flags: int = SPEC_ALLOW,
+    cgroups: CgroupLayout | None = None,
 ) -> ContainerPlan:
     """What init does for this container.
 
     rootfs: see Rootfs; without lower directories spec.root.path (absolute) is bound.
+    seccomp_program, seccomp_flags: for seccomp(2); `runtime.seccomp` answers both.
     cgroups: the node's hierarchies, for a mount of type cgroup; None: cgroup v2.
     Raises InvalidSpec.
     """
-    first = process(spec, spec.process.args, seccomp_program=seccomp_program)
+    first = process(
+        spec, spec.process.args, seccomp_program=seccomp_program, seccomp_flags=seccomp_flags
+    )
     mounts: list[MountStep] = []
     cgroup = None
     for index, mount in enumerate(spec.mounts):
@@ -127,60 +113,12 @@ def container(
     )
 
 
-def process(
-    spec: Spec,
-    args: tuple[str, ...],
-    *,
-    seccomp_program: bytes = b"",
-    identity: Identity | None = None,
-) -> ProcessPlan:
-    """A process like the container's first one, with other arguments. Raises InvalidSpec.
-
-    identity: who the container's process turned out to be, when an exec'ed one is planned.
-    """
-    wanted = spec.process
-    if not args:
-        raise InvalidSpec("process.args", "empty: neither the image nor the pod names a command")
-    if not args[0]:
-        raise InvalidSpec("process.args[0]", "the command is empty")
-    for index, argument in enumerate(args):
-        _text(argument, f"process.args[{index}]")
-    if not wanted.cwd.startswith("/"):
-        raise InvalidSpec("process.cwd", f'"{wanted.cwd}" is not absolute')
-    env = _environment(wanted.env)
-    knows_home = any(item.startswith("HOME=") and item != "HOME=" for item in env)
-    size = wanted.console_size
-    return ProcessPlan(
-        args=args,
-        env=env,
-        cwd=_text(wanted.cwd, "process.cwd"),
-        terminal=wanted.terminal,
-        rows=size.height if size else 0,
-        columns=size.width if size else 0,
-        identity=identity or _identity(wanted.user),
-        lookup=None if identity else _lookup(wanted),
-        home_lookup=not knows_home and not (identity and identity.home),
-        umask=_umask(wanted.user),
-        capabilities=capabilities.masks(wanted.capabilities),
-        rlimits=_rlimits(wanted.rlimits),
-        no_new_privileges=wanted.no_new_privileges,
-        oom_score_adj=_oom_score(wanted.oom_score_adj),
-        seccomp=seccomp_program,
-    )
-
-
-def _text(text: str, path: str) -> str:
-    if "\0" in text:
-        raise InvalidSpec(path, "contains a NUL byte")
-    return text
-
-
 def _paths(paths: Iterable[str], path: str) -> tuple[str, ...]:
     unique = dict.fromkeys(paths)
     for item in unique:
         if not item.startswith("/"):
             raise InvalidSpec(path, f'"{item}" is not absolute')
-        _text(item, path)
+        checked_text(item, path)
     return tuple(unique)
 
 
@@ -234,7 +172,7 @@ def _mount_step(mount: Mount, path: str) -> MountStep:
 
 def _destination(destination: str, path: str) -> str:
     """Absolute and tidy. A relative one counts from "/" (OCI since 1.2)."""
-    tidy = posixpath.normpath("/" + _text(destination, path)).replace("//", "/", 1)
+    tidy = posixpath.normpath("/" + checked_text(destination, path)).replace("//", "/", 1)
     if tidy == "/":
         raise InvalidSpec(path, f'"{destination}" is the root itself')
     return tidy
@@ -250,7 +188,7 @@ def _bind(step: MountStep, mount: Mount, path: str, found: options.MountOptions)
     origins = {Propagation.SLAVE: Origin.SLAVE, Propagation.SHARED: Origin.SHARED}
     return replace(
         step,
-        source=_text(mount.source, f"{path}.source"),
+        source=checked_text(mount.source, f"{path}.source"),
         recursive=found.recursive,
         propagation=int(Propagation.PRIVATE) if private else found.propagation,
         propagation_recursive=private or found.propagation_recursive,
@@ -267,9 +205,9 @@ def _new(
     elif mount.type == "tmpfs" and step.destination == "/dev":
         kind = MountKind.DEV
     elif mount.type not in _WITHOUT_SOURCE and mount.source:
-        parameters = (("source", _text(mount.source, f"{path}.source")), *parameters)
+        parameters = (("source", checked_text(mount.source, f"{path}.source")), *parameters)
     for key, value in parameters:
-        _text(key + value, f"{path}.options")
+        checked_text(key + value, f"{path}.options")
         if len(value.encode()) > 255:
             raise InvalidSpec(f"{path}.options", f'the value of "{key}" has more than 255 bytes')
     bits = step.attributes.set
@@ -277,7 +215,7 @@ def _new(
     return replace(
         step,
         kind=kind,
-        source="" if kind is MountKind.SHM else _text(mount.type, f"{path}.type"),
+        source="" if kind is MountKind.SHM else checked_text(mount.type, f"{path}.type"),
         parameters=parameters,
         attributes=Attributes(bits & ~MountAttr.RDONLY if late else bits, step.attributes.clear),
         late_readonly=late,
@@ -297,7 +235,7 @@ def _dev(devices: Iterable[Device], mounts: Iterable[MountStep]) -> Dev:
     if any(step.destination == "/dev" and step.kind is MountKind.BIND for step in steps):
         return Dev(own=False)
     below = (posixpath.split(step.destination) for step in steps if step.kind is not MountKind.BIND)
-    directories = tuple(name for parent, name in below if parent == "/dev")
+    directories = tuple(dict.fromkeys(name for parent, name in below if parent == "/dev"))
     nodes = {node.path: node for node in _DEFAULT_NODES}
     for index, device in enumerate(devices):
         node = _node(device, f"linux.devices[{index}]")
@@ -320,87 +258,6 @@ def _node(device: Device, path: str) -> Node:
         path=_destination(device.path, f"{path}.path"),
         mode=_DEVICE_KINDS[device.type] | mode,
         number=os.makedev(device.major, device.minor),
-        uid=_id(device.uid, f"{path}.uid"),
-        gid=_id(device.gid, f"{path}.gid"),
+        uid=checked_id(device.uid, f"{path}.uid"),
+        gid=checked_id(device.gid, f"{path}.gid"),
     )
-
-
-def _environment(env: Iterable[str]) -> tuple[str, ...]:
-    """NAME=value each, the last one of a name counts, at the place of the first."""
-    found: dict[str, str] = {}
-    for index, item in enumerate(env):
-        name, equals, _ = _text(item, f"process.env[{index}]").partition("=")
-        if not equals or not name:
-            raise InvalidSpec(f"process.env[{index}]", f'"{item}" is not of the form NAME=value')
-        found[name] = item
-    return tuple(found.values())
-
-
-def _id(number: int, path: str) -> int:
-    if not 0 <= number <= MAX_ID:
-        raise InvalidSpec(path, f"{number} is not in 0..{MAX_ID}")
-    return number
-
-
-def _groups(groups: Iterable[int], path: str) -> tuple[int, ...]:
-    found = tuple(dict.fromkeys(_id(group, path) for group in groups))
-    if len(found) > _MAX_GROUPS:
-        raise InvalidSpec(path, f"{len(found)} groups; Linux allows {_MAX_GROUPS}")
-    return found
-
-
-def _identity(user: User) -> Identity:
-    gid = _id(user.gid, "process.user.gid")
-    return Identity(
-        uid=_id(user.uid, "process.user.uid"),
-        gid=gid,  # among the groups, always: CVE-2022-36109
-        groups=_groups((gid, *user.additional_gids), "process.user.additionalGids"),
-    )
-
-
-def _lookup(wanted: Process) -> UserLookup | None:
-    lookup = wanted.user_lookup
-    if lookup is None:
-        return None
-    _text(lookup.user, "process.userLookup.user")
-    if lookup.group is not None:
-        _id(lookup.group, "process.userLookup.group")
-    _groups(lookup.supplemental, "process.userLookup.supplemental")
-    return lookup
-
-
-def _umask(user: User) -> int:
-    if user.umask is None:
-        return 0o022
-    if not 0 <= user.umask <= 0o777:
-        raise InvalidSpec("process.user.umask", f"{user.umask:o} is not in 0..777 (octal)")
-    return user.umask
-
-
-def _oom_score(score: int | None) -> int | None:
-    if score is not None and not -1000 <= score <= 1000:
-        raise InvalidSpec("process.oomScoreAdj", f"{score} is not in -1000..1000")
-    return score
-
-
-def _rlimits(rlimits: Iterable[Rlimit]) -> tuple[RlimitPlan, ...]:
-    found: dict[str, RlimitPlan] = {}
-    for index, limit in enumerate(rlimits):
-        path = f"process.rlimits[{index}]"
-        if limit.type not in _RLIMITS:
-            raise InvalidSpec(f"{path}.type", f'"{limit.type}" is no resource limit of Linux')
-        if limit.type in found:
-            raise InvalidSpec(f"{path}.type", f'"{limit.type}" occurs twice')
-        soft, hard = (_limit(value, path) for value in (limit.soft, limit.hard))
-        if hard != -1 and (soft == -1 or soft > hard):
-            raise InvalidSpec(f"{path}.soft", f"{limit.soft} is above hard, {limit.hard}")
-        found[limit.type] = RlimitPlan(limit.type, _RLIMITS[limit.type], soft, hard)
-    return tuple(found.values())
-
-
-def _limit(value: int, path: str) -> int:
-    if value in (-1, _INFINITY):
-        return -1
-    if not 0 <= value < 2**63:
-        raise InvalidSpec(path, f"{value} is not in 0..2^63-1, nor 2^64-1 (no limit)")
-    return value

@@ -11,6 +11,7 @@ from runtime.linux import mount
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 
+_PAGE = 4096
 _BUILD_AT = b"/root"  # an empty directory of the pod's mount namespace: see sandbox.py
 
 
@@ -33,22 +34,28 @@ def _bind(path: str) -> int:
 
 
 def _overlay(root: RootPlan) -> int:
-    parameters = [(b"lowerdir+", _short(path)) for path in root.lower]
+    try:
+        return mount.new_mount(b"overlay", _parameters(root))
+    except OSError as error:
+        for path in (*root.lower, *filter(None, (root.upper, root.work))):
+            if not os.path.isdir(path):
+                raise OSError(errno.ENOENT, f'the layer directory "{path}" is missing') from error
+        if error.errno == errno.EINVAL and not _knows_lowerdir_plus():
+            return _overlay_by_path(root)
+        text = f"overlay of {len(root.lower)} layers: {error.strerror}"
+        raise OSError(error.errno, text) from error
+
+
+def _parameters(root: RootPlan) -> tuple[tuple[bytes, bytes], ...]:
+    parameters = [(b"source", b"overlay")]
+    parameters += [(b"lowerdir+", _short(path)) for path in root.lower]
     if root.upper:
         parameters += [
             (b"upperdir", _short(root.upper)),
             (b"workdir", _short(root.work)),
             (b"volatile", b""),
         ]
-    try:
-        return mount.new_mount(b"overlay", tuple(parameters))
-    except OSError as error:
-        for path in (*root.lower, *filter(None, (root.upper, root.work))):
-            if not os.path.isdir(path):
-                raise OSError(errno.ENOENT, f'the layer directory "{path}" is missing') from error
-        raise OSError(
-            error.errno, f"overlay of {len(root.lower)} layers: {error.strerror}"
-        ) from error
+    return tuple(parameters)
 
 
 def _short(path: str) -> bytes:
@@ -57,6 +64,45 @@ def _short(path: str) -> bytes:
     if mount.fits(encoded):
         return encoded
     return b"/proc/self/fd/%d" % os.open(encoded, os.O_PATH | os.O_CLOEXEC)
+
+
+def _knows_lowerdir_plus() -> bool:
+    """Linux 6.5 and later."""
+    context = mount.fsopen(b"overlay")
+    try:
+        mount.fsconfig_string(context, b"lowerdir+", b"/")
+    except OSError:
+        return False
+    finally:
+        os.close(context)
+    return True
+
+
+def _overlay_by_path(root: RootPlan) -> int:
+    """For Linux before 6.5: mount(2), whose options are one page, with short, relative paths.
+
+    In a copy of the node's mount namespace, where the mount can't be seen by anybody; what we take
+    along is its clone. Copying that namespace is what makes this way slow.
+    """
+    base = os.path.commonpath([*root.lower, *filter(None, (root.upper, root.work))])
+    lower = ":".join(os.path.relpath(path, base) for path in root.lower)
+    options = f"lowerdir={lower}"
+    if root.upper:
+        upper, work = (os.path.relpath(path, base) for path in (root.upper, root.work))
+        options += f",upperdir={upper},workdir={work},volatile"
+    if len(options) >= _PAGE or any(sign in lower for sign in ("\\", ",")):
+        text = f"{len(root.lower)} layers are too many for this kernel; Linux 6.5 takes 500"
+        raise OSError(errno.E2BIG, text)
+    node = os.open(b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    unshare(Clone.NEWNS)
+    slash = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
+    mount.mount_setattr(slash, propagation=mount.Propagation.PRIVATE, recursive=True)
+    os.chdir(base)
+    target = os.fsencode(root.work or root.lower[0])
+    mount.mount(b"overlay", target, b"overlay", 0, os.fsencode(options))
+    fd = mount.clone_tree(AT_FDCWD, target)
+    setns(node, Clone.NEWNS)
+    return fd
 
 
 def enter(context: Context) -> None:

@@ -78,10 +78,10 @@ class MountStep:
 
 @dataclass(frozen=True, slots=True)
 class CgroupHierarchy:
-    """A v1 hierarchy: the directory below the mount's destination, and what fsconfig calls it."""
+    """A v1 hierarchy: the directory below the mount's destination, and mount(2)'s options."""
 
     directory: str
-    parameters: tuple[tuple[str, ...], ...]
+    options: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class ProcessPlan:
     identity: as far as it is known; lookup: what is to be looked up in the image's files instead
     (an exec'ed process takes the container's identity: see `launch.Target`).
     home_lookup: HOME is missing in env and the identity's home is not known yet.
-    seccomp: the BPF program, empty: none.
+    seccomp: the BPF program, empty: none; seccomp_flags: for seccomp(2).
     """
 
     args: tuple[str, ...]
@@ -188,6 +188,7 @@ class ProcessPlan:
     no_new_privileges: bool = False
     oom_score_adj: int | None = None
     seccomp: bytes = b""
+    seccomp_flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """From fork to exec, stage by stage: `python -m runtime.tests.init_bench [rounds]`, as root.
 
-A container as kubelet asks for it: overlay of three layers, the usual mounts, /etc/hosts and friends,
+A container as kubelet asks for it: an overlay, the usual mounts, /etc/hosts and its friends,
 masks, capabilities, no_new_privs. Medians in µs of the rounds.
 """
 
@@ -21,9 +21,7 @@ def kubelet_like(directory: Path) -> Spec:
         (directory / name).write_text("")
         files.append(bind(directory / name, f"/etc/{name}", "rw"))
     (directory / "token").mkdir()
-    files.append(
-        bind(directory / "token", "/var/run/secrets/kubernetes.io/serviceaccount", "ro")
-    )
+    files.append(bind(directory / "token", "/var/run/secrets/kubernetes.io/serviceaccount", "ro"))
     process = {
         "no_new_privileges": True,
         "oom_score_adj": 1000,

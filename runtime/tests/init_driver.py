@@ -7,9 +7,11 @@ and UTS namespaces of its own, so whatever goes wrong is gone when it exits.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from runtime import codec
-from runtime.init import channel, launch, plan, sandbox
+from runtime.init import channel, launch, plan, rootfs, sandbox
 from runtime.init.cgroups import CgroupLayout
 from runtime.init.values import ContainerPlan, Identity
 from runtime.linux import mount
@@ -42,6 +44,9 @@ class Request:
     own_pid_namespace: bool = True
     null_stdio: bool = False
     leak_fds: int = 0  # descriptors of the node's directories, left open without close-on-exec
+    old_kernel: bool = False  # one that has no lowerdir+
+    share: str = ""  # a directory to make a mount of its own, "shared"
+    monitor_dies: bool = False
     rounds: int = 0
 
 
@@ -70,8 +75,32 @@ def main() -> None:
     pod = sandbox._pod_mounts(holder, 1 << 20)
     prctl(Prctl.SET_CHILD_SUBREAPER, 1)
     launch.warm_up()
-    report = _bench(request, pod) if request.rounds else _run(request, pod)
+    if request.old_kernel:
+        _forget_lowerdir_plus()
+    if request.share:
+        _share(request.share)
+    run = _bench if request.rounds else _orphan if request.monitor_dies else _run
+    report = run(request, pod)
     json.dump(dataclasses.asdict(report), sys.stdout)
+
+
+def _forget_lowerdir_plus() -> None:
+    new_mount = mount.new_mount
+
+    def older(kind: bytes, parameters: tuple[tuple[bytes, bytes], ...], attributes: int = 0) -> int:
+        if any(key == b"lowerdir+" for key, _ in parameters):
+            raise OSError(errno.EINVAL, "overlay: Unknown parameter 'lowerdir+'")
+        return new_mount(kind, parameters, attributes)
+
+    mount.new_mount = older
+    rootfs._knows_lowerdir_plus = lambda: False
+
+
+def _share(directory: str) -> None:
+    path = directory.encode()
+    clone = mount.clone_tree(mount.AT_FDCWD, path)
+    mount.mount_setattr(clone, propagation=mount.Propagation.SHARED)
+    mount.move_mount(clone, mount.AT_FDCWD, path)
 
 
 def _plan(request: Request) -> ContainerPlan:
@@ -115,6 +144,27 @@ def _run(request: Request, pod: int) -> Report:
         texts = _drain({out[0]: bytearray(), err[0]: bytearray()})
         report.stdout, report.stderr = (texts[fd[0]].decode() for fd in (out, err))
     report.status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    return report
+
+
+def _orphan(request: Request, pod: int) -> Report:
+    """The container is another process's child, which is killed as soon as the container speaks."""
+    report = Report()
+    plan = _plan(request)
+    read, write = os.pipe()
+    told, tell = os.pipe()
+    monitor = os.fork()
+    if monitor == 0:
+        surroundings = launch.Surroundings(stdio=(-1, write, write), mount_ns_fd=pod)
+        child = launch.container(lambda: plan, surroundings)
+        os.write(tell, b"%d" % child.pid)
+        signal.pause()
+    os.close(write)
+    pid = int(os.read(told, 16))
+    report.stdout = os.read(read, 100).decode()
+    os.kill(monitor, signal.SIGKILL)
+    os.waitpid(monitor, 0)
+    report.status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # ours now: a subreaper's
     return report
 
 

@@ -149,7 +149,8 @@ class Image:
 
     def run(self, wanted: Spec, **request: object) -> Outcome:
         """Runs the spec on this image; request: further fields of init_driver.Request."""
-        request.setdefault("rootfs", self.rootfs())
+        if "rootfs" not in request:
+            request["rootfs"] = self.rootfs()
         asked = Request(spec=wanted, **request)  # type: ignore[arg-type]  # by name
         done = subprocess.run(
             [sys.executable, "-I", "-m", "runtime.tests.init_driver"],

@@ -17,12 +17,10 @@ from runtime.spec import (
     Namespace,
     Rlimit,
     Root,
-    Rootfs,
-    Spec,
     User,
     UserLookup,
 )
-from runtime.tests.init_support import DEV, MOUNTS, NAMESPACES, PROC, Image, bind, spec
+from runtime.tests.init_support import DEV, NAMESPACES, PROC, Image, spec
 
 pytestmark = pytest.mark.root
 
@@ -30,10 +28,6 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
     return Image(tmp_path)
-
-
-def with_mounts(wanted: Spec, *mounts: Mount) -> Spec:
-    return replace(wanted, mounts=(*MOUNTS, *mounts))
 
 
 def test_a_container_is_process_1_on_its_image(image: Image) -> None:
@@ -68,13 +62,6 @@ def test_nothing_of_the_node_is_inherited(image: Image) -> None:
     assert lines[-1] == "0022"
 
 
-def test_only_the_containers_own_mounts_are_visible(image: Image) -> None:
-    mounts = [line.split()[4] for line in image.sh("cat /proc/self/mountinfo").lines]
-    assert mounts[0] == "/"
-    assert {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/sys"} <= set(mounts)
-    assert not any(str(image.directory) in path for path in mounts)
-
-
 def test_dev_has_the_default_nodes_and_links(image: Image) -> None:
     outcome = image.sh(
         "cd /dev; stat -c '%n %F %t:%T %a' null zero full tty; readlink fd; readlink ptmx"
@@ -103,132 +90,9 @@ def test_devices_of_the_spec_are_made_with_mode_and_owner(image: Image) -> None:
     ]
 
 
-def test_without_a_tmpfs_at_dev_the_nodes_are_made_in_the_image(image: Image) -> None:
-    image.write("dev/null", "an exported image may have a file here")
-    wanted = replace(spec("sh", "-c", "stat -c %t:%T /dev/null"), mounts=(PROC,))
-    assert image.run(wanted).lines == ["1:3"]
-
-
-def test_a_bound_dev_is_left_alone(image: Image, tmp_path: Path) -> None:
-    dev = tmp_path / "dev"
-    dev.mkdir()
-    os.mknod(dev / "null", 0o20666, os.makedev(1, 3))
-    wanted = replace(spec("sh", "-c", "ls /dev"), mounts=(PROC, bind(dev, "/dev")))
-    assert image.run(wanted).lines == ["null"]
-
-
-def test_the_root_can_be_read_only(image: Image) -> None:
-    wanted = spec("sh", "-c", "touch /x; echo $?; touch /dev/shm/x; echo $?")
-    outcome = image.run(replace(wanted, root=Root(readonly=True)))
-    assert outcome.lines == ["1", "0"]
-    assert "Read-only file system" in outcome.stderr
-
-
 def test_a_missing_working_directory_is_made_even_under_a_read_only_root(image: Image) -> None:
     wanted = spec("pwd", process={"cwd": "/srv/a/b"})
     assert image.run(replace(wanted, root=Root(readonly=True))).lines == ["/srv/a/b"]
-
-
-def test_a_directory_can_be_the_root(image: Image) -> None:
-    wanted = replace(spec("sh", "-c", "echo hi > /tmp/x"), root=Root(str(image.lower)))
-    assert image.run(wanted, rootfs=Rootfs()).lines == []
-    assert (image.lower / "tmp/x").read_text() == "hi\n"
-
-
-def test_what_is_written_goes_to_the_upper_layer(image: Image) -> None:
-    assert image.sh("echo new > /etc/new").lines == []
-    assert (image.upper / "etc/new").read_text() == "new\n"
-    assert not (image.lower / "etc/new").exists()
-
-
-def test_the_image_may_have_no_directories_for_the_mounts(image: Image) -> None:
-    for name in ("dev", "proc", "sys"):
-        (image.lower / name).rmdir()
-    assert "null" in image.sh("ls /dev").lines
-
-
-def test_files_and_directories_are_bound(image: Image, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("of the node\n")
-    (tmp_path / "dir").mkdir()
-    wanted = with_mounts(
-        spec("sh", "-c", "cat /new/path/file; echo x > /vol/x; echo y > /ro/y"),
-        bind(tmp_path / "file", "/new/path/file", "ro"),
-        bind(tmp_path / "dir", "/vol"),
-        bind(tmp_path / "dir", "/ro", "ro"),
-    )
-    outcome = image.run(wanted)
-    assert outcome.stdout == "of the node\n"
-    assert outcome.status == 1
-    assert "Read-only file system" in outcome.stderr
-    assert [path.name for path in (tmp_path / "dir").iterdir()] == ["x"]
-
-
-def test_a_mount_on_a_dangling_link_makes_what_it_points_to(image: Image, tmp_path: Path) -> None:
-    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    (image.lower / "etc/resolv.conf").symlink_to("../run/resolve/stub.conf")
-    (image.lower / "run").symlink_to("/var/run")
-    wanted = with_mounts(
-        spec("cat", "/etc/resolv.conf"), bind(tmp_path / "resolv.conf", "/etc/resolv.conf")
-    )
-    assert image.run(wanted).lines == ["nameserver 192.0.2.1"]
-
-
-def test_a_missing_source_is_named_with_its_destination(image: Image, tmp_path: Path) -> None:
-    outcome = image.run(with_mounts(spec("true"), bind(tmp_path / "gone", "/data")))
-    assert outcome.failure == (
-        f'mount sources: mount "{tmp_path}/gone" on "/data" in the container: '
-        "the source does not exist on the node"
-    )
-
-
-def test_a_directory_on_a_file_is_refused_by_name(image: Image, tmp_path: Path) -> None:
-    for source, destination in ((tmp_path, "/etc/passwd"), ("/etc/passwd", "/etc")):
-        outcome = image.run(with_mounts(spec("true"), bind(source, destination)))
-        assert outcome.failure == (
-            f"mounts: bind {source} -> {destination}: "
-            "a directory can only be mounted on a directory, a file only on a file"
-        )
-
-
-def test_an_unknown_option_is_told_with_the_kernels_words(image: Image) -> None:
-    mount = Mount("/x", "tmpfs", "tmpfs", ("colour=red",))
-    assert image.run(with_mounts(spec("true"), mount)).failure == (
-        "mounts: tmpfs -> /x: tmpfs: Unknown parameter 'colour'"
-    )
-
-
-def test_tmpfs_takes_size_and_mode(image: Image) -> None:
-    mount = Mount("/scratch", "tmpfs", "tmpfs", ("size=16k", "mode=1770", "noexec"))
-    wanted = with_mounts(spec("sh", "-c", "stat -c %a /scratch; grep scratch /proc/mounts"), mount)
-    mode, line = image.run(wanted).lines
-    assert mode == "1770"
-    assert {"noexec", "size=16k"} <= set(line.split()[3].split(","))
-
-
-def test_a_read_only_tmpfs_can_still_hold_mount_points(image: Image, tmp_path: Path) -> None:
-    mount = Mount("/fixed", "tmpfs", "tmpfs", ("ro",))
-    wanted = with_mounts(
-        spec("sh", "-c", "ls /fixed; touch /fixed/y; echo $?"), mount, bind(tmp_path, "/fixed/x")
-    )
-    assert image.run(wanted).lines == ["x", "1"]
-
-
-def test_masked_paths_are_empty_and_readonly_paths_are_read_only(image: Image) -> None:
-    image.write("secret/key", "k")
-    image.write("file", "f")
-    outcome = image.sh(
-        "ls -A /secret; cat /file; touch /secret/x /etc/x; echo $?; echo > /proc/sys/kernel/panic",
-        masked_paths=("/secret", "/file", "/proc/keys", "/absent", "/file/absent"),
-        readonly_paths=("/etc", "/proc/sys", "/absent"),
-    )
-    assert outcome.stdout == "1\n"
-    assert outcome.stderr.count("Read-only file system") == 3
-
-
-def test_sys_fs_cgroup_shows_the_own_cgroups_as_root(image: Image) -> None:
-    lines = image.sh("cat /proc/self/cgroup; ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/*/x").stdout
-    assert all(line.endswith(":/") for line in lines.splitlines() if ":" in line)
-    assert "x" not in lines.split()
 
 
 def test_limits_and_oom_score_are_set(image: Image) -> None:
@@ -396,3 +260,10 @@ def test_namespaces_without_cgroup_keep_the_nodes_view(image: Image) -> None:
     namespaces = tuple(Namespace(kind) for kind in ("pid", "mount"))
     outcome = image.sh("readlink /proc/self/ns/cgroup", namespaces=namespaces)
     assert outcome.lines == [os.readlink("/proc/self/ns/cgroup")]
+
+
+def test_the_death_of_the_monitor_ends_the_container(image: Image) -> None:
+    script = "echo started; exec sleep 1000"
+    outcome = image.run(spec("sh", "-c", script), monitor_dies=True)
+    assert outcome.stdout == "started\n"
+    assert outcome.status == -9

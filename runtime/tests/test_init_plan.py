@@ -293,7 +293,7 @@ def test_a_co_mounted_hierarchy_gets_links() -> None:
     )
     assert made.cgroup_mount is not None
     assert made.cgroup_mount.links == (("cpu", "cpu,cpuacct"), ("cpuacct", "cpu,cpuacct"))
-    assert [item.parameters for item in made.cgroup_mount.hierarchies] == [
-        (("cpu", ""), ("cpuacct", "")),
-        (("name", "systemd"),),
+    assert [(item.directory, item.options) for item in made.cgroup_mount.hierarchies] == [
+        ("cpu,cpuacct", "cpu,cpuacct"),
+        ("systemd", "name=systemd"),
     ]
