@@ -11,6 +11,7 @@ Processes are ended by pid. Everything that a pod may leave behind is listed by 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -251,7 +252,7 @@ class Node:
             "interfaces": set(self._interfaces()),
             "nftables": self._rules(),
             "cgroups": set(self._cgroups()),
-            "processes": {p for p in self.processes().values() if "image.worker" not in p},
+            "processes": set(self._servants()),
             "namespaces": set(os.listdir(self.directory / "netns")),
             "files": set(self._files()),
         }
@@ -268,6 +269,20 @@ class Node:
             if not found or time.monotonic() > deadline:
                 return found
             threading.Event().wait(0.1)
+
+    def _servants(self) -> Iterator[str]:
+        """Processes but for idle workers. Spawner and monitors look alike, being forks,
+        so they are numbered: one more is one more."""
+        counts: collections.Counter[str] = collections.Counter()
+        own = os.stat(f"/proc/{self.holder.pid}/ns/net").st_ino
+        for pid, words in self.processes().items():
+            with contextlib.suppress(OSError):
+                foreign = os.stat(f"/proc/{pid}/ns/net").st_ino != own
+                name = "spawner or monitor" if "runtime.spawner" in words else words
+                name += " of a pod" if foreign else ""
+                counts[name] += 1
+                if "image.worker" not in words:
+                    yield f"{name} #{counts[name]}"
 
     def _mounts(self) -> Iterator[str]:
         for line in Path(f"/proc/{self.holder.pid}/mountinfo").read_text().splitlines():
