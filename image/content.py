@@ -27,7 +27,10 @@ class Content:
         self._ingest = root / "ingest"
 
     def create(self) -> None:
-        """Make the directories and remove what an interrupted ingest left."""
+        """Make the directories, and remove what was not ingested to its end.
+
+        Only right while nobody ingests.
+        """
         directory.remove_tree(self._ingest)
         self._ingest.mkdir(parents=True)
         for algorithm in ALGORITHMS:

@@ -271,7 +271,7 @@ class ImageStore:
     async def _collect_layers(self) -> None:
         catalog = self._catalog
         since = time.time_ns() - int(self._settings.interrupted_seconds * 1e9)
-        used = [*self._snapshots.used.values(), *self._layers.leases]
+        used = [*self._snapshots.used.values(), *self._layers.leased]
         ids = collect.layers(catalog.layers.values(), catalog.images.values(), used, since)
         if ids:
             await catalog.remove_layers(ids)
@@ -289,6 +289,7 @@ class ImageStore:
 
     def _sweep_blobs(self, records: Collection[ImageRecord]) -> tuple[int, int]:
         """Bytes and number of the blobs that stay."""
+        self._content.create()
         stored = {digest: status.st_size for digest, status in self._content.scan()}
         for digest in collect.blobs(stored, map(self._reached, records)):
             self._content.remove(digest)

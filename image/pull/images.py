@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from image.manifest import (
 )
 from image.pull.flight import Flights
 from image.pull.layers import Layers, Wanted
-from image.pull.progress import PullProgress, Tracker
+from image.pull.progress import Meter, PullProgress, Tracker
 from image.reference import Reference
 from image.registry.credentials import Credentials
 from image.settings import ImageSettings
@@ -208,35 +208,35 @@ class Images:
     async def _assemble(self, plan: _Plan, tracker: Tracker) -> str:
         """All layers, then the record of the image; the layers go if that can't be."""
         meters = {wanted: self._layers.meter(wanted) for wanted in plan.layers}
-        lease: set[str] = set()
-        self._layers.leases.append(lease)
         tracker.watch(tuple(meters.values()))
         for meter in meters.values():
             meter.listeners.append(tracker.tell)
+        try:
+            with self._layers.lease() as lease:
+                await self._fill(plan, meters, lease, tracker)
+        finally:
+            for meter in meters.values():
+                meter.listeners.remove(tracker.tell)
+        tracker.change("done")
+        return str(plan.id)
+
+    async def _fill(
+        self, plan: _Plan, meters: Mapping[Wanted, Meter], lease: set[str], tracker: Tracker
+    ) -> None:
         try:
             self._check_space(plan.layers)
             order = sorted(plan.layers, key=lambda wanted: -wanted.size)  # the longest first
             works = [self._layers.ensure(wanted, meters[wanted], lease) for wanted in order]
             records = dict(zip(order, await _all(works), strict=True))
             tracker.change("committing")
-            record = ImageRecord(
-                str(plan.id),
-                plan.manifest,
-                tuple(records[wanted].id for wanted in plan.layers),
-                time.time_ns(),
-                plan.names,
-            )
+            ids = tuple(records[wanted].id for wanted in plan.layers)
+            now = time.time_ns()
+            record = ImageRecord(str(plan.id), plan.manifest, ids, now, plan.names)
             await finished(self._catalog.add_image(record))
         except BaseException as error:
             if not isinstance(error, _RESUMABLE):
                 self._layers.abandon(lease)
             raise
-        finally:
-            self._layers.leases.remove(lease)
-            for meter in meters.values():
-                meter.listeners.remove(tracker.tell)
-        tracker.change("done")
-        return record.id
 
     def _check_space(self, layers: Sequence[Wanted]) -> None:
         """Refuse what can't fit, before anything is fetched: a layer is no smaller unpacked."""

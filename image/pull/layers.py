@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Layers:
     def __init__(
         self, root: Path, catalog: Catalog, pool: Pool, trash: Trash, limits: UnpackLimits
     ) -> None:
-        self.leases: list[set[str]] = []  # layer ids that pulls under way count on
+        self._leases: dict[int, set[str]] = {}
         self._root = root
         self._catalog = catalog
         self._pool = pool
@@ -67,6 +68,21 @@ class Layers:
         self._meters: dict[Digest, Meter] = {}
         self._commit_lock = asyncio.Lock()
         self._last = max((int(known, 36) for known in catalog.layers), default=0)
+
+    @contextmanager
+    def lease(self) -> Iterator[set[str]]:
+        """A set of layer ids which are not garbage as long as the context lasts."""
+        ids: set[str] = set()
+        self._leases[id(ids)] = ids
+        try:
+            yield ids
+        finally:
+            del self._leases[id(ids)]
+
+    @property
+    def leased(self) -> list[set[str]]:
+        """What pulls under way count on."""
+        return list(self._leases.values())
 
     def find(self, wanted: Wanted) -> LayerRecord | None:
         """The layer, if it is in the store."""
@@ -86,7 +102,7 @@ class Layers:
         return meter
 
     async def ensure(self, wanted: Wanted, meter: Meter, lease: set[str]) -> LayerRecord:
-        """The layer, made if need be. It stays as long as `lease` is in `leases`.
+        """The layer, made if need be; `lease` has it then.
 
         Raises what the work raises; but if it was another's work that we joined (with another's
         credentials, say), we try by ourselves.
@@ -151,17 +167,13 @@ class Layers:
 
     async def _settle(self, wanted: Wanted, path: Path, result: Result) -> None:
         """Finish a layer with those below it, once they are there."""
-        lease: set[str] = set()
-        self.leases.append(lease)
-        try:
+        with self.lease() as lease:
             works = (self.ensure(item, self.meter(item), lease) for item in wanted.below)
             below: Sequence[LayerRecord] = await asyncio.gather(*works)
             ids = visible([record.id for record in below], self._catalog)
             lowers = tuple(os.fspath(self._root / item) for item in ids)
             job = Settle(os.fspath(path), result, lowers, self._limits.depth)
             await expect(Settled, self._pool.run(job))
-        finally:
-            self.leases.remove(lease)
 
     async def _commit(self, path: Path, key: str, result: Result) -> LayerRecord:
         """Publish a finished directory. Another may have been quicker with the same layer."""

@@ -114,9 +114,7 @@ class Client:
 
     def _manifest(self, session: Session, name: str, digest: Digest | None) -> Resolved:
         what = f"{self.reference.name}@{name}" if digest else f"{self.reference}"
-        with closing(session.send("GET", f"manifests/{name}", _ACCEPT)) as response:
-            data = response.body(MANIFEST_LIMIT)
-            media_type = response.header("Content-Type")
+        media_type, data = session.read(f"manifests/{name}", _ACCEPT, MANIFEST_LIMIT)
         if len(data) > MANIFEST_LIMIT:
             raise UnsupportedImage(f"{what}: its manifest is larger than {MANIFEST_LIMIT} bytes")
         if digest is None:

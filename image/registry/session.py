@@ -6,7 +6,8 @@ import email.utils
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from contextlib import closing
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from image.registry import auth
@@ -18,6 +19,7 @@ from image.registry.transport import Request, Response, Transport, Unreachable
 from image.settings import RegistrySettings
 
 _TRANSIENT: Final = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -58,18 +60,34 @@ class Session:
 
         Retries what may pass by itself: broken connections, 408, 429, 5xx. Raises Refused.
         """
+        return self._retried(method, path, headers, lambda response: response)
+
+    def read(self, path: str, headers: Mapping[str, str], limit: int) -> tuple[str, bytes]:
+        """Media type and body of a GET; a body longer than `limit` is cut one byte after it.
+
+        Retried as `send` is, until the body is whole. Raises Refused.
+        """
+
+        def whole(response: Response) -> tuple[str, bytes]:
+            with closing(response):
+                return response.header("Content-Type"), response.body(limit)
+
+        return self._retried("GET", path, headers, whole)
+
+    def _retried(
+        self, method: str, path: str, headers: Mapping[str, str], take: Callable[[Response], T]
+    ) -> T:
         tries = 0
         while True:
             tries += 1
             try:
                 response = self._authorized(method, path, headers)
-            except Unreachable as error:
-                failure, passing = self.failure(0, str(error)), not error.permanent
-            else:
                 if response.status < 400:
-                    return response
+                    return take(response)
                 failure = self._refusal(response)
                 passing = response.status in _TRANSIENT
+            except Unreachable as error:
+                failure, passing = self.failure(0, str(error)), not error.permanent
             delay = failure.retry_after or self.delay(tries)
             if not passing or tries >= self.attempts or delay > self._settings.retry_ceiling:
                 raise Refused(failure)

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -23,7 +24,7 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
     """A tar member with any field set as it is, sane or not."""
     info = tarfile.TarInfo(name)
     info.type = kind
@@ -37,26 +38,26 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfil
 Item = tuple[tarfile.TarInfo, bytes]
 
 
-def file(name: str, data: bytes = b"", **fields: object) -> Item:
+def file(name: str, data: bytes = b"", **fields: Any) -> Item:
     return member(name, size=len(data), **fields), data
 
 
-def folder(name: str, **fields: object) -> Item:
+def folder(name: str, **fields: Any) -> Item:
     return member(name, tarfile.DIRTYPE, **fields), b""
 
 
-def symlink(name: str, target: str, **fields: object) -> Item:
+def symlink(name: str, target: str, **fields: Any) -> Item:
     return member(name, tarfile.SYMTYPE, linkname=target, **fields), b""
 
 
-def hardlink(name: str, target: str, **fields: object) -> Item:
+def hardlink(name: str, target: str, **fields: Any) -> Item:
     return member(name, tarfile.LNKTYPE, linkname=target, **fields), b""
 
 
-def tar(*items: Item, format: int = tarfile.PAX_FORMAT) -> bytes:
+def tar(*items: Item, dialect: int = tarfile.PAX_FORMAT) -> bytes:
     """A tar archive, written by the standard library: not by the code under test."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+    with tarfile.open(fileobj=buffer, mode="w", format=dialect) as archive:
         for info, data in items:
             archive.addfile(info, io.BytesIO(data) if info.type == tarfile.REGTYPE else None)
     return buffer.getvalue()
@@ -79,13 +80,14 @@ class BuiltLayer:
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """layers from the bottom up; blobs: everything by digest; digest: the manifest's (or index's)."""
+    """layers from the bottom up; blobs: all by digest; digest: the manifest's, or the index's."""
 
     manifest: bytes
     config: bytes
     layers: tuple[BuiltLayer, ...]
     media_type: str = OCI_MANIFEST
     index: bytes = b""
+    foreign: bytes = b""
     blobs: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -100,7 +102,9 @@ class BuiltImage:
     def documents(self) -> list[tuple[bytes, str]]:
         """What is pushed as manifests, in that order."""
         documents = [(self.manifest, self.media_type)]
-        return documents + [(self.index, OCI_INDEX)] if self.index else documents
+        if self.index:
+            documents += [(self.foreign, self.media_type), (self.index, OCI_INDEX)]
+        return documents
 
 
 def image(
@@ -144,21 +148,18 @@ def image(
     data = json.dumps(shape).encode()
     blobs = {digest(layer.blob): layer.blob for layer in built}
     blobs[digest(config_data)] = config_data
-    index_data = b""
+    index_data = foreign = b""
     if index:
-        entry = {"mediaType": OCI_MANIFEST, "digest": digest(data), "size": len(data)}
+        foreign = json.dumps({**shape, "annotations": {"for": "another machine"}}).encode()
+        offers = ((foreign, {"os": "plan9", "architecture": "x"}), (data, platform))
         shapes = [
-            {
-                **entry,
-                "digest": "sha256:" + "0" * 64,
-                "platform": {"os": "plan9", "architecture": "x"},
-            },
-            {**entry, "platform": platform},
+            {"mediaType": OCI_MANIFEST, "digest": digest(item), "size": len(item), "platform": runs}
+            for item, runs in offers
         ]
         index_data = json.dumps(
             {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": shapes}
         ).encode()
-    return BuiltImage(data, config_data, built, str(shape["mediaType"]), index_data, blobs)
+    return BuiltImage(data, config_data, built, str(shape["mediaType"]), index_data, foreign, blobs)
 
 
 def push(built: BuiltImage, host: str, repository: str, tag: str) -> None:
@@ -173,11 +174,11 @@ def push(built: BuiltImage, host: str, repository: str, tag: str) -> None:
         assert response.status < 300, (method, url, response.status)
         return response
 
-    for name, data in built.blobs.items():
+    for blob, data in built.blobs.items():
         url = ask("POST", f"/v2/{repository}/blobs/uploads/").headers["Location"]
         joint = "&" if "?" in url else "?"
         headers = {"Content-Type": "application/octet-stream"}
-        ask("PUT", f"{url}{joint}digest={name}", data, **headers)
+        ask("PUT", f"{url}{joint}digest={blob}", data, **headers)
     for data, media_type in built.documents:
         headers = {"Content-Type": media_type}
         final = data == built.documents[-1][0]
@@ -190,11 +191,11 @@ def layout(images: Sequence[tuple[BuiltImage, dict[str, str]]], path: Path) -> N
     blobs = path / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     entries = []
-    for built, annotations in images:
+    for built, notes in images:
         for data in (*built.blobs.values(), *(document for document, _ in built.documents)):
             (blobs / digest(data).removeprefix("sha256:")).write_bytes(data)
         data, media_type = built.documents[-1]
         entry = {"mediaType": media_type, "digest": digest(data), "size": len(data)}
-        entries.append({**entry, "annotations": annotations})
+        entries.append({**entry, "annotations": notes})
     (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))

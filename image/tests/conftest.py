@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -69,15 +70,15 @@ def fake_registry() -> Iterator[FakeRegistry]:
         yield registry
 
 
-def settings(**fields: object) -> ImageSettings:
+def settings(**fields: Any) -> ImageSettings:
     """Settings that do not wait: everything a test may want to see fails at once."""
     registries = RegistrySettings(
         hosts_dir="", retry_delay=0.01, attempts=3, connect_timeout=5, read_timeout=5
     )
-    values = {"registries": registries, "limits": UnpackLimits(reserve_bytes=0), **fields}
-    return ImageSettings(**values)  # type: ignore[arg-type] - any field
+    return ImageSettings(**{"registries": registries, "limits": LIMITS, **fields})
 
 
+LIMITS = UnpackLimits(reserve_bytes=0)
 OpenStore = Callable[..., Coroutine[None, None, ImageStore]]
 
 

@@ -10,6 +10,7 @@ Every request is kept in `requests`, so that tests see what was sent where.
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import threading
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Fault:
 
     status, headers, body: answer this instead; cut: send only so many bytes of the body and close;
     replace: send these bytes as the body; redirect: to this URL (the request's path is appended);
-    hold: wait for this event before answering.
+    hold: wait for this event before answering; reached: set when the first such request comes.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Fault:
     redirect: str = ""
     hold: threading.Event | None = None
     method: str = ""
+    reached: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class FakeRegistry:
         self._lock = threading.Lock()
         self._blobs: dict[str, bytes] = {}
         self._manifests: dict[str, tuple[bytes, str]] = {}  # repository/tag-or-digest
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        handler = type("Handler", (_Handler,), {"registry": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
 
@@ -145,87 +148,86 @@ class FakeRegistry:
         return f"token-{user}" if self.users.get(user) == password else ""
 
 
-def _handler(registry: FakeRegistry) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    registry: FakeRegistry
 
-        def do_HEAD(self) -> None:
-            self._handle()
+    def do_HEAD(self) -> None:
+        self._handle()
 
-        def do_GET(self) -> None:
-            self._handle()
+    def do_GET(self) -> None:
+        self._handle()
 
-        def do_POST(self) -> None:
-            self._handle()
+    def do_POST(self) -> None:
+        self._handle()
 
-        def _handle(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            headers = {key.lower(): value for key, value in self.headers.items()}
-            registry.requests.append(Seen(self.command, self.path, headers, body))
-            fault = registry.fault(self.command, self.path)
-            if fault is not None and fault.hold is not None:
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        headers = {key.lower(): value for key, value in self.headers.items()}
+        self.registry.requests.append(Seen(self.command, self.path, headers, body))
+        fault = self.registry.fault(self.command, self.path)
+        if fault is not None:
+            fault.reached.set()
+            if fault.hold is not None:
                 fault.hold.wait(30)
-            if fault is not None and fault.redirect:
-                self._answer(307, b"", {"Location": fault.redirect + self.path})
-            elif fault is not None and fault.status:
-                self._answer(fault.status, fault.body, fault.headers)
-            elif urlsplit(self.path).path == "/token":
-                self._token(body)
-            else:
-                self._serve(fault)
+        if fault is not None and fault.redirect:
+            self._answer(307, b"", {"Location": fault.redirect + self.path})
+        elif fault is not None and fault.status:
+            self._answer(fault.status, fault.body, fault.headers)
+        elif urlsplit(self.path).path == "/token":
+            self._token(body)
+        else:
+            self._serve(fault)
 
-        def _token(self, body: bytes) -> None:
-            query = parse_qs(urlsplit(self.path).query)
-            authorization = self.headers.get("Authorization", "")
-            token = registry.token(query, parse_qs(body.decode()), authorization)
-            if token:
-                self._answer(200, b'{"token": "%s"}' % token.encode(), {})
-            else:
-                self._error(401, "UNAUTHORIZED", "wrong password")
+    def _token(self, body: bytes) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        authorization = self.headers.get("Authorization", "")
+        token = self.registry.token(query, parse_qs(body.decode()), authorization)
+        if token:
+            self._answer(200, b'{"token": "%s"}' % token.encode(), {})
+        else:
+            self._error(401, "UNAUTHORIZED", "wrong password")
 
-        def _serve(self, fault: Fault | None) -> None:
-            challenge = registry.challenge(self.headers.get("Authorization", ""))
-            if challenge:
-                self._error(401, "UNAUTHORIZED", "authentication required", challenge)
-                return
-            found = registry.find(urlsplit(self.path).path)
-            if found is None:
-                self._error(404, "MANIFEST_UNKNOWN", "manifest unknown")
-                return
-            data, media_type = found
-            headers = {"Content-Type": media_type}
-            if "/manifests/" in self.path and registry.digest_header:
-                headers["Docker-Content-Digest"] = digest(data)
-            if fault is not None and fault.replace:
-                data = fault.replace
-            status = 200
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            if wanted and registry.ranges:
-                start = int(wanted[1])
-                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-                data, status = data[start:], 206
-            self._answer(status, data, headers, fault.cut if fault is not None else -1)
+    def _serve(self, fault: Fault | None) -> None:
+        challenge = self.registry.challenge(self.headers.get("Authorization", ""))
+        if challenge:
+            self._error(401, "UNAUTHORIZED", "authentication required", challenge)
+            return
+        found = self.registry.find(urlsplit(self.path).path)
+        if found is None:
+            self._error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+            return
+        data, media_type = found
+        headers = {"Content-Type": media_type}
+        if "/manifests/" in self.path and self.registry.digest_header:
+            headers["Docker-Content-Digest"] = digest(data)
+        if fault is not None and fault.replace:
+            data = fault.replace
+        status = 200
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted and self.registry.ranges:
+            start = int(wanted[1])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            data, status = data[start:], 206
+        self._answer(status, data, headers, fault.cut if fault is not None else -1)
 
-        def _error(self, status: int, code: str, message: str, challenge: str = "") -> None:
-            text = f'{{"errors": [{{"code": "{code}", "message": "{message}"}}]}}'
-            headers = {"WWW-Authenticate": challenge} if challenge else {}
-            self._answer(status, text.encode(), headers)
+    def _error(self, status: int, code: str, message: str, challenge: str = "") -> None:
+        text = f'{{"errors": [{{"code": "{code}", "message": "{message}"}}]}}'
+        headers = {"WWW-Authenticate": challenge} if challenge else {}
+        self._answer(status, text.encode(), headers)
 
-        def _answer(self, status: int, body: bytes, headers: dict[str, str], cut: int = -1) -> None:
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            if cut >= 0:
-                self.wfile.write(body[:cut])
-                self.close_connection = True
-                return
-            self.wfile.write(body)
+    def _answer(self, status: int, body: bytes, headers: dict[str, str], cut: int = -1) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if cut >= 0:
+            self.close_connection = True
+        with contextlib.suppress(ConnectionError):  # the client was killed, say
+            self.wfile.write(body[:cut] if cut >= 0 else body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+        """Quiet."""
