@@ -87,10 +87,7 @@ class Container:
     metadata: ContainerMetadata
     config: api.ContainerConfig
     status: ContainerStatus = field(default_factory=ContainerStatus)
-    listed: bytes = field(init=False, repr=False, compare=False)  # see `_frame`
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "listed", _frame(self))
+    _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -101,17 +98,24 @@ class Container:
         return container_name(self.metadata.sandbox_id, self.config.metadata)
 
     @property
+    def listed(self) -> bytes:
+        """Its piece of a serialised List response: joined, such pieces are one. Made on demand."""
+        if not self._listed:
+            object.__setattr__(self, "_listed", _frame(self))
+        return self._listed
+
+    @property
     def api_state(self) -> api.ContainerState:
         """The state as CRI knows it."""
         return _API_STATE[self.status.state]
 
-    def dump(self) -> tuple[object, bytes, object]:
+    def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
-        return (
-            codec.encode(self.metadata),
-            self.config.SerializeToString(),
-            codec.encode(self.status),
-        )
+        return codec.encode(self.metadata), self.config.SerializeToString()
+
+    def dump_status(self) -> object:
+        """For the database: see `Record`."""
+        return codec.encode(self.status)
 
 
 class Containers(Records[Container, ContainerStatus]):
@@ -159,7 +163,6 @@ def container_name(sandbox_id: str, metadata: api.ContainerMetadata) -> str:
 
 
 def _frame(container: Container) -> bytes:
-    """The container as item of a serialised ListContainersResponse: joined, they are one."""
     return api.ListContainersResponse(
         containers=[
             api.Container(

@@ -32,8 +32,11 @@ class Record(Protocol):
     def name(self) -> str:
         """Unique among the records of the collection that are not being removed."""
 
-    def dump(self) -> tuple[object, bytes, object]:
-        """Metadata (JSON shape), config (protobuf), status (JSON shape)."""
+    def dump(self) -> tuple[object, bytes]:
+        """What never changes: metadata (JSON shape), config (protobuf)."""
+
+    def dump_status(self) -> object:
+        """What changes (JSON shape)."""
 
 
 R = TypeVar("R", bound=Record)
@@ -102,10 +105,10 @@ class Records(Generic[R, S]):
         """Write a new record down, then show it. To be called before the first side effect."""
         if record.id in self._by_id:
             raise ValueError(f"{self._table}: {record.id} is there already")
-        metadata, config, status = record.dump()
+        metadata, config = record.dump()
         self._database.execute(
             f"INSERT INTO {self._table} (id, metadata, config, status) VALUES (?, ?, ?, ?)",  # noqa: S608 - ours
-            *(record.id, json.dumps(metadata), config, json.dumps(status)),
+            *(record.id, json.dumps(metadata), config, json.dumps(record.dump_status())),
         )
         self._keep(record)
         return record
@@ -118,7 +121,7 @@ class Records(Generic[R, S]):
             return old
         self._database.execute(
             f"UPDATE {self._table} SET status = ? WHERE id = ?",  # noqa: S608 - ours
-            *(json.dumps(new.dump()[2]), new.id),
+            *(json.dumps(new.dump_status()), new.id),
         )
         self._keep(new)
         self._announce(new.id)

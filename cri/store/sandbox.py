@@ -78,10 +78,7 @@ class Sandbox:
     metadata: SandboxMetadata
     config: api.PodSandboxConfig
     status: SandboxStatus = field(default_factory=SandboxStatus)
-    listed: bytes = field(init=False, repr=False, compare=False)  # see `_frame`
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "listed", _frame(self))
+    _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -92,17 +89,24 @@ class Sandbox:
         return sandbox_name(self.config.metadata)
 
     @property
+    def listed(self) -> bytes:
+        """Its piece of a serialised List response: joined, such pieces are one. Made on demand."""
+        if not self._listed:
+            object.__setattr__(self, "_listed", _frame(self))
+        return self._listed
+
+    @property
     def api_state(self) -> api.PodSandboxState:
         """The state as CRI knows it."""
         return _API_STATE[self.status.state]
 
-    def dump(self) -> tuple[object, bytes, object]:
+    def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
-        return (
-            codec.encode(self.metadata),
-            self.config.SerializeToString(),
-            codec.encode(self.status),
-        )
+        return codec.encode(self.metadata), self.config.SerializeToString()
+
+    def dump_status(self) -> object:
+        """For the database: see `Record`."""
+        return codec.encode(self.status)
 
 
 class Sandboxes(Records[Sandbox, SandboxStatus]):
@@ -138,7 +142,6 @@ def sandbox_name(metadata: api.PodSandboxMetadata) -> str:
 
 
 def _frame(sandbox: Sandbox) -> bytes:
-    """The sandbox as item of a serialised ListPodSandboxResponse: joined, they are one."""
     return api.ListPodSandboxResponse(
         items=[
             api.PodSandbox(
