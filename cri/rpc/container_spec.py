@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from image.manifest import ImageConfig
     from runtime.spec import Spec
 
+log = logging.getLogger(__name__)
 _workers = Workers()
 
 
@@ -44,10 +46,9 @@ async def make(
     image: ImageConfig,
 ) -> Spec:
     """The spec; mount sources and the log's directory have been made if they were missing."""
-    log = log_path(sandbox.config, config)
     wanted = facts.Wanted(
         config,
-        log_directory=posixpath.dirname(log),
+        log_directory=posixpath.dirname(log_path(sandbox.config, config)),
         default_profile=services.config.containers.seccomp_profile,
     )
     with trace.stage("look at the node"):
@@ -67,4 +68,12 @@ async def make(
         facts=found,
     )
     with trace.stage("make spec"):
-        return specgen.spec(subject)
+        spec = specgen.spec(subject)
+    asked = config.linux.resources.oom_score_adj
+    if spec.process.oom_score_adj != asked:
+        lowest = found.lowest_oom_score
+        log.info(
+            "container %s: oom_score_adj %d is raised to %d: for less it takes CAP_SYS_RESOURCE",
+            *(container_id, asked, lowest),
+        )
+    return spec

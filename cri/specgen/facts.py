@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, WrongState
-from cri.specgen import security
+from cri.specgen import mounts, security
 from cri.specgen.subject import Facts
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities
@@ -50,9 +50,9 @@ class Wanted:
 def gather(wanted: Wanted) -> Facts:
     """Makes missing mount sources and the log directory. Blocks. Raises InvalidRequest."""
     config = wanted.config
-    for index, mount in enumerate(config.mounts):
-        wanted.progress.append(mount.host_path)
-        _ensure_source(mount.host_path, f"config.mounts[{index}].host_path")
+    for index, mount in enumerate(mounts.requested(config)):
+        wanted.progress.append(mount.source)
+        _ensure_source(mount.source, f"config.mounts[{index}].host_path")
     if wanted.log_directory:
         wanted.progress.append(wanted.log_directory)
         _make_directory(wanted.log_directory, "config.log_path")

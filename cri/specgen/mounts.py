@@ -38,7 +38,7 @@ _EXTRA_OPTIONS = frozenset(("noexec", "nodev", "nosuid"))
 
 def mounts(subject: Subject) -> tuple[Mount, ...]:
     """In the order in which they are to be made: nothing covers what was mounted below it."""
-    wanted = [_requested(mount, index) for index, mount in enumerate(subject.config.mounts)]
+    wanted = requested(subject.config)
     taken = {mount.destination for mount in wanted}
     wanted += [mount for mount in _pod_files(subject) if mount.destination not in taken]
     if subject.config.tty and "/dev" in taken and PTS.destination not in taken:
@@ -51,6 +51,11 @@ def mounts(subject: Subject) -> tuple[Mount, ...]:
         and not ("/dev" in taken and mount.destination.startswith("/dev/"))
     )
     return (*usual, *wanted)
+
+
+def requested(config: api.ContainerConfig) -> list[Mount]:
+    """The request's own, in its order. Raises InvalidRequest, NotImplementedYet."""
+    return [_requested(mount, index) for index, mount in enumerate(config.mounts)]
 
 
 def _usual(subject: Subject) -> tuple[Mount, ...]:

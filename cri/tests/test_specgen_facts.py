@@ -49,6 +49,15 @@ def test_a_source_that_can_t_be_made_is_named_with_the_reason(tmp_path: Path) ->
         facts.gather(mounting(tmp_path / "dangling"))
 
 
+def test_a_mount_that_can_t_be_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match="'relative' is not absolute"):
+        facts.gather(mounting("relative"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def requesting(host_path: str, container_path: str = "", permissions: str = "") -> Facts:
     device = api.Device(host_path=host_path, container_path=container_path, permissions=permissions)
     return facts.gather(facts.Wanted(api.ContainerConfig(devices=[device])))
