@@ -310,6 +310,7 @@ class Node:
             self.root / "containers",
             self.root / "tmp",
             self.root / "content" / "ingest",
+            self.directory / "pods",
         )
         for place in places:
             for directory, _, files in os.walk(place):
