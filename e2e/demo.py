@@ -20,7 +20,7 @@ import click
 
 from e2e import images
 from e2e.kubelet import until
-from e2e.node import REGISTRY, REPOSITORY, Node, started
+from e2e.node import REGISTRY, Node, started
 
 MANIFEST = "e2e/pods/hello.yaml"
 IMAGE = f"{REGISTRY}/library/busybox:1.35"
@@ -46,8 +46,9 @@ class Demo:
     def show(self, *words: str) -> None:
         """One command, with what it says. It has to succeed."""
         click.secho(f"\n$ podwright {shlex.join(words)}", bold=True)
+        sys.stdout.flush()
         command = self.words(*words)
-        subprocess.run(command, check=True, cwd=REPOSITORY, env=self._environment)
+        subprocess.run(command, check=True, env=self._environment)
 
     def ask(self, *words: str) -> str:
         """One command that is not shown: its output."""

@@ -132,7 +132,8 @@ class Node:
 
     def command(self, *words: str) -> list[str]:
         """How to run a program in the node's namespaces; nsenter's pid becomes the program's."""
-        return [tool("nsenter"), f"--target={self.holder.pid}", "--net", "--mount", "--", *words]
+        enter = (f"--target={self.holder.pid}", "--net", "--mount", f"--wdns={REPOSITORY}")
+        return [tool("nsenter"), *enter, "--", *words]
 
     def run(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs a program in the node's namespaces and answers what it said."""

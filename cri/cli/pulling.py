@@ -51,13 +51,17 @@ def is_moving(reference: str) -> bool:
 
 def pull(client: Client, reference: str, *, quiet: bool) -> str:
     """Pulls an image and shows how it goes on; its id. Ctrl-C gives the pull up."""
+    pulled = ""
     with _shown(reference, quiet=quiet) as show:
         for news in client.follow("PullImage", {"image": reference}):
             image = news.get("done")
             if isinstance(image, dict):
-                return str(image["id"])
-            show(news)
-    raise click.ClickException(f"the daemon ended the pull of {reference} without an answer")
+                pulled = str(image["id"])
+            else:
+                show(news)
+    if not pulled:
+        raise click.ClickException(f"the daemon ended the pull of {reference} without an answer")
+    return pulled
 
 
 @contextlib.contextmanager
