@@ -220,9 +220,12 @@ class Attachments:
         timeline.enter("make the veth pair")
         made = self._add_veth(port, netns_fd)
         timeline.enter("configure the pod's end")
-        bridge.configure_pod(pod, port, loopback.add())
-        timeline.enter("wait for the carrier")
-        bridge.settle(self._linkwatch, made, port)
+        with bridge.listening(pod):
+            bridge.configure_pod(pod, port, loopback.add())
+            timeline.enter("wait for the carrier")
+            bridge.settle(self._linkwatch, made, port)
+            timeline.enter("wait for the addresses")
+            bridge.settle_pod(pod, port)
         forwards = _forwards(record)
         if forwards:
             timeline.enter("open host ports")

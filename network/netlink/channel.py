@@ -7,12 +7,13 @@ some tens of milliseconds, and so never happens on an event loop.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 
@@ -32,6 +33,8 @@ NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
 
 _SOL_NETLINK = 270
+_ADD_MEMBERSHIP = 1
+_DROP_MEMBERSHIP = 2
 _CAP_ACK = 10
 _EXT_ACK = 11
 _GET_STRICT_CHECK = 12
@@ -51,6 +54,7 @@ class Channel:
         """Takes over `peer`, an AF_NETLINK socket; close() closes it."""
         self._peer = peer
         self._sequence = 1
+        self._heard: list[Reply] = []
         peer.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         peer.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         with suppress(OSError):  # older than 4.20: dumps say more than was asked for, no harm
@@ -130,6 +134,21 @@ class Channel:
         if failure:
             raise failure
 
+    @contextmanager
+    def listen(self, group: int) -> Iterator[None]:
+        """Hears what the kernel tells the members of a multicast group (RTNLGRP_*), see `until`."""
+        self._peer.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        try:
+            yield
+        finally:
+            self._peer.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, group)
+            self._heard.clear()
+
+    def until(self, wanted: Callable[[Reply], bool]) -> None:
+        """Returns when the kernel has said what is wanted, since `listen` began or from now on."""
+        while not any(map(wanted, self._heard)):
+            self._heard[:] = self._receive()
+
     def ask(self, request: Request) -> Reply:
         """Sends one message and answers its one reply. Raises OSError with its `what`."""
         first = self._send([request])
@@ -139,7 +158,7 @@ class Channel:
             error = _error_of(reply, request.what)
             if error is not None:
                 raise error
-        raise OSError(f"{request.what}: no answer")
+        raise AssertionError("unreachable: _replies goes on until one is taken")
 
     def dump(self, request: Request) -> list[Reply]:
         """Everything that matches, as one consistent view. Raises OSError with its `what`."""
@@ -172,15 +191,21 @@ class Channel:
         return first
 
     def _replies(self, first: int) -> Iterator[Reply]:
-        """Messages that answer requests numbered `first` or later; older ones are left-overs."""
+        """Messages that answer requests numbered `first` or later. Others are only heard."""
         while True:
-            try:
-                data = self._peer.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                raise TimeoutError(f"netlink: no answer in {_ANSWER_SECONDS} s") from None
-            for reply in decode(data):
+            for reply in self._receive():
                 if reply.sequence >= first:
                     yield reply
+                elif reply.sequence == 0:
+                    self._heard.append(reply)
+
+    def _receive(self) -> list[Reply]:
+        try:
+            return list(decode(self._peer.recv(_RECEIVE_BYTES)))
+        except BlockingIOError:
+            raise TimeoutError(
+                errno.ETIMEDOUT, f"the kernel has said nothing for {_ANSWER_SECONDS} s"
+            ) from None
 
 
 def _error_of(reply: Reply, what: str) -> OSError | None:

@@ -29,12 +29,14 @@ _AF_BRIDGE_MODE_HAIRPIN = 1
 _UP = 1  # IFF_UP
 _ADDRESS_NODAD = 0x02  # IFA_F_NODAD: usable at once, no duplicate address detection
 _MAIN_TABLE = 254
+_LOCAL_TABLE = 255
 _UNICAST = 1
 _PROTOCOL_STATIC = 4
 _VETH_PEER = 1  # VETH_INFO_PEER
 _NO_LINK_LOCAL = 1  # IN6_ADDR_GEN_MODE_NONE
 
 LOOPBACK_INDEX = 1  # in every network namespace
+GROUP_IPV6_ROUTE = 11  # RTNLGRP_IPV6_ROUTE
 
 
 class Rtm(enum.IntEnum):
@@ -263,6 +265,15 @@ def parse_route(reply: Reply) -> Route | None:
     nothing = bytes(4 if family == socket.AF_INET else 16)
     network = ipaddress.ip_network((values.get(Rta.DST, nothing), prefix))
     return Route(network, _number(values.get(Rta.OIF)))
+
+
+def takes_packets_for(address: Address, reply: Reply) -> bool:
+    """Whether this message says that `address` has become local: a new route of table local."""
+    if reply.kind != Rtm.NEWROUTE:
+        return False
+    _family, _prefix, _source, _tos, table, *_ = _ROUTE.unpack_from(reply.body)
+    destination = attributes(reply.body[_ROUTE.size :]).get(Rta.DST)
+    return bool(table == _LOCAL_TABLE and destination == address.packed)
 
 
 def _family(address: Address) -> int:

@@ -12,8 +12,9 @@ import errno
 import hashlib
 import re
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from network.config import Address, Network, gateway_of
@@ -119,9 +120,27 @@ def configure_pod(pod: Channel, port: Port, *more: Request) -> None:
 
 
 def settle(linkwatch: Linkwatch, bridge: Bridge, port: Port) -> None:
-    """Returns when packets flow. The bridge itself has no carrier before its first port has."""
+    """Returns when the node's end carries packets. So does the bridge: it has a carrier only
+    since its first port has one."""
     linkwatch.sync(port.host_interface)
     linkwatch.sync(bridge.name)
+
+
+def listening(pod: Channel) -> AbstractContextManager[None]:
+    """Around `configure_pod` and `settle_pod`."""
+    return pod.listen(route.GROUP_IPV6_ROUTE)
+
+
+def settle_pod(pod: Channel, port: Port) -> None:
+    """Returns when the pod takes packets for its addresses.
+
+    The kernel makes an IPv6 address work in a worker of its own (addrconf_dad_work), also without
+    duplicate address detection. Until then the pod lets the answer to its first neighbour
+    solicitation fall, and asks again after a second.
+    """
+    for address in port.addresses:
+        if address.version == 6:
+            pod.until(partial(route.takes_packets_for, address))
 
 
 def delete(channel: Channel, host_interface: str) -> None:
