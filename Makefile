@@ -45,7 +45,7 @@ bench: $(STAMPS)/venv $(STAMPS)/bench-packages $(STAMPS)/registry ## measure aga
 
 .PHONY: proto
 proto: $(STAMPS)/venv ## write cri/api/api_pb2.py and .pyi anew from api.proto
-	$(BIN)/python -m grpc_tools.protoc --proto_path=cri/api --python_out=cri/api --pyi_out=cri/api cri/api/api.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cri/api/api.proto
 
 .PHONY: clean
 clean: ## remove what the targets above made in this directory

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import ipaddress
 import re
 import tomllib
 import typing
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+from network.config import check_interface_name, parse_subnet
 
 DEFAULT_FILE = Path("/etc/podwright/podwright.toml")
 
@@ -58,16 +59,20 @@ def _mtu(value: int) -> str:
 
 
 def _interface(value: str) -> str:
-    good = re.fullmatch(r"[^\s/:]{1,15}", value) and value not in (".", "..")
-    return "" if good else "must be an interface name: 1 to 15 characters, no space, / or :"
+    try:
+        check_interface_name("bridge", value)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _subnets(value: tuple[str, ...]) -> str:
     try:
-        versions = [ipaddress.ip_network(subnet).version for subnet in value]
+        versions = [parse_subnet(subnet).version for subnet in value]
     except ValueError as error:
         return f"{error}; write it as 10.87.0.0/16"
-    return "" if len(set(versions)) == len(versions) else "at most one IPv4 and one IPv6 subnet"
+    good = versions and len(set(versions)) == len(versions)
+    return "" if good else "name one IPv4 subnet, one IPv6 subnet, or one of each"
 
 
 def _hosts(value: tuple[str, ...]) -> str:

@@ -96,7 +96,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
     paths = Paths(Path(config.root), Path(config.state))
     async with contextlib.AsyncExitStack() as stack:
         for directory in (paths.root, paths.state):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(directory)
         for path in paths.locks:
             stack.enter_context(_locked(path))
         rebooted = is_new_boot(paths.boot_id)
@@ -122,6 +122,13 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         await images.collect([container.id for container in store.containers])
         remember_boot(paths.boot_id)
         yield services
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CantStart(f"{directory}: {error.strerror}: podwright can't work here") from error
 
 
 @contextlib.contextmanager

@@ -65,11 +65,13 @@ class Rpc:
     """One RPC: `function(services, request)` answers a message, or bytes that are one already.
 
     reads: it changes nothing and is asked often: logged at debug, no timeline.
+    probes: it is asked often, if for a good reason: its success is logged at debug.
     """
 
     function: Callable[[Services, Any], Awaitable[Message | bytes]]
     request: type[Message]
     reads: bool = False
+    probes: bool = False
 
 
 RUNTIME: Mapping[str, Rpc] = {
@@ -94,7 +96,7 @@ RUNTIME: Mapping[str, Rpc] = {
     "ContainerStatus": Rpc(
         container_status.container_status, api.ContainerStatusRequest, reads=True
     ),
-    "ExecSync": Rpc(container_exec_sync.exec_sync, api.ExecSyncRequest),
+    "ExecSync": Rpc(container_exec_sync.exec_sync, api.ExecSyncRequest, probes=True),
     "ReopenContainerLog": Rpc(
         container_reopen_log.reopen_container_log, api.ReopenContainerLogRequest
     ),
@@ -202,7 +204,9 @@ async def _recorded(services: Services, rpc: Rpc, name: str, request: Message) -
         timeline.sandbox_id = getattr(result, "pod_sandbox_id", "") or timeline.sandbox_id
         timeline.container_id = getattr(result, "container_id", "") or timeline.container_id
         timeline.finish("OK")
-        log.info("%s: ok in %s%s", *_told(timeline))
+        level = logging.DEBUG if rpc.probes else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "%s: ok in %s%s", *_told(timeline))
         return result
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,3 +81,12 @@ def test_a_service_has_the_methods_of_the_wire(name: str) -> None:
         for method in FILE.services_by_name[name].methods
     }
     assert ours == WIRE["services"][name]
+
+
+def test_the_generated_code_is_what_make_proto_makes_of_the_proto(tmp_path: Path) -> None:
+    top = Path(api.__file__).parents[2]
+    program = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={top}"]
+    made = [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", "cri/api/api.proto"]
+    subprocess.run([*program, *made], check=True)
+    for name in ("api_pb2.py", "api_pb2.pyi"):
+        assert (tmp_path / "cri/api" / name).read_bytes() == (top / "cri/api" / name).read_bytes()

@@ -258,6 +258,20 @@ def test_a_typo_in_the_configuration_is_told_with_file_and_line(node: Node) -> N
     assert "Traceback" not in said
 
 
+def test_what_keeps_a_daemon_from_starting_is_one_sentence(node: Node) -> None:
+    said = node.refused("--root", f"{node.config}/root")
+    assert f"Error: {node.config}/root: Not a directory: podwright can't work here" in said
+    (node.directory / "root").mkdir()
+    (node.directory / "root" / "state.db").write_bytes(b"not a database" * 100)
+    said = node.refused()
+    assert "file is not a database" in said
+    assert "Traceback" not in said
+    (node.directory / "root" / "state.db").unlink()
+    said = node.refused("--address", f"unix://{node.directory}/{'x' * 100}")
+    assert "too long for a unix socket" in said
+    assert "Traceback" not in said
+
+
 def test_a_user_who_is_not_root_is_told_so(node: Node) -> None:
     os.chmod(node.directory, 0o755)  # the other user must read the configuration
     done = subprocess.run(

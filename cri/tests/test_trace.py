@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import tracemalloc
 
 import pytest
 
@@ -75,6 +76,31 @@ def test_probes_do_not_push_a_pods_start_out_of_memory() -> None:
     assert len(recorder.of_sandbox("s1")) == 11
     assert len(recorder.of_container("c1")) == 10
     assert [t.start for t in recorder.recent()] == sorted(t.start for t in recorder.recent())
+
+
+def test_stages_that_come_after_the_end_are_not_recorded() -> None:
+    recorder = Recorder()
+    with recorder.record("StartContainer") as timeline:
+        trace.merge([("init", 1, 2)])
+        timeline.finish("OK")
+        trace.merge([("late", 3, 4)])
+    assert timeline.stages == [("init", 1, 2)]
+
+
+def test_thousands_of_timelines_are_kept_in_little_memory() -> None:
+    recorder = Recorder()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(4096):
+        with recorder.record("StartContainer") as timeline:
+            trace.about(sandbox_id=f"{number:064}", container_id=f"{number:064x}")
+            names = "".join(["container init step"]).split()  # as from JSON: new objects each time
+            trace.merge([(f"{names[0]} {n}", 10**15 + n, 10**6 + n) for n in range(15)])
+            timeline.finish("OK")
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(recorder.recent(limit=10_000)) == 4096
+    assert grown < 4096 * 1024
 
 
 def test_one_under_way_is_seen_with_its_age() -> None:
