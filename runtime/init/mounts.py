@@ -14,6 +14,7 @@ from runtime.linux.mount import AT_FDCWD, PROC_SUPER_MAGIC, MountAttr
 
 _SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace: see sandbox.py
 _KINDS_DIFFER = "a directory can only be mounted on a directory, a file only on a file"
+_RDONLY = int(MountAttr.RDONLY)
 _MS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: MS_* and MOUNT_ATTR_* agree in these
 _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 
@@ -181,7 +182,7 @@ def attach_cgroups(context: Context) -> None:
     if not plan.hierarchies:
         mount.move_mount(mount.new_mount(b"cgroup2", (), plan.attributes), target)
         return
-    tmpfs = mount.new_mount(b"tmpfs", ((b"mode", b"755"),), plan.attributes & ~MountAttr.RDONLY)
+    tmpfs = mount.new_mount(b"tmpfs", ((b"mode", b"755"),), plan.attributes & ~_RDONLY)
     for name, link in plan.links:
         os.symlink(link.encode(), name.encode(), dir_fd=tmpfs)
     for hierarchy in plan.hierarchies:
@@ -193,5 +194,5 @@ def attach_cgroups(context: Context) -> None:
         mount.mount(
             b"cgroup", directory, b"cgroup", plan.attributes & _MS_FLAGS, hierarchy.options.encode()
         )
-    if plan.attributes & MountAttr.RDONLY:
-        mount.mount_setattr(tmpfs, attributes=MountAttr.RDONLY)
+    if plan.attributes & _RDONLY:
+        mount.mount_setattr(tmpfs, attributes=_RDONLY)

@@ -69,6 +69,9 @@ _PROC_FILES = frozenset(
         "/proc/sys/crypto/fips_enabled",
     )
 )
+_RDONLY = int(MountAttr.RDONLY)
+_PRIVATE = int(Propagation.PRIVATE)
+_ORIGINS = {int(Propagation.SLAVE): Origin.SLAVE, int(Propagation.SHARED): Origin.SHARED}
 _REAL_DIRECTORY = frozenset(("proc", "sysfs"))
 _WITHOUT_SOURCE = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue"))
 
@@ -185,14 +188,13 @@ def _bind(step: MountStep, mount: Mount, path: str, found: options.MountOptions)
         key = found.parameters[0][0]
         raise InvalidSpec(f"{path}.options", f'"{key}" means nothing for a bind mount')
     private = not found.propagation
-    origins = {Propagation.SLAVE: Origin.SLAVE, Propagation.SHARED: Origin.SHARED}
     return replace(
         step,
         source=checked_text(mount.source, f"{path}.source"),
         recursive=found.recursive,
-        propagation=int(Propagation.PRIVATE) if private else found.propagation,
+        propagation=_PRIVATE if private else found.propagation,
         propagation_recursive=private or found.propagation_recursive,
-        origin=origins.get(Propagation(found.propagation), Origin.ANY),
+        origin=_ORIGINS.get(found.propagation, Origin.ANY),
     )
 
 
@@ -211,13 +213,13 @@ def _new(
         if len(value.encode()) > 255:
             raise InvalidSpec(f"{path}.options", f'the value of "{key}" has more than 255 bytes')
     bits = step.attributes.set
-    late = mount.type == "tmpfs" and bool(bits & MountAttr.RDONLY)
+    late = mount.type == "tmpfs" and bool(bits & _RDONLY)
     return replace(
         step,
         kind=kind,
         source="" if kind is MountKind.SHM else checked_text(mount.type, f"{path}.type"),
         parameters=parameters,
-        attributes=Attributes(bits & ~MountAttr.RDONLY if late else bits, step.attributes.clear),
+        attributes=Attributes(bits & ~_RDONLY if late else bits, step.attributes.clear),
         late_readonly=late,
         real_directory=mount.type in _REAL_DIRECTORY,
     )
@@ -237,14 +239,17 @@ def _dev(devices: Iterable[Device], mounts: Iterable[MountStep]) -> Dev:
     below = (posixpath.split(step.destination) for step in steps if step.kind is not MountKind.BIND)
     directories = tuple(dict.fromkeys(name for parent, name in below if parent == "/dev"))
     nodes = {node.path: node for node in _DEFAULT_NODES}
+    links = (*_DEV_LINKS, _PTMX_LINK) if "pts" in directories else _DEV_LINKS
+    ours = {f"/dev/{name}" for name, _ in links} | {f"/dev/{name}" for name in directories}
     for index, device in enumerate(devices):
         node = _node(device, f"linux.devices[{index}]")
-        nodes[node.path] = node
+        if node.path not in ours:  # a node's /dev/ptmx, say, would be of the wrong devpts
+            nodes[node.path] = node
     return Dev(
         own=any(step.kind is MountKind.DEV for step in steps),
         nodes=tuple(nodes.values()),
         directories=directories,
-        links=(*_DEV_LINKS, _PTMX_LINK) if "pts" in directories else _DEV_LINKS,
+        links=links,
     )
 
 

@@ -11,6 +11,7 @@ from runtime.linux import mount
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 
+_RDONLY = int(MountAttr.RDONLY)
 _PAGE = 4096
 _BUILD_AT = b"/root"  # an empty directory of the pod's mount namespace: see sandbox.py
 
@@ -119,9 +120,12 @@ def enter(context: Context) -> None:
 def finish_readonly(context: Context) -> None:
     """What could not be read-only while mount points were still being made in it."""
     for fd in context.late_readonly:
-        mount.mount_setattr(fd, attributes=MountAttr.RDONLY)
+        mount.mount_setattr(fd, attributes=_RDONLY)
     if context.plan.root.readonly:
-        mount.mount_setattr(context.root_fd, attributes=MountAttr.RDONLY)
+        try:
+            mount.mount_setattr(context.root_fd, attributes=_RDONLY)
+        except OSError as error:
+            raise OSError(error.errno, "the root file system can't be made read-only") from None
 
 
 def pivot(context: Context) -> None:

@@ -11,7 +11,8 @@ from runtime.init.devices import require_null
 from runtime.linux import mount, resolve
 from runtime.linux.mount import AT_FDCWD, MountAttr
 
-_EMPTY_DIRECTORY = ((b"nr_blocks", b"1"), (b"nr_inodes", b"1"), (b"mode", b"755"))
+_EMPTY_DIRECTORY = ((b"nr_inodes", b"1"), (b"mode", b"755"))  # and nothing can be made in it
+_RDONLY = int(MountAttr.RDONLY)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -28,7 +29,7 @@ def protect(context: Context) -> None:
         fd = _find(context.root_fd, path)
         if fd >= 0:
             clone = mount.clone_tree(fd, recursive=True)
-            mount.mount_setattr(clone, attributes=MountAttr.RDONLY, recursive=True)
+            mount.mount_setattr(clone, attributes=_RDONLY, recursive=True)
             mount.move_mount(clone, fd)
     covers: dict[bool, int] = {False: context.null_fd}
     used: set[bool] = set()
@@ -41,18 +42,16 @@ def protect(context: Context) -> None:
 
 def _find(root: int, path: str) -> int:
     """A descriptor of the path inside the root, or -1."""
-    try:
-        return resolve.open_in_root(root, os.fsencode(path))
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return -1
-        raise
+    fd = resolve.find_in_root(root, os.fsencode(path))
+    if fd < 0 and -fd not in _ABSENT:
+        raise OSError(-fd, f'"{path}"')
+    return fd
 
 
 def _cover(fd: int, covers: dict[bool, int], used: set[bool], is_directory: bool) -> None:  # noqa: FBT001 - the key of covers
     """Mounts the null device, or an empty directory, on fd: the first time itself, then clones."""
     if is_directory not in covers:
-        covers[is_directory] = mount.new_mount(b"tmpfs", _EMPTY_DIRECTORY, MountAttr.RDONLY)
+        covers[is_directory] = mount.new_mount(b"tmpfs", _EMPTY_DIRECTORY, _RDONLY)
     cover = covers[is_directory]
     if is_directory in used:  # attached by now, so every kernel lets us clone it
         cover = mount.clone_tree(cover)

@@ -30,7 +30,7 @@ O_PATH = os.O_PATH | os.O_CLOEXEC
 _IN_ROOT = int(Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
 NO_SYMLINKS = int(Resolve.NO_SYMLINKS)
 NO_XDEV = int(Resolve.NO_XDEV)
-_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+_NEW_FILE = stat.S_IFREG | 0o644
 _DIRECTORY = O_PATH | os.O_DIRECTORY
 
 _RETRIES = 128  # a rename or mount somewhere during a look-up of "..": EAGAIN, try again
@@ -86,13 +86,17 @@ def create_in_root(root: int, path: bytes) -> int:
         fd = find_in_root(root, path)
         if fd == -errno.ENOENT:
             parent, name = parent_in_root(root, path)
-            fd = find_in_root(parent, name, _NEW_FILE, resolve=NO_SYMLINKS)
-            if fd == -errno.EEXIST and (link := _link(parent, name)):
-                path = _join(path.rstrip(b"/").rpartition(b"/")[0], link)
-            os.close(parent)
+            try:
+                os.mknod(name, _NEW_FILE, dir_fd=parent)  # no open(2): nobody has it writable
+                fd = find_in_root(parent, name, resolve=NO_SYMLINKS)
+            except FileExistsError:
+                if link := _link(parent, name):
+                    path = _join(path.rstrip(b"/").rpartition(b"/")[0], link)
+            finally:
+                os.close(parent)
         if fd >= 0:
             return fd
-        if fd not in (-errno.ENOENT, -errno.EEXIST):
+        if fd not in (-errno.ENOENT, -errno.ELOOP):
             raise OSError(-fd, os.strerror(-fd), path)
     raise OSError(errno.ELOOP, f"{path!r}: too many symbolic links, or someone removes it as we go")
 

@@ -56,6 +56,17 @@ def test_the_root_can_be_read_only(image: Image) -> None:
     assert "Read-only file system" in outcome.stderr
 
 
+def test_a_read_only_root_can_hold_new_mount_points(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("of the node\n")
+    wanted = with_mounts(
+        spec("sh", "-c", "cat /new/file; touch /x; echo $?"),
+        bind(tmp_path / "file", "/new/file"),
+        bind(tmp_path, "/other/new"),
+    )
+    outcome = image.run(replace(wanted, root=Root(readonly=True)))
+    assert outcome.lines == ["of the node", "1"]
+
+
 def test_a_directory_can_be_the_root(image: Image) -> None:
     wanted = replace(spec("sh", "-c", "echo hi > /tmp/x"), root=Root(str(image.lower)))
     assert image.run(wanted, rootfs=Rootfs()).lines == []

@@ -153,6 +153,13 @@ def test_devices_replace_default_nodes() -> None:
     assert "/dev/urandom" in nodes
 
 
+def test_a_nodes_own_links_and_directories_are_no_devices() -> None:
+    devices = tuple(Device(f"/dev/{name}", "c", 5, 2) for name in ("ptmx", "stdin", "pts"))
+    mounts = (Mount("/dev", "tmpfs", "tmpfs"), Mount("/dev/pts", "devpts", "devpts"))
+    made = compiled(*mounts, linux=Linux(devices=devices))
+    assert len(made.dev.nodes) == 6
+
+
 def test_dev_makes_the_mount_points_below_it_at_once() -> None:
     made = compiled(
         Mount("/dev", "tmpfs", "tmpfs"),
