@@ -96,7 +96,7 @@ def life(node: Node) -> list[str]:
     demo.show("logs", "hello/server")
     demo.show("logs", "--timestamps", "hello/client")
     demo.fetch()
-    script = "hostname; ip -4 -o address show eth0; cat /dev/shm/letter; cat /proc/1/comm"
+    script = "echo $(hostname) has $(hostname -i); cat /dev/shm/letter; ps"
     demo.show("exec", "hello/client", "--", "sh", "-c", script)
     demo.show("trace", "hello")
     demo.show("stop", "hello")

@@ -10,7 +10,7 @@ import click
 
 from cri.cli import show
 from cri.cli.client import Client, connect
-from cri.cli.waterfall import Call, bars, draw
+from cri.cli.waterfall import Call, bars, draw, without_short
 
 START = frozenset({"RunPodSandbox", "CreateContainer", "StartContainer"})
 PIPE_WIDTH = 120
@@ -19,8 +19,14 @@ PIPE_WIDTH = 120
 @click.command(name="trace")
 @click.argument("pod", required=False)
 @click.option("--all", "-a", "everything", is_flag=True, help="Also stop, remove, exec and so on.")
+@click.option("--short", "-s", is_flag=True, help="Also stages that are too short to see.")
 @click.option("--output", "-o", type=click.Choice(["picture", "json"]), default="picture")
-def command(pod: str | None, everything: bool, output: str) -> None:  # noqa: FBT001  # click's way
+def command(
+    pod: str | None,
+    everything: bool,  # noqa: FBT001  # click's way
+    short: bool,  # noqa: FBT001  # click's way
+    output: str,
+) -> None:
     """Draw how POD started, stage by stage; without POD, the pod that started last.
 
     A pod is named by its id, the beginning of it, or its name; also after it was removed, as long
@@ -33,7 +39,7 @@ def command(pod: str | None, everything: bool, output: str) -> None:  # noqa: FB
     if output == "json":
         click.echo(json.dumps(timelines, indent=2))
         return
-    for line in picture(timelines):
+    for line in picture(timelines, short=short):
         click.echo(line)
 
 
@@ -58,7 +64,7 @@ def of_latest(client: Client) -> list[dict[str, object]]:
     return [item for item in found if item["sandbox"] == newest["sandbox"]]
 
 
-def picture(timelines: list[dict[str, object]]) -> list[str]:
+def picture(timelines: list[dict[str, object]], *, short: bool = False) -> list[str]:
     """The heading, the waterfall, and what failed."""
     calls = [Call.from_json(timeline) for timeline in timelines]
     if not calls:
@@ -73,4 +79,5 @@ def picture(timelines: list[dict[str, object]]) -> list[str]:
     )
     width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
     failures = [click.style(f"{call.rpc}: {call.error}", fg="red") for call in calls if call.error]
-    return [click.style(heading, bold=True), *draw(bars(calls), width), *failures]
+    rows = bars(calls) if short else without_short(bars(calls))
+    return [click.style(heading, bold=True), *draw(rows, width), *failures]

@@ -23,12 +23,17 @@ TIME_WIDTH = 11
 LEAST_WIDTH = 20
 WORTH_SAYING = 1_000_000
 """Nanoseconds: a shorter idle time is not mentioned."""
+SHORT = 150
+"""A stage shorter than this part of the whole is hardly a mark on the screen."""
 CALL_COLOUR, STAGE_COLOURS, FAILED_COLOUR = "cyan", ("green", "yellow", "magenta"), "red"
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row of the picture; times in ns on the axis. `depth`: 0 for an RPC, then its stages."""
+    """A row of the picture; times in ns on the axis. `depth`: 0 for an RPC, then its stages.
+
+    many: it stands for several short stages, and is told without a bar.
+    """
 
     label: str
     start: int
@@ -36,6 +41,7 @@ class Bar:
     depth: int
     failed: bool = False
     remark: str = ""
+    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +103,41 @@ def _stages(call: Call, start: int) -> Iterable[Bar]:
         yield Bar(name, start + begin, duration, len(around))
 
 
+def without_short(rows: Sequence[Bar]) -> list[Bar]:
+    """The rows that are long enough to be seen; of the others, one row a call with their sum."""
+    least = _end(rows) // SHORT
+    kept: list[Bar] = []
+    short: list[Bar] = []
+    for row in rows:
+        if row.depth == 0:
+            kept += _summed(short)
+            short = []
+        if row.depth == 0 or row.duration >= least:
+            kept.append(row)
+        else:
+            short.append(row)
+    return kept + _summed(short)
+
+
+def _summed(short: Sequence[Bar]) -> list[Bar]:
+    if not short:
+        return []
+    total = sum(row.duration for row in short)
+    label = f"{len(short)} shorter stages" if len(short) > 1 else short[0].label
+    return [Bar(label, short[0].start, total, 1, many=True)]
+
+
+def _end(rows: Sequence[Bar]) -> int:
+    return max(1, *(row.start + row.duration for row in rows)) if rows else 1
+
+
 def draw(rows: Sequence[Bar], width: int) -> list[str]:
     """The picture as lines of `width` columns, with ANSI colours (click strips them if needed)."""
     if not rows:
         return []
     labels = min(LABEL_WIDTH, max(len(row.label) + 2 * row.depth for row in rows))
     room = max(LEAST_WIDTH, width - labels - TIME_WIDTH - 2)
-    end = max(1, *(row.start + row.duration for row in rows))
+    end = _end(rows)
     lines = [" " * (labels + TIME_WIDTH + 2) + click.style(_axis(end, room), dim=True)]
     for row in rows:
         if row.remark:
@@ -116,6 +150,8 @@ def draw(rows: Sequence[Bar], width: int) -> list[str]:
 
 
 def _styled(row: Bar, text: str, bar: str) -> str:
+    if row.many:
+        return click.style(text, dim=True)
     if row.failed:
         return click.style(f"{text}  {bar}", fg=FAILED_COLOUR)
     if row.depth == 0:

@@ -62,6 +62,21 @@ def test_bars_begin_and_end_where_their_time_does() -> None:
     ]
 
 
+def test_stages_too_short_to_see_are_summed_up_for_each_call() -> None:
+    calls = [
+        call("Run", 0, 100, ("long", 0, 90), ("a", 1, 0.1), ("b", 95, 0.2)),
+        call("Start", 100, 100, ("only", 0, 0.1)),
+    ]
+    rows = waterfall.without_short(waterfall.bars(calls))
+    assert [(row.label, row.duration // 1000, row.many) for row in rows] == [
+        ("Run web", 100_000, False),
+        ("long", 90_000, False),
+        ("2 shorter stages", 300, True),
+        ("Start web", 100_000, False),
+        ("only", 100, True),
+    ]
+
+
 @pytest.mark.parametrize("width", [1, 40, 80, 400])
 def test_no_line_is_wider_than_the_terminal_if_that_can_be(width: int) -> None:
     rows = waterfall.bars([call("RunPodSandbox", 0, 12.3, ("x" * 60, 1, 5)), call("Start", 13, 9)])
