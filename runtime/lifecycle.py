@@ -61,7 +61,6 @@ __all__ = [
     "Started",
 ]
 
-READY_PATIENCE = 30.0  # seconds for a monitor to build a sandbox (milliseconds, usually)
 START_PATIENCE = 120.0  # a bind source on a slow network file system may take its time
 SHUTDOWN_PATIENCE = 20.0  # then the monitor itself is killed and its leftovers are swept
 MAX_OUTPUT = 16 * 1024 * 1024
@@ -142,21 +141,15 @@ class Runtime:
         await self._spawner.start()
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
-        """Forks a monitor and waits until it has built the pod's namespaces."""
+        """Has the pod's namespaces built, and its monitor forked into them."""
         sandbox_id = request.sandbox_id
         directory = self._monitors_dir / sandbox_id
         netns_path = self._netns_path(sandbox_id) if request.network == "pod" else ""
-        _, connection = await self._spawner.spawn(
-            MonitorRequest(request, os.fspath(directory), netns_path)
-        )
-        client = self._adopt(sandbox_id, connection)
-        try:
-            ready, descriptors = await client.ready(READY_PATIENCE)
-        except BaseException:
-            self._forget(sandbox_id)
-            raise
-        netns_fd, netlink_fd = descriptors if len(descriptors) == 2 else (-1, -1)
-        return SandboxHandles(ready.pid, netns_path, netns_fd, netlink_fd, ready.stages)
+        spawn = await self._spawner.spawn(MonitorRequest(request, os.fspath(directory), netns_path))
+        self._adopt(sandbox_id, spawn.connection).keep()
+        netns_fd, netlink_fd = spawn.handles or (-1, -1)
+        spawned = spawn.spawned
+        return SandboxHandles(spawned.pid, netns_path, netns_fd, netlink_fd, spawned.stages)
 
     async def reconnect(self, sandbox_id: str) -> SandboxReport | None:
         """After a restart: the monitor's memory of its containers; None: it is gone."""
@@ -282,8 +275,8 @@ class Runtime:
 
     def _adopt(self, sandbox_id: str, connection: socket.socket) -> MonitorClient:
         def lost() -> None:
-            self._monitors.pop(sandbox_id, None)
-            self._on_lost(sandbox_id)
+            if self._monitors.pop(sandbox_id, None) is not None:  # nobody has asked it to end
+                self._on_lost(sandbox_id)
 
         client = MonitorClient(connection, self._on_exit, lost)
         self._monitors[sandbox_id] = client

@@ -19,13 +19,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from runtime.init.values import Identity
 from runtime.linux import fds
+from runtime.linux.fds import Socket
 
 Stage = tuple[str, int, int]  # name, start (CLOCK_MONOTONIC, ns), duration (ns)
 
@@ -60,7 +60,7 @@ class Failed:
     text: str
 
 
-def receive(peer: socket.socket) -> Ready | Console | Failed | None:
+def receive(peer: Socket) -> Ready | Console | Failed | None:
     """The monitor's side: the next message; None: exec succeeded, or init was killed."""
     received = fds.receive(peer)
     if received is None:
@@ -89,7 +89,7 @@ class Reporter:
 
     __slots__ = ("_fd", "_socket")
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: Socket) -> None:
         self._socket = peer
         self._fd = peer.fileno()
 

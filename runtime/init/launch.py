@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from runtime.init.capabilities import held
 from runtime.init.channel import Reporter
 from runtime.init.context import Context, Ourselves, Surroundings, Target
 from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.linux.fds import Socket, pair
 from runtime.linux.namespace import Clone, setns
 from runtime.linux.process import Prctl, clone3, prctl
 
@@ -34,7 +34,7 @@ class Child:
 
     pid: int
     pidfd: int
-    channel: socket.socket
+    channel: Socket
 
 
 def container(load: Callable[[], ContainerPlan], surroundings: Surroundings) -> Child:
@@ -86,7 +86,7 @@ def warm_up() -> Ourselves:
 
 def _fork(surroundings: Surroundings, body: Callable[[Reporter], None]) -> Child:
     ourselves = warm_up()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = pair()
     joins = surroundings.pid_ns_fd >= 0
     flags = 0 if joins or not surroundings.own_pid_namespace else int(Clone.NEWPID)
     if joins:

@@ -53,16 +53,12 @@ class Request(Protocol):
 class PodNamespaces:
     """Handles on what was built; -1: the pod has none of its own.
 
-    pid_fd: the shared pid namespace, reaper_pid: its first process; stages: name, start, duration
-    (CLOCK_MONOTONIC, ns).
+    stages: name, start, duration (CLOCK_MONOTONIC, ns).
     """
 
     mount_fd: int
     netns_fd: int = -1
     netlink_fd: int = -1
-    pid_fd: int = -1
-    reaper_pid: int = 0
-    reaper_pidfd: int = -1
     stages: list[tuple[str, int, int]] = field(default_factory=list)
 
     def close(self) -> None:
@@ -240,20 +236,17 @@ def sysctl_path(name: str) -> str:
     return "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
 
 
-def start_reaper(namespaces: PodNamespaces) -> None:
-    """The shared pid namespace and its first process, which does nothing but reap."""
+def start_reaper() -> tuple[int, int]:
+    """The shared pid namespace, and a pidfd of its first process, which does nothing but reap."""
     pid, pidfd = clone3(Clone.NEWPID)
     if pid == 0:
         _reap_forever()
-    namespaces.reaper_pid = pid
-    namespaces.reaper_pidfd = pidfd
-    namespaces.pid_fd = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), pidfd
 
 
 def _reap_forever() -> None:
     """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN."""
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
-    signal.set_wakeup_fd(-1)
     close_from(3)  # the daemon must see the monitor's end by its sockets
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))

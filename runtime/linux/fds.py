@@ -7,21 +7,47 @@ close-on-exec.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import json
 import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import cast
 
 INLINE_BYTES = 64 * 1024  # well below the kernel's default send buffer of 208 KiB
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_FDS = 64  # the kernel's own limit is 253 (SCM_MAX_FD)
 _IN_MEMFD = b"\0"
-_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FDS * 4)
+ANCILLARY_BYTES = _socket.CMSG_SPACE(MAX_FDS * 4)
 
 Message = dict[str, object]
+Socket = _socket.socket
+"""The socket of C, which `socket.socket` extends. A monitor uses nothing more: the extension's
+enumerations alone would make 300 KB of shared memory its own."""
+
+# Made once: json.dumps and json.loads make them anew at each call, or look for an encoding.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+CLOEXEC = _socket.MSG_CMSG_CLOEXEC
+_TRUNCATED = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
+
+
+def pair() -> tuple[Socket, Socket]:
+    """Two connected SEQPACKET sockets, close-on-exec."""
+    kind = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
+    return _socket.socketpair(_socket.AF_UNIX, kind)
+
+
+def adopt(fd: int) -> Socket:
+    """A socket object that owns this descriptor."""
+    return _socket.socket(fileno=fd)
+
+
+def accept(listener: Socket) -> Socket:
+    """The next connection."""
+    fd, _ = listener._accept()  # type: ignore[attr-defined]
+    return _socket.socket(fileno=fd)
 
 
 def close_all(fds: Iterable[int]) -> None:
@@ -66,9 +92,9 @@ def _short_path(path: str) -> Iterator[str]:
         os.close(fd)
 
 
-def send(peer: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+def send(peer: Socket, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
     """Sends one message. A full buffer of a non-blocking socket: BlockingIOError, nothing sent."""
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    body = _encode(message).encode("ascii")
     if len(body) <= INLINE_BYTES:
         _send(peer, body, fds)
         return
@@ -81,38 +107,48 @@ def send(peer: socket.socket, message: Mapping[str, object], fds: Sequence[int] 
         os.close(memfd)
 
 
-def _send(peer: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
+def _send(peer: Socket, packet: bytes, fds: Sequence[int]) -> None:
     if not fds:
         peer.send(packet)
         return
     rights = struct.pack(f"{len(fds)}i", *fds)
-    peer.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    peer.sendmsg([packet], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
 
 
-def receive(peer: socket.socket) -> tuple[Message, list[int]] | None:
+def receive(peer: Socket) -> tuple[Message, list[int]] | None:
     """One message and the descriptors that came with it (the caller owns them); None: the end."""
-    packet, ancillary, flags, _ = peer.recvmsg(
-        INLINE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-    )
+    packet, ancillary, flags, _ = peer.recvmsg(INLINE_BYTES, ANCILLARY_BYTES, CLOEXEC)
     fds: list[int] = []
     for level, kind, rights in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             count = len(rights) // 4
             fds.extend(struct.unpack(f"{count}i", rights[: count * 4]))
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _TRUNCATED:
             raise ValueError("a message was cut: it is larger than a packet may be")
         if not packet:
             close_all(fds)
             return None
         body = _body_of_memfd(fds.pop()) if packet == _IN_MEMFD else packet
-        message = json.loads(body)
-        if not isinstance(message, dict):
-            raise ValueError(f"a message must be an object, got {type(message).__name__}")
+        message = parse(body)
     except BaseException:
         close_all(fds)
         raise
-    return cast(Message, message), fds
+    return message, fds
+
+
+def parse(body: bytes) -> Message:
+    """The message in a packet. Raises ValueError."""
+    message = _decode(body.decode("utf-8"))
+    if not isinstance(message, dict):
+        raise ValueError(f"a message must be an object, got {type(message).__name__}")
+    return message
+
+
+def log(text: str) -> None:
+    """One line to standard error (the journal, or spawner.log); failing to write is no failure."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"podwright[{os.getpid()}]: {text}\n".encode(errors="replace"))
 
 
 def _body_of_memfd(memfd: int) -> bytes:

@@ -43,14 +43,17 @@ _close_range = syscall("close_range", 436, Unsigned, Unsigned, Unsigned)
 _capset = declare("capset", Pointer, Pointer)
 _signal = declare("signal", Integer, Pointer)
 _sigprocmask = declare("sigprocmask", Integer, Text, Pointer)
+_signalfd = declare("signalfd", Integer, Text, Integer)
 
 CLOSE_RANGE_CLOEXEC = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_SIG_BLOCK = 0
+_SFD_CLOEXEC, _SFD_NONBLOCK = 0o2000000, 0o4000
 _NO_SIGNALS = bytes(128)  # an empty sigset_t
 _CLONE_ARGS = struct.Struct("11Q")
 
 
-def prctl(option: Prctl, argument: int = 0, second: int = 0) -> int:
+def prctl(option: int, argument: int = 0, second: int = 0) -> int:
     """prctl(2) with up to two arguments, the rest 0."""
     return _prctl(option, argument, second, 0, 0)
 
@@ -82,6 +85,17 @@ def reset_signals(numbers: Iterable[int]) -> None:
     for number in numbers:
         _signal(number, None)
     _sigprocmask(signal.SIG_SETMASK, _NO_SIGNALS, None)
+
+
+def signal_fd(number: int) -> int:
+    """Blocks a signal; answers a descriptor that becomes readable when it is pending.
+
+    A child inherits the block: `reset_signals` takes it away. See signalfd(2).
+    """
+    mask = (1 << (number - 1)).to_bytes(len(_NO_SIGNALS), "little")
+    _signal(number, None)
+    _sigprocmask(_SIG_BLOCK, mask, None)
+    return _signalfd(-1, mask, _SFD_CLOEXEC | _SFD_NONBLOCK)
 
 
 def drop_bounding(numbers: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from runtime.errors import MonitorLost
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.monitor.failures import exception_of
-from runtime.monitor.messages import WORDS, ContainerExit, Exec, Failure, Ready, Request
+from runtime.monitor.messages import WORDS, ContainerExit, Exec, Failure, Keep, Request
 
 T = TypeVar("T")
 OnExit = Callable[[ContainerExit], None]
@@ -36,16 +36,13 @@ class MonitorClient:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[tuple[Ready, list[int]]] = self._loop.create_future()
         self._loop.add_reader(connection, self._read)
         self._open = True
 
-    async def ready(self, patience: float) -> tuple[Ready, list[int]]:
-        """For a new monitor: waits until its sandbox stands; its descriptors are the caller's."""
-        try:
-            return await asyncio.wait_for(self._ready, patience)
-        except TimeoutError:
-            raise MonitorLost(f"the monitor said nothing for {patience:g} s") from None
+    def keep(self) -> None:
+        """Tells a new monitor that it is known, and to live on whatever becomes of us."""
+        with contextlib.suppress(OSError):
+            fds.send(self._connection, {"id": 0, "do": WORDS[Keep]})
 
     async def ask(
         self,
@@ -124,14 +121,8 @@ class MonitorClient:
             self._lost()
             return
         message, descriptors = received
-        event = message.get("event")
-        if event == "ready" and not self._ready.done():
-            self._ready.set_result((decode(Ready, message, path="ready"), descriptors))
-            return
         fds.close_all(descriptors)
-        if event == "failed" and not self._ready.done():
-            self._ready.set_exception(exception_of(decode(Failure, message, path="failed")))
-        elif event == "exit":
+        if message.get("event") == "exit":
             self._on_exit(decode(ContainerExit, message, path="exit"))
         else:
             future = self._waiting.get(cast("int", message.get("id")))
@@ -145,9 +136,6 @@ class MonitorClient:
 
     def _fail_waiting(self, text: str) -> None:
         error = MonitorLost(text)
-        if not self._ready.done():
-            self._ready.set_exception(error)
-            self._ready.exception()  # marked as seen: after the start nobody waits for it
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)

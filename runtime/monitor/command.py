@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from runtime.errors import InitFailed
 from runtime.init import channel, launch
 from runtime.init.values import ProcessPlan
 from runtime.linux import fds
+from runtime.linux.fds import Socket
 from runtime.monitor.messages import Exec, Executed
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Command:
         self._pod = pod
         self._pid = 0
         self._pidfd = -1
-        self._channel: socket.socket | None = None
+        self._channel: Socket | None = None
         self._timer: Timer | None = None
         self._timed_out = False
         self._ready = False

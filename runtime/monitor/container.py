@@ -7,7 +7,6 @@ import enum
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from runtime.init import channel, launch
 from runtime.init.values import ContainerPlan
 from runtime.init.values import Identity as PlanIdentity
 from runtime.linux import fds
+from runtime.linux.fds import Socket
 from runtime.monitor.logfile import LogFile
 from runtime.monitor.messages import (
     ContainerExit,
@@ -55,7 +55,7 @@ class Container:
         self.pidfd = -1
         self.cgroup = pod.hierarchy.cgroup(request.cgroup_path)
         self._pod = pod
-        self._channel: socket.socket | None = None
+        self._channel: Socket | None = None
         self.who: PlanIdentity | None = None
         self._complaint = ""
         self._answer: Answer | None = None
@@ -133,7 +133,7 @@ class Container:
         try:
             surroundings = launch.Surroundings(
                 stdio=stdio,
-                mount_ns_fd=pod.namespaces.mount_fd,
+                mount_ns_fd=pod.facts.mount_fd,
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=request.pid_namespace == "own",
                 cgroup_fd=cgroup_fds[0] if unified else -1,
@@ -269,7 +269,7 @@ class Container:
         self._stdin_fd = self.pidfd = self._plan_fd = -1
         return oom_kills
 
-    def _peer(self) -> socket.socket:
+    def _peer(self) -> Socket:
         assert self._channel is not None
         return self._channel
 

@@ -54,12 +54,11 @@ class MonitorRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The sandbox stands. With a pod network travel its netns and a netlink socket in it."""
+class Keep:
+    """The daemon knows of you: live on without it. Never answered.
 
-    pid: int
-    protocol: int = PROTOCOL
-    stages: tuple[Stage, ...] = ()
+    A monitor whose first connection ends before any word was never heard of, and ends.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +199,10 @@ class Failure:
     errno: int = 0
 
 
-Request = Start | Signal | Exec | Abandon | ReopenLog | Remove | Report | Shutdown
+Request = Keep | Start | Signal | Exec | Abandon | ReopenLog | Remove | Report | Shutdown
 
 REQUESTS: Mapping[str, type[Request]] = {
+    "keep": Keep,
     "start": Start,
     "signal": Signal,
     "exec": Exec,

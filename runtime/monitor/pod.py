@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition
-from runtime.init.sandbox import PodNamespaces, unpin
+from runtime.init.sandbox import unpin
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.command import Command
 from runtime.monitor.container import Container, State
@@ -26,18 +26,46 @@ Reply = Callable[[object], None]
 EXITS_DIRECTORY = "exits"
 
 
+class Facts:
+    """What a monitor is told when it is forked. The descriptors live as long as it does.
+
+    directory: its own; netns_path: where the network namespace is pinned, empty without one;
+    mount_fd: the pod's mount namespace; pid_fd, reaper_pidfd: the shared pid namespace and its
+    first process, -1 without.
+    """
+
+    __slots__ = (
+        "cgroup_parent",
+        "directory",
+        "mount_fd",
+        "netns_path",
+        "pid_fd",
+        "reaper_pidfd",
+        "sandbox_id",
+        "shared_pids",
+    )
+
+    def __init__(self, request: MonitorRequest, mount_fd: int) -> None:
+        self.sandbox_id = request.sandbox.sandbox_id
+        self.directory = request.directory
+        self.netns_path = request.netns_path
+        self.cgroup_parent = request.sandbox.cgroup_parent
+        self.shared_pids = request.sandbox.pid == "pod"
+        self.mount_fd = mount_fd
+        self.pid_fd = -1
+        self.reaper_pidfd = -1
+
+
 class Pod:
     """The containers of one sandbox. Single-threaded: calls never overlap."""
 
     def __init__(
         self,
-        request: MonitorRequest,
-        namespaces: PodNamespaces,
+        facts: Facts,
         hierarchy: Hierarchy,
         loop: Loop,
     ) -> None:
-        self.request = request
-        self.namespaces = namespaces
+        self.facts = facts
         self.loop = loop
         self.reaper = Reaper(loop)
         self.hierarchy = hierarchy
@@ -48,7 +76,7 @@ class Pod:
 
     @property
     def sandbox_id(self) -> str:
-        return self.request.sandbox.sandbox_id
+        return self.facts.sandbox_id
 
     def container(self, container_id: str) -> Container:
         """A container that runs. ContainerNotFound otherwise."""
@@ -133,7 +161,7 @@ class Pod:
         if name in ("own", "node"):
             return -1
         if name == "pod":
-            return os.dup(self.namespaces.pid_fd)
+            return os.dup(self.facts.pid_fd)
         target = self.container(name)
         return os.open(f"/proc/{target.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -143,12 +171,12 @@ class Pod:
             return
         if any(item.state is not State.EXITED for item in self._containers.values()):
             return
-        if self.namespaces.reaper_pidfd >= 0:
+        if self.facts.reaper_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                kill_and_wait(self.namespaces.reaper_pidfd)
-        if self.request.netns_path:
-            unpin(self.request.netns_path)
-        parent = self.request.sandbox.cgroup_parent
+                kill_and_wait(self.facts.reaper_pidfd)
+        if self.facts.netns_path:
+            unpin(self.facts.netns_path)
+        parent = self.facts.cgroup_parent
         if os.path.basename(parent) == self.sandbox_id:  # ours alone, not kubelet's
             with contextlib.suppress(OSError):
                 self.hierarchy.cgroup(parent).remove()
@@ -156,4 +184,4 @@ class Pod:
         done()
 
     def _exit_path(self, container_id: str) -> str:
-        return os.path.join(self.request.directory, EXITS_DIRECTORY, f"{container_id}.json")
+        return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"

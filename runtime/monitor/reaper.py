@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 from collections.abc import Callable
 
+from runtime.linux.process import signal_fd
 from runtime.monitor.loop import Loop
 
+SIGCHLD = 17
 OnExit = Callable[[int], None]
 
 
@@ -17,20 +17,15 @@ class Reaper:
 
     def __init__(self, loop: Loop) -> None:
         self._waiting: dict[int, OnExit] = {}
-        self._wake, wake_write = socket.socketpair()
-        self._wake.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        wake_write.setblocking(False)  # noqa: FBT003
-        self._wake_write = wake_write
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        loop.watch(self._wake.fileno(), self._collect)
+        self._signal_fd = signal_fd(SIGCHLD)
+        loop.watch(self._signal_fd, self._collect)
 
     def expect(self, pid: int, on_exit: OnExit) -> None:
         """Calls on_exit(code) when `pid`, our child, has ended; never from within this call."""
         self._waiting[pid] = on_exit
 
     def _collect(self) -> None:
-        self._wake.recv(4096)
+        os.read(self._signal_fd, 4096)
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from runtime.codec import decode, encode
 from runtime.errors import RuntimeFault
 from runtime.linux import fds
-from runtime.linux.fds import Message
+from runtime.linux.fds import Message, Socket, accept
 from runtime.monitor.failures import failure_of
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
@@ -17,6 +16,7 @@ from runtime.monitor.messages import (
     ContainerExit,
     Done,
     Exec,
+    Keep,
     Remove,
     ReopenLog,
     Report,
@@ -33,7 +33,7 @@ Reply = Callable[[object], None]
 class Connection:
     """One daemon. A daemon that doesn't read is dropped rather than waited for."""
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: Socket) -> None:
         peer.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self.peer = peer
         self.open = True
@@ -50,22 +50,22 @@ class Connection:
 class Server:
     """Accepts connections, turns packets into calls of the pod, answers and tells exits."""
 
-    def __init__(self, pod: Pod, listener: socket.socket, loop: Loop) -> None:
+    def __init__(self, pod: Pod, listener: Socket, loop: Loop) -> None:
         self._pod = pod
         self._loop = loop
         self._listener = listener
         self._connections: list[Connection] = []
+        self._kept = False
         loop.watch(listener.fileno(), self._accept)
         pod.on_exit = self._tell
 
-    def add(self, peer: socket.socket) -> None:
+    def add(self, peer: Socket) -> None:
         connection = Connection(peer)
         self._connections.append(connection)
         self._loop.watch(peer.fileno(), lambda: self._serve(connection))
 
     def _accept(self) -> None:
-        peer, _ = self._listener.accept()
-        self.add(peer)
+        self.add(accept(self._listener))
 
     def _tell(self, ended: ContainerExit) -> None:
         message = encode(ended)
@@ -83,6 +83,7 @@ class Server:
         if received is None or not connection.open:
             self._drop(connection)
             return
+        self._kept = True
         message, descriptors = received
         reply = self._reply(connection, message.get("id"))
         try:
@@ -100,6 +101,8 @@ class Server:
     ) -> None:
         pod = self._pod
         match request:
+            case Keep():
+                pass  # to have heard anything is enough
             case Start():
                 pod.start(request, descriptors, reply)
             case Signal():
@@ -137,3 +140,5 @@ class Server:
         connection.peer.close()
         connection.open = False
         self._connections.remove(connection)
+        if not self._kept:
+            self._loop.stop()  # the daemon died before it could write down that we exist

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.codec import decode, encode
 from runtime.errors import SpawnerUnavailable
+from runtime.init.sandbox import unpin
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.monitor.failures import exception_of
 from runtime.monitor.messages import Failure, MonitorRequest
-from runtime.spawner.messages import HELLO, QUIT, SPAWN, code_version
+from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned, code_version
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
 START_PATIENCE = 30.0
 _LISTENER_FD = 3
+_HUNG_UP = (ConnectionError, TimeoutError)
 # Without site: nothing of the environment is loaded but what runtime/ and the library hold.
 _PROGRAM = f"""\
 import sys
@@ -27,6 +33,15 @@ sys.path.insert(0, {os.fspath(Path(__file__).resolve().parents[2])!r})
 from runtime.spawner.server import main
 main()
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """A new monitor: the connection to it, and netns and netlink socket (none: node network)."""
+
+    spawned: Spawned
+    connection: socket.socket
+    handles: list[int]
 
 
 class SpawnerClient:
@@ -48,8 +63,8 @@ class SpawnerClient:
         async with self._lock:
             return await asyncio.to_thread(self._ensure)
 
-    async def spawn(self, request: MonitorRequest) -> tuple[int, socket.socket]:
-        """A new monitor's pid, and our end of its first connection.
+    async def spawn(self, request: MonitorRequest) -> Spawn:
+        """Has a monitor forked in namespaces of its own. What comes back is the caller's to close.
 
         A dead spawner is replaced and asked again, once.
         """
@@ -59,26 +74,35 @@ class SpawnerClient:
     def close(self) -> None:
         self._drop()
 
-    def _spawn(self, request: MonitorRequest) -> tuple[int, socket.socket]:
+    def _spawn(self, request: MonitorRequest) -> Spawn:
+        if self._connection is None:
+            self._ensure()
+        try:
+            return self._spawn_once(request)
+        except _HUNG_UP as error:
+            self._drop()
+            log.warning("the spawner does not answer (%s): another one is started", error)
+        if request.netns_path:
+            unpin(request.netns_path)  # it may have died with the work half done
+        self._ensure()
+        try:
+            return self._spawn_once(request)
+        except _HUNG_UP as error:
+            self._drop()
+            raise SpawnerUnavailable(f"the spawner does not answer: {error}") from error
+
+    def _spawn_once(self, request: MonitorRequest) -> Spawn:
         message: Message = {"do": SPAWN, "request": encode(request)}
-        for attempt in (1, 2):
-            if self._connection is None:
-                self._ensure()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            try:
-                with theirs, _make_directory(request.directory) as listener:
-                    answer = self._ask(message, (listener.fileno(), theirs.fileno()))
-            except OSError as error:
-                ours.close()
-                self._drop()
-                if attempt == 2:
-                    raise SpawnerUnavailable(f"the spawner does not answer: {error}") from error
-                continue
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, _make_directory(request.directory) as listener:
+                answer, handles = self._ask(message, (listener.fileno(), theirs.fileno()))
             if "failed" in answer:
-                ours.close()
                 raise exception_of(decode(Failure, answer["failed"]))
-            return int(str(answer["pid"])), ours
-        raise AssertionError("unreachable")
+            return Spawn(decode(Spawned, answer["ok"]), ours, handles)
+        except BaseException:
+            ours.close()
+            raise
 
     def _ensure(self) -> int:
         version = code_version()
@@ -101,14 +125,14 @@ class SpawnerClient:
         try:
             self._connection = fds.connect(os.fspath(self._path))
             self._connection.settimeout(START_PATIENCE)
-            hello = self._ask({"do": HELLO}, ())
+            hello, _ = self._ask({"do": HELLO}, ())
             self._connection.settimeout(PATIENCE)
         except OSError:
             self._drop()
             return None
         return hello
 
-    def _ask(self, message: Message, descriptors: tuple[int, ...]) -> Message:
+    def _ask(self, message: Message, descriptors: tuple[int, ...]) -> tuple[Message, list[int]]:
         connection = self._connection
         if connection is None:
             raise ConnectionError("not connected")
@@ -116,7 +140,7 @@ class SpawnerClient:
         received = fds.receive(connection)
         if received is None:
             raise ConnectionError("it hung up")
-        return received[0]
+        return received
 
     def _launch(self, version: str) -> None:
         """Starts a fresh interpreter that inherits the listening socket: no race for the name."""

@@ -16,13 +16,13 @@ import sys
 
 from runtime.cgroup import tree
 from runtime.codec import decode, encode
+from runtime.errors import RuntimeFault, SpawnerUnavailable
 from runtime.init import launch
-from runtime.init.sandbox import Home, build, make_holder
+from runtime.init.sandbox import Home, PodNamespaces, build, make_holder, unpin
 from runtime.init.values import ContainerPlan, MountKind, MountStep, ProcessPlan
 from runtime.linux import fds
-from runtime.linux.fds import Message
-from runtime.linux.process import Prctl, prctl
-from runtime.monitor import main as monitor
+from runtime.linux.fds import Message, log
+from runtime.linux.process import Prctl, prctl, start_time
 from runtime.monitor.failures import failure_of
 from runtime.monitor.logline import LineCutter
 from runtime.monitor.messages import (
@@ -38,18 +38,19 @@ from runtime.monitor.messages import (
     Stage,
     Started,
 )
-from runtime.spawner.messages import HELLO, QUIT, SPAWN
+from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned
+from runtime.spawner.zygote import Zygote
 
 
 class Spawner:
     """Serves one listening SEQPACKET socket until it is told to quit."""
 
-    def __init__(self, listener: socket.socket, version: str) -> None:
+    def __init__(self, listener: socket.socket, version: str, zygote: Zygote) -> None:
         self._listener = listener
         self._version = version
+        self._zygote = zygote
         self._holder_fd = make_holder()
         self._home = Home()
-        self._hierarchy = tree.detect()
         self._connections: dict[int, socket.socket] = {}
         self._running = True
 
@@ -73,49 +74,63 @@ class Spawner:
             if received is None:
                 return False
             message, descriptors = received
+            handles: list[int] = []
             try:
-                answer = self._act(message, descriptors)
+                answer, handles = self._act(message, descriptors)
+                fds.send(connection, answer, handles)
             finally:
-                fds.close_all(descriptors)
-            fds.send(connection, answer)
+                fds.close_all((*descriptors, *handles))
         except (OSError, ValueError) as error:
             log(f"a connection is dropped: {error}")
             return False
         return True
 
-    def _act(self, message: Message, descriptors: list[int]) -> Message:
+    def _act(self, message: Message, descriptors: list[int]) -> tuple[Message, list[int]]:
+        """The answer, and the descriptors that go with it."""
         do = message.get("do")
         if do == HELLO:
-            return {"version": self._version, "pid": os.getpid()}
+            return {"version": self._version, "pid": os.getpid()}, []
         if do == SPAWN:
             return self._spawn(message, descriptors)
         if do == QUIT:
             self._running = False
-            return {}
-        return {"failed": f"unknown request {do!r}"}
+            return {}, []
+        failure = RuntimeFault(f"this spawner doesn't know {do!r}")
+        return {"failed": encode(failure_of(failure))}, []
 
-    def _spawn(self, message: Message, descriptors: list[int]) -> Message:
+    def _spawn(self, message: Message, descriptors: list[int]) -> tuple[Message, list[int]]:
+        """Builds the pod's namespaces around us, has the monitor forked in there, comes home."""
         request = decode(MonitorRequest, message.get("request"), path="request")
         if len(descriptors) != 2:
             raise ValueError(f"spawn: expected two descriptors, got {len(descriptors)}")
+        namespaces = None
         try:
             namespaces = build(request.sandbox, request.netns_path, self._holder_fd)
-        except (OSError, ValueError) as error:
+            pid = self._fork(request, namespaces, descriptors)
+        except (OSError, ValueError, SpawnerUnavailable) as error:
+            if namespaces is not None:
+                namespaces.close()
+            return {"failed": encode(failure_of(error))}, []
+        finally:
             self._go_home()
-            return {"failed": encode(failure_of(error))}
-        pid = os.fork()
-        if pid:
-            self._go_home()
-            namespaces.close()
-            return {"pid": pid}
+        os.close(namespaces.mount_fd)
+        handles = [fd for fd in (namespaces.netns_fd, namespaces.netlink_fd) if fd >= 0]
+        stages = tuple(Stage(*stage) for stage in namespaces.stages)
+        return {"ok": encode(Spawned(pid, stages))}, handles
+
+    def _fork(
+        self, request: MonitorRequest, namespaces: PodNamespaces, descriptors: list[int]
+    ) -> int:
+        message = encode(request)
+        assert isinstance(message, dict)
         try:
-            self._forget()
-            listener, connection = (socket.socket(fileno=fd) for fd in descriptors)
-            monitor.run(request, namespaces, self._hierarchy, (listener, connection))
-        except BaseException as error:  # noqa: BLE001 - a fork never returns
-            log(f"monitor of sandbox {request.sandbox.sandbox_id} died: {error!r}")
-            os._exit(1)
-        os._exit(0)
+            pid = self._zygote.fork(message, namespaces.mount_fd, descriptors)
+            _write_pid(request.directory, pid)
+        except (OSError, SpawnerUnavailable):
+            if request.netns_path:
+                unpin(request.netns_path)
+            raise
+        return pid
 
     def _go_home(self) -> None:
         """Back to the node's namespaces. A spawner that can't is of no use: the next one can."""
@@ -125,22 +140,14 @@ class Spawner:
             log(f"lost between namespaces: {error}")
             os._exit(1)
 
-    def _forget(self) -> None:
-        """In the fork: what belongs to the spawner alone."""
-        self._home.close()
-        os.close(self._holder_fd)
-        self._listener.close()
-        for connection in self._connections.values():
-            connection.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-
-def log(text: str) -> None:
-    """One line to standard error (the journal, or spawner.log); failing to write is no failure."""
+def _write_pid(directory: str, pid: int) -> None:
+    """So that a monitor that hangs can be found and killed: its pid and start time."""
+    fd = os.open(f"{directory}/pid", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(2, f"podwright-spawner[{os.getpid()}]: {text}\n".encode(errors="replace"))
-    except OSError:
-        return
+        os.write(fd, f"{pid} {start_time(pid)}".encode())
+    finally:
+        os.close(fd)
 
 
 def warm_up() -> None:
@@ -150,7 +157,7 @@ def warm_up() -> None:
         ProcessPlan(args=("true",)), mounts=(MountStep(MountKind.NEW, "/proc", "proc"),)
     )
     decode(ContainerPlan, encode(plan))
-    for kind in REQUESTS.values():
+    for kind in (MonitorRequest, *REQUESTS.values()):
         with contextlib.suppress(ValueError):
             decode(kind, {})  # makes the decoder, then finds a field missing
     for answer in (
@@ -175,10 +182,11 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the daemon is not for its pods
     prctl(Prctl.SET_DUMPABLE, 0)
-    spawner = Spawner(listener, version)
+    hierarchy = tree.detect()
     warm_up()
     gc.collect()
     gc.freeze()  # the collector never writes to a page that forks share
     gc.disable()
-    log(f"version {version} serves")
+    spawner = Spawner(listener, version, Zygote(hierarchy, listener.fileno()))
+    log(f"spawner {version} serves")
     spawner.serve()

@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from runtime.init import channel, launch, plan, rootfs, sandbox
 from runtime.init.cgroups import CgroupLayout
 from runtime.init.values import ContainerPlan, Identity
 from runtime.linux import mount
+from runtime.linux.fds import Socket
 from runtime.linux.namespace import Clone, unshare
 from runtime.linux.process import Prctl, prctl
 from runtime.spec import Rootfs, Spec
@@ -195,7 +195,7 @@ def _exec(
     return dataclasses.asdict(report)
 
 
-def _listen(peer: socket.socket, report: Report) -> dict[str, int]:
+def _listen(peer: Socket, report: Report) -> dict[str, int]:
     found: dict[str, int] = {}
     while (said := channel.receive(peer)) is not None:
         match said:
