@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, SandboxNotFound
 from image.store import Credentials
-from runtime import codec
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -44,7 +43,7 @@ async def import_image(services: Services, request: Json) -> Json:
 
 async def pulls(services: Services, request: Json) -> Json:
     """The pulls under way."""
-    return {"pulls": [codec.encode(pull) for pull in services.images.pulls()]}
+    return {"pulls": [dataclasses.asdict(pull) for pull in services.images.pulls()]}
 
 
 async def trace(services: Services, request: Json) -> Json:
@@ -81,7 +80,7 @@ async def pull_image(services: Services, request: Json) -> AsyncIterator[Json]:
     try:
         while (progress := await news.get()) is not None:
             if news.empty():  # the client is slower than the pull: only the latest is news
-                yield _object(codec.encode(progress))
+                yield dataclasses.asdict(progress)
         yield {"done": _image(await pulling)}
     finally:
         pulling.cancel()
@@ -106,11 +105,6 @@ def _is_of(timeline: Timeline, pod: str) -> bool:
 
 def _image(image: Image) -> Json:
     return {"id": image.id, "names": list(image.names), "size": image.size}
-
-
-def _object(value: object) -> Json:
-    assert isinstance(value, dict)
-    return value
 
 
 def _text(request: Json, field: str, default: str | None = None) -> str:

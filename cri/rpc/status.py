@@ -13,7 +13,6 @@ import grpc
 
 from cri import VERSION
 from cri.api import api_pb2 as api
-from runtime import codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +51,7 @@ async def status(services: Services, request: api.StatusRequest) -> api.StatusRe
 def _info(services: Services) -> dict[str, str]:
     """Topic -> JSON text."""
     topics: Mapping[str, object] = {
-        "config": codec.encode(services.config),
+        "config": dataclasses.asdict(services.config),
         "versions": {
             "podwright": VERSION,
             "python": sys.version.partition(" ")[0],
@@ -60,15 +59,17 @@ def _info(services: Services) -> dict[str, str]:
             "sqlite": sqlite3.sqlite_version,
             "kernel": os.uname().release,
         },
-        "network": codec.encode(services.network.status()),
+        "network": dataclasses.asdict(services.network.status()),
         "images": {
             "count": len(services.images.list()),
-            "usage": codec.encode(services.images.usage()),
-            "pulls": [codec.encode(pull) for pull in services.images.pulls()],
+            "usage": dataclasses.asdict(services.images.usage()),
+            "pulls": [dataclasses.asdict(pull) for pull in services.images.pulls()],
         },
-        "sandboxes": len(services.store.sandboxes),
-        "containers": len(services.store.containers),
-        "underWay": [dataclasses.asdict(one) for one in services.flights.under_way()],
+        "records": {
+            "sandboxes": len(services.store.sandboxes),
+            "containers": len(services.store.containers),
+            "under_way": [dataclasses.asdict(one) for one in services.flights.under_way()],
+        },
         "latency": _latency(services.recorder.recent(limit=1000)),
     }
     return {topic: json.dumps(value, indent=2) for topic, value in topics.items()}

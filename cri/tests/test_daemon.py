@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -158,7 +159,10 @@ def test_a_daemon_answers_what_kubelet_asks_at_its_start_and_ends_when_asked(nod
         assert conditions["NetworkReady"].reason == "NetworkPluginNotReady"
         assert f"{node.directory}/cni" in conditions["NetworkReady"].message
         assert [handler.name for handler in status.runtime_handlers] == ["", "podwright"]
-        assert {"config", "versions", "network", "images", "latency"} <= set(status.info)
+        info = {topic: json.loads(text) for topic, text in status.info.items()}
+        assert {"versions", "network", "images", "latency"} <= set(info)
+        assert info["config"]["network"]["bridge"] == "podwright0"
+        assert info["records"] == {"sandboxes": 0, "containers": 0, "under_way": []}
 
         config = ask(
             channel,
