@@ -96,7 +96,7 @@ def life(node: Node) -> list[str]:
     demo.show("logs", "hello/server")
     demo.show("logs", "--timestamps", "hello/client")
     demo.fetch()
-    script = "echo $(hostname) has $(hostname -i); cat /dev/shm/letter; ps"
+    script = "echo $(hostname) is $(hostname -i); cat /dev/shm/letter"
     demo.show("exec", "hello/client", "--", "sh", "-c", script)
     demo.show("trace", "hello")
     demo.show("stop", "hello")

@@ -1,4 +1,4 @@
-"""The pod's /etc/hosts, where hostAliases ask for more than the daemon's own. kubelet's format."""
+"""The pod's /etc/hosts: its own name and its hostAliases, as kubelet writes it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ff02::2\tip6-allrouters
 
 
 def write(path: Path, aliases: list[Fields], hostname: str, ip: str) -> None:
-    """Writes the file if there are aliases; else the daemon's own is what the pod gets."""
-    if not aliases:
+    """Writes the file, unless a pod on the node's network wants nothing but the node's own."""
+    if not aliases and not ip:
         return
     own = [f"{ip}\t{hostname}"] if ip else []
     more = [f"{alias.text('ip')}\t{' '.join(alias.texts('hostnames'))}" for alias in aliases]

@@ -94,7 +94,8 @@ class Start:
             api.PodSandboxStatusResponse,
         ).status
         running.ip = status.network.ip
-        hosts.write(self._directory.hosts, spec.each("hostAliases"), self._who.name, running.ip)
+        name = config.hostname or self._who.name
+        hosts.write(self._directory.hosts, spec.each("hostAliases"), name, running.ip)
         return running
 
     def _start_container(self, running: Running, fields: manifest.Fields) -> str:
