@@ -73,6 +73,7 @@ def program(seccomp: Seccomp) -> bytes:
     Cached by the profile's contents. Names that nobody knows are passed over: profiles are
     written for many kernels. Raises InvalidSpec naming the field.
     """
+    install_flags(seccomp)
     otherwise = _action(seccomp.default_action, seccomp.default_errno_ret, "defaultAction")
     rules = [_checked(rule, index) for index, rule in enumerate(seccomp.syscalls)]
     rules = [rule for rule in rules if rule[1].action != otherwise]

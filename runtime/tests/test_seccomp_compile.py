@@ -253,6 +253,7 @@ def test_the_default_program_stays_short() -> None:
     ("profile", "place"),
     [
         (Seccomp("SCMP_ACT_MAYBE"), "defaultAction: 'SCMP_ACT_MAYBE'"),
+        (Seccomp("SCMP_ACT_ALLOW", flags=("LOG",)), "flags: 'LOG' is none of"),
         (Seccomp("SCMP_ACT_NOTIFY"), "defaultAction: SCMP_ACT_NOTIFY needs"),
         (Seccomp("SCMP_ACT_ERRNO", default_errno_ret=4096), "defaultAction: errno 4096"),
         (Seccomp("SCMP_ACT_ALLOW", architectures=("x86",)), "architectures: 'x86'"),
