@@ -85,6 +85,7 @@ class ImageStore:
         )
         self._blobs = (0, 0)  # bytes and number
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     @classmethod
     async def open(cls, root: Path, settings: ImageSettings) -> ImageStore:
@@ -334,7 +335,13 @@ class ImageStore:
         )
 
     async def close(self) -> None:
-        """End the workers and wait for removals. Pulls are their callers' to cancel before."""
+        """End the workers and wait for removals; twice is fine.
+
+        Pulls are their callers' to cancel before.
+        """
+        if self._closed:
+            return
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         await self._pool.close()

@@ -75,7 +75,8 @@ def settings(**fields: Any) -> ImageSettings:
     registries = RegistrySettings(
         hosts_dir="", retry_delay=0.01, attempts=3, connect_timeout=5, read_timeout=5
     )
-    return ImageSettings(**{"registries": registries, "limits": LIMITS, **fields})
+    defaults = {"registries": registries, "limits": LIMITS, "parallel_layers": 1}
+    return ImageSettings(**{**defaults, **fields})
 
 
 LIMITS = UnpackLimits(reserve_bytes=0)

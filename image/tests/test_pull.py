@@ -116,8 +116,9 @@ async def test_the_same_pull_at_the_same_time_happens_once(
 
 
 async def test_different_images_at_the_same_time_share_their_layers(
-    store: ImageStore, fake_registry: FakeRegistry
+    open_store: OpenStore, fake_registry: FakeRegistry
 ) -> None:
+    store = await open_store(parallel_layers=3)
     images = [app(b"%d" % number) for number in range(4)]
     names = [fake_registry.add(built, f"a{i}", "1") for i, built in enumerate(images)]
     await asyncio.gather(*(store.pull(name) for name in names))

@@ -85,6 +85,11 @@ class Worker:
         reader, writer = await asyncio.open_connection(sock=ours)
         return cls(process, reader, writer)
 
+    @property
+    def alive(self) -> bool:
+        """Its process has not ended."""
+        return self._process.poll() is None
+
     async def run(self, job: Job, report: Callable[[Progress], None], patience: float) -> Answer:
         """Raises PullCancelled after `patience` seconds without progress, WorkerLost."""
         try:
@@ -147,7 +152,7 @@ class Pool:
         Cancelled, it kills the worker and returns when that is gone.
         """
         async with self._resolves if isinstance(job, Resolve) else self._layers:
-            worker = self._idle.pop() if self._idle else await Worker.start(self._lock_file)
+            worker = self._take() or await Worker.start(self._lock_file)
             self._busy += 1
             try:
                 answer = await worker.run(job, report, self._patience)
@@ -160,6 +165,15 @@ class Pool:
         if isinstance(answer, Failed):
             raise answer.error()
         return answer
+
+    def _take(self) -> Worker | None:
+        """An idle worker that still lives; somebody may have killed it for its memory."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                return worker
+            self._spawn(worker.stop())
+        return None
 
     def warm(self, count: int) -> None:
         """Begin to start workers, up to `count` in all: a pull is about to need them."""

@@ -1,0 +1,120 @@
+"""kill -9 at many points of a pull: the next open finds a whole store, the next pull succeeds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from image.errors import WorkerLost
+from image.tests import build
+from image.tests.build import file, folder, tar
+from image.tests.conftest import OpenStore
+from image.tests.invariants import check, tree
+from image.tests.registry import FakeRegistry, Fault
+
+pytestmark = pytest.mark.root
+
+FILES = {f"d/{number}": os.urandom(300) for number in range(300)}
+
+
+def app() -> build.BuiltImage:
+    """Four layers, one of which is settled on the others."""
+    files = [file(name, data) for name, data in FILES.items()]
+    base = tar(folder("d", mode=0o711), *files)
+    return build.image(base, tar(file("d/more")), tar(file("top"), file(".wh.gone")), tar())
+
+
+async def killed_pull(root: Path, reference: str, event: str, count: int) -> int:
+    """Its return code: -9 if it got as far as that event."""
+    command = [sys.executable, "-m", "image.tests.puller", str(root), reference, event, str(count)]
+    process = await asyncio.create_subprocess_exec(*command)
+    return await process.wait()
+
+
+POINTS = [
+    *(("os.rename", count) for count in (1, 2, 4)),  # layers being published
+    *(("sqlite3.connect", count) for count in (1,)),
+    *(("subprocess.Popen", count) for count in (1, 2)),
+    *(("progress", count) for count in (1, 2, 3, 5)),
+    *(("open", count) for count in (1, 3, 5, 8)),  # documents read back, directories synced
+]
+
+
+@pytest.mark.parametrize(("event", "count"), POINTS)
+async def test_a_killed_pull_leaves_a_whole_store(
+    open_store: OpenStore, fake_registry: FakeRegistry, tmp_path: Path, event: str, count: int
+) -> None:
+    root = tmp_path / "root"
+    name = fake_registry.add(app(), "a", "1")
+    code = await killed_pull(root, name, event, count)
+    assert code in (0, -signal.SIGKILL)
+    store = await open_store()
+    check(store)
+    assert os.listdir(root / "tmp") == ["workers.lock"]
+    image = await store.pull(name)
+    lower = store.prepare(image.id, "c").lower
+    assert len(lower) == 4
+    for path, data in FILES.items():
+        assert read(lower[-1], path) == data
+    check(store)
+
+
+def read(root: str, path: str) -> bytes:
+    return (Path(root) / path).read_bytes()
+
+
+async def test_workers_of_a_killed_daemon_end(
+    open_store: OpenStore, fake_registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """They would write into directories that the next daemon removes: it waits for them."""
+    name = fake_registry.add(app(), "a", "1")
+    fault = Fault("/blobs/", hold=threading.Event())
+    fake_registry.faults.append(fault)
+    command = [sys.executable, "-m", "image.tests.puller", str(tmp_path / "root"), name, "none"]
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await asyncio.to_thread(fault.reached.wait, 20)
+    process.kill()
+    await process.wait()
+    store = await open_store()
+    assert os.listdir(tmp_path / "root/tmp") == ["workers.lock"]
+    assert fault.hold is not None
+    fault.hold.set()
+    await store.pull(name)
+    check(store)
+
+
+async def test_a_killed_worker_fails_the_pull_alone(
+    open_store: OpenStore, fake_registry: FakeRegistry
+) -> None:
+    store = await open_store()
+    name = fake_registry.add(app(), "a", "1")
+    fault = Fault("/blobs/", hold=threading.Event())
+    fake_registry.faults.append(fault)
+    pull = asyncio.create_task(store.pull(name))
+    assert await asyncio.to_thread(fault.reached.wait, 20)
+    for pid in workers_of(os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerLost, match="killed by signal 9"):
+        await pull
+    assert tree(store) == []
+    fake_registry.faults.clear()
+    assert fault.hold is not None
+    fault.hold.set()
+    await store.pull(name)
+    check(store)
+
+
+def workers_of(parent: int) -> list[int]:
+    """Its worker processes."""
+    found = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            if b"image.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
