@@ -43,7 +43,7 @@ async def status(services: Services, request: api.StatusRequest) -> api.StatusRe
             api.RuntimeHandler(name=name, features=FEATURES)
             for name in services.config.handler_names
         ],
-        features=api.RuntimeFeatures(supplemental_groups_policy=True),
+        features=api.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
         info=_info(services) if request.verbose else {},
     )
 
