@@ -161,14 +161,14 @@ def test_the_pod_that_the_manifest_describes_is_the_pod_that_runs(
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").write_text("from the node")
-    container = f"""
+    container = """
 command: [sh, -c, 'id -u; id -G; pwd; echo $WHO $IP; cat /n/file; cat /etc/hosts; hostname -i']
 workingDir: /var
 env:
-- {{name: WHO, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
-- {{name: IP, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}
-volumeMounts: [{{name: n, mountPath: /n, readOnly: true}}]
-resources: {{limits: {{memory: 64Mi}}}}
+- {name: WHO, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+- {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+volumeMounts: [{name: n, mountPath: /n, readOnly: true}]
+resources: {limits: {memory: 64Mi}}
 """
     spec = f"""
 securityContext: {{runAsUser: 1000, runAsGroup: 50, fsGroup: 70}}
