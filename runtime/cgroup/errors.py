@@ -26,11 +26,12 @@ class CgroupRefused(RuntimeFault):
 
 
 class CgroupBusy(RuntimeFault):
-    """Processes live in a cgroup that should be empty."""
+    """Processes live in a cgroup that should be empty. pids: 0 for those of other namespaces."""
 
     def __init__(self, directory: str, pids: tuple[int, ...], text: str) -> None:
-        shown = ", ".join(map(str, pids[:10])) + (" …" if len(pids) > 10 else "")
-        who = f"processes {shown}" if pids else "processes outside of our pid namespace"
+        visible = [str(pid) for pid in pids if pid]
+        shown = ", ".join(visible[:10]) + (" …" if len(visible) > 10 else "")
+        who = f"processes {shown}" if visible else "processes that our pid namespace doesn't show"
         super().__init__(f"{directory}: {text}: {who}")
         self.directory = directory
         self.pids = pids
