@@ -2,68 +2,86 @@
 
 UDP knows no end: a client that goes on sending from the same port keeps its old translation alive,
 and so never reaches the pod behind a new one. See ctnetlink, linux/netfilter/nfnetlink_conntrack.h.
+
+Listing costs the kernel a walk over its whole table, some milliseconds even if that is empty. So
+there is one listing per family and call, and only pods with UDP host ports pay for it.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from network.config import Address
 from network.netlink.channel import Channel
-from network.netlink.wire import MessageFlag, Request, attribute, attributes, nested, u8, u32
+from network.netlink.wire import Request, attribute, attributes, nested, u8, u32
 
 _HEADER = struct.Struct(">BBH")
 _SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK
 _GET, _DELETE = 1, 2  # IPCTNL_MSG_CT_*
 _ORIGINAL, _REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25  # CTA_*
-_IP, _PROTOCOL = 1, 2  # CTA_TUPLE_*
+_ADDRESSES, _PROTOCOL = 1, 2  # CTA_TUPLE_*
 _NUMBER, _DESTINATION_PORT = 1, 3  # CTA_PROTO_*
-_BY_SOURCE, _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 0, 1 << 3, 1 << 5  # CTA_FILTER_F_*
-_UDP = 17
-_FAMILY = {4: 2, 6: 10}
 _SOURCE = {4: 1, 6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+_FAMILY = {4: 2, 6: 10}
+_BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_*
+_UDP = 17
+
+Entry = Mapping[int, bytes]
 
 
-def forget_udp_to_port(channel: Channel, version: int, port: int) -> int:
-    """Forgets UDP exchanges that were sent to `port`, whatever the address. Answers how many."""
-    tuple_ = nested(
-        _PROTOCOL, u8(_NUMBER, _UDP), attribute(_DESTINATION_PORT, port.to_bytes(2, "big"))
-    )
-    body = nested(_ORIGINAL, tuple_) + nested(
-        _FILTER, u32(_ORIGINAL, _BY_PROTOCOL | _BY_DESTINATION_PORT)
-    )
-    wanted = (_ORIGINAL, _PROTOCOL, _DESTINATION_PORT, port.to_bytes(2, "big"))
-    return _forget(channel, version, body, wanted)
+def forget_udp_to(channel: Channel, version: int, ports: Collection[int]) -> int:
+    """Forgets UDP exchanges that were sent to one of these ports. Answers how many."""
+    return _forget(channel, version, ports, lambda _entry: True)
 
 
-def forget_udp_of_pod(channel: Channel, pod: Address) -> int:
-    """Forgets UDP exchanges that `pod` answers, by whatever way they came. Answers how many."""
-    source = _SOURCE[pod.version]
-    tuple_ = nested(_IP, attribute(source, pod.packed)) + nested(_PROTOCOL, u8(_NUMBER, _UDP))
-    body = nested(_REPLY, tuple_) + nested(_FILTER, u32(_REPLY, _BY_SOURCE | _BY_PROTOCOL))
-    return _forget(channel, pod.version, body, (_REPLY, _IP, source, pod.packed))
+def forget_udp_answered_by(channel: Channel, pod: Address, ports: Collection[int]) -> int:
+    """The same, of those only that the pod answers."""
+
+    def answered(entry: Entry) -> bool:
+        addresses = attributes(attributes(entry[_REPLY])[_ADDRESSES])
+        return addresses.get(_SOURCE[pod.version]) == pod.packed
+
+    return _forget(channel, pod.version, ports, answered)
 
 
 def _forget(
-    channel: Channel, version: int, filter_: bytes, wanted: tuple[int, int, int, bytes]
+    channel: Channel, version: int, ports: Collection[int], wanted: Callable[[Entry], bool]
 ) -> int:
-    """Lets the kernel filter, and checks each entry all the same: before 5.8 it lists them all."""
-    direction, part, kind, value = wanted
-    header = _HEADER.pack(_FAMILY[version], 0, 0)
-    query = Request(_SUBSYSTEM << 8 | _GET, header + filter_, what="listing connections")
+    wire_ports = {port.to_bytes(2, "big") for port in ports}
     count = 0
-    for reply in channel.dump(query):
+    for reply in channel.dump(_query(_FAMILY[version], wire_ports)):
         entry = attributes(reply.body[_HEADER.size :])
-        ends = attributes(entry[direction])
-        protocol = attributes(ends[_PROTOCOL])
-        if protocol[_NUMBER] != bytes([_UDP]) or attributes(ends[part]).get(kind) != value:
-            continue
-        body = header + nested(_ORIGINAL, entry[_ORIGINAL]) + attribute(_ID, entry[_ID])
-        if _ZONE in entry:
-            body += attribute(_ZONE, entry[_ZONE])
-        delete = Request(_SUBSYSTEM << 8 | _DELETE, body, MessageFlag.NONE, "connection")
-        with suppress(FileNotFoundError):  # it ended meanwhile
-            channel.transact([delete])
-            count += 1
+        protocol = attributes(attributes(entry[_ORIGINAL])[_PROTOCOL])
+        # Checked although the kernel filters: before 5.8 it lists them all.
+        if (
+            protocol[_NUMBER] == bytes([_UDP])
+            and protocol.get(_DESTINATION_PORT) in wire_ports
+            and wanted(entry)
+        ):
+            with suppress(FileNotFoundError):  # it ended meanwhile
+                channel.transact([_delete(_FAMILY[version], entry)])
+                count += 1
     return count
+
+
+def _query(family: int, ports: Collection[bytes]) -> Request:
+    """UDP entries of one family; with a single port, those to that port."""
+    values, by = u8(_NUMBER, _UDP), _BY_PROTOCOL
+    if len(ports) == 1:
+        (port,) = ports
+        values, by = values + attribute(_DESTINATION_PORT, port), by | _BY_DESTINATION_PORT
+    body = nested(_ORIGINAL, nested(_PROTOCOL, values)) + nested(_FILTER, u32(_ORIGINAL, by))
+    header = _HEADER.pack(family, 0, 0)
+    return Request(_SUBSYSTEM << 8 | _GET, header + body, what="listing connections")
+
+
+def _delete(family: int, entry: Entry) -> Request:
+    """One entry. (Without a tuple this would be all of them.)"""
+    body = nested(_ORIGINAL, entry[_ORIGINAL]) + attribute(_ID, entry[_ID])
+    if _ZONE in entry:
+        body += attribute(_ZONE, entry[_ZONE])
+    return Request(
+        _SUBSYSTEM << 8 | _DELETE, _HEADER.pack(family, 0, 0) + body, what="deleting a connection"
+    )

@@ -8,7 +8,7 @@ another pod's.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -96,9 +96,8 @@ def add(channel: Channel, bridge: str, wanted: Sequence[Forward], comment: str) 
 
 def forget_before(channel: Channel, wanted: Sequence[Forward]) -> None:
     """Forgets UDP exchanges that were sent to these ports before they led into the pod."""
-    udp = {(item.address.version, item.host_port) for item in wanted if item.protocol == "udp"}
-    for version, port in sorted(udp):
-        conntrack.forget_udp_to_port(channel, version, port)
+    for address, ports in _udp_ports(wanted).items():
+        conntrack.forget_udp_to(channel, address.version, ports)
 
 
 def delete(channel: Channel, bridge: str, wanted: Sequence[Forward]) -> None:
@@ -116,8 +115,16 @@ def delete(channel: Channel, bridge: str, wanted: Sequence[Forward]) -> None:
 
 def forget_after(channel: Channel, wanted: Sequence[Forward]) -> None:
     """Forgets UDP exchanges with a pod whose ports are closed."""
-    for address in {item.address for item in wanted if item.protocol == "udp"}:
-        conntrack.forget_udp_of_pod(channel, address)
+    for address, ports in _udp_ports(wanted).items():
+        conntrack.forget_udp_answered_by(channel, address, ports)
+
+
+def _udp_ports(wanted: Sequence[Forward]) -> Mapping[Address, set[int]]:
+    ports: dict[Address, set[int]] = {}
+    for item in wanted:
+        if item.protocol == "udp":
+            ports.setdefault(item.address, set()).add(item.host_port)
+    return ports
 
 
 def _checked(mapping: PortMapping, where: str) -> Address | None:
