@@ -79,7 +79,8 @@ class Reporter:
             counters = self._counters
             now = Progress(counters.fetched, counters.entries, counters.written)
             if now != last:
-                self._channel.send(now)
+                with suppress(OSError):  # the daemon is gone, and `_listen` ends us
+                    self._channel.send(now)
                 last = now
 
 

@@ -140,11 +140,10 @@ class Pool:
         self._layers = asyncio.Semaphore(limit)
         self._resolves = asyncio.Semaphore(_RESOLVES)
         self._limit = limit
-        self._idle: list[Worker] = []
+        self._idle: list[asyncio.Task[Worker]] = []  # started, or starting
         self._busy = 0
-        self._starting = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def run(self, job: Job, report: Callable[[Progress], None] = lambda _: None) -> Answer:
         """The answer to a job, never Failed: that is raised as the error it carries.
@@ -152,7 +151,7 @@ class Pool:
         Cancelled, it kills the worker and returns when that is gone.
         """
         async with self._resolves if isinstance(job, Resolve) else self._layers:
-            worker = self._take() or await Worker.start(self._lock_file)
+            worker = await self._take()
             self._busy += 1
             try:
                 answer = await worker.run(job, report, self._patience)
@@ -166,30 +165,26 @@ class Pool:
             raise answer.error()
         return answer
 
-    def _take(self) -> Worker | None:
-        """An idle worker that still lives; somebody may have killed it for its memory."""
+    async def _take(self) -> Worker:
+        """A worker that lives: somebody may have killed an idle one for its memory."""
         while self._idle:
-            worker = self._idle.pop()
+            worker = await self._idle.pop()
             if worker.alive:
                 return worker
-            self._spawn(worker.stop())
-        return None
+            await worker.stop()
+        return await Worker.start(self._lock_file)
 
     def warm(self, count: int) -> None:
         """Begin to start workers, up to `count` in all: a pull is about to need them."""
-        have = len(self._idle) + self._busy + self._starting
-        for _ in range(min(count, self._limit) - have):
-            self._starting += 1
-            self._spawn(self._start())
-
-    async def _start(self) -> None:
-        try:
-            self._rest(await Worker.start(self._lock_file))
-        finally:
-            self._starting -= 1
+        for _ in range(min(count, self._limit) - len(self._idle) - self._busy):
+            self._idle.append(asyncio.ensure_future(Worker.start(self._lock_file)))
+        self._set_timer()
 
     def _rest(self, worker: Worker) -> None:
-        self._idle.append(worker)
+        self._idle.append(asyncio.ensure_future(_itself(worker)))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
@@ -199,22 +194,25 @@ class Pool:
         """Nobody needed a worker for a while."""
         idle, self._idle = self._idle, []
         for worker in idle:
-            self._spawn(worker.stop())
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            task = asyncio.ensure_future(_stop(worker))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
 
     async def close(self) -> None:
         """End all workers. Jobs under way are the business of those who run them."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
         if self._timer is not None:
             self._timer.cancel()
         self._dismiss()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+        if self._stopping:
+            await asyncio.wait(tuple(self._stopping))
+
+
+async def _itself(worker: Worker) -> Worker:
+    return worker
+
+
+async def _stop(worker: asyncio.Task[Worker]) -> None:
+    await (await worker).stop()
 
 
 async def expect(kind: type[T], answer: Coroutine[None, None, Answer]) -> T:
