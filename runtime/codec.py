@@ -1,9 +1,10 @@
 """Frozen dataclasses to JSON and back: the spec, the plans and every message between our processes.
 
 Shapes: str, int, float, bool, bytes (base64 in JSON), `X | None`, `tuple[X, ...]`,
-`Mapping[str, X]`, enums by value, nested dataclasses. A missing key takes the field's default, an
-unknown key is passed over (a newer peer may say more than we know); anything else is a ValueError
-that names the path: `linux.resources.cpu.shares: expected int, got str`.
+`Mapping[str, X]`, enums by value, nested dataclasses (for which an array of all their fields in
+order will do). A missing key takes the field's default, an unknown key is passed over (a newer peer
+may say more than we know); anything else is a ValueError that names the path:
+`linux.resources.cpu.shares: expected int, got str`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ def _dataclass_decoder(cls: type, camel: bool) -> Decoder:  # noqa: FBT001 - a c
     ]
 
     def decode_fields(data: object, path: str) -> object:
+        if isinstance(data, list) and len(data) == len(plan):
+            data = {key: item for (_, key, _, _), item in zip(plan, data, strict=True)}
         if not isinstance(data, dict):
             raise _mismatch(path, "object", data)
         values: dict[str, object] = {}

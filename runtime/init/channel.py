@@ -40,8 +40,8 @@ class Ready:
     """
 
     identity: Identity
-    stages: tuple[Stage, ...]
-    warnings: tuple[str, ...]
+    stages: Sequence[Stage]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ def receive(peer: Socket) -> Ready | Console | Failed | None:
     stages = cast(list[Stage], message["stages"])
     return Ready(
         identity=Identity(uid, gid, tuple(groups), home),
-        stages=tuple((name, start, duration) for name, start, duration in stages),
-        warnings=tuple(cast(list[str], message["warnings"])),
+        stages=stages,
+        warnings=cast(list[str], message["warnings"]),
     )
 
 

@@ -28,7 +28,7 @@ enumerations alone would make 300 KB of shared memory its own."""
 
 # Made once: json.dumps and json.loads make them anew at each call, or look for an encoding.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_decode = json.JSONDecoder().decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed leaves it out
 CLOEXEC = _socket.MSG_CMSG_CLOEXEC
 _TRUNCATED = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 
@@ -96,18 +96,19 @@ def send(peer: Socket, message: Mapping[str, object], fds: Sequence[int] = ()) -
     """Sends one message. A full buffer of a non-blocking socket: BlockingIOError, nothing sent."""
     body = _encode(message).encode("ascii")
     if len(body) <= INLINE_BYTES:
-        _send(peer, body, fds)
+        send_packet(peer, body, fds)
         return
     memfd = os.memfd_create("podwright-message", os.MFD_CLOEXEC)
     try:
         with open(memfd, "wb", closefd=False) as file:
             file.write(body)
-        _send(peer, _IN_MEMFD, (*fds, memfd))
+        send_packet(peer, _IN_MEMFD, (*fds, memfd))
     finally:
         os.close(memfd)
 
 
-def _send(peer: Socket, packet: bytes, fds: Sequence[int]) -> None:
+def send_packet(peer: Socket, packet: bytes, fds: Sequence[int]) -> None:
+    """Sends bytes as they are, with descriptors."""
     if not fds:
         peer.send(packet)
         return
@@ -139,9 +140,13 @@ def receive(peer: Socket) -> tuple[Message, list[int]] | None:
 
 def parse(body: bytes) -> Message:
     """The message in a packet. Raises ValueError."""
-    message = _decode(body.decode("utf-8"))
-    if not isinstance(message, dict):
-        raise ValueError(f"a message must be an object, got {type(message).__name__}")
+    text = body.decode("utf-8")
+    try:
+        message, end = _scan(text, 0)
+    except StopIteration:
+        raise ValueError("a message must be JSON") from None
+    if end != len(text) or not isinstance(message, dict):
+        raise ValueError(f"a message must be one object, got {text[:80]!r}")
     return message
 
 

@@ -51,6 +51,12 @@ _SIG_BLOCK = 0
 _SFD_CLOEXEC, _SFD_NONBLOCK = 0o2000000, 0o4000
 _NO_SIGNALS = bytes(128)  # an empty sigset_t
 _CLONE_ARGS = struct.Struct("11Q")
+_CLONE_PIDFD, _CLONE_INTO_CGROUP = int(Clone.PIDFD), int(Clone.INTO_CGROUP)
+_SIGCHLD = int(signal.SIGCHLD)
+# Made once: a monitor forks for each container and command, and never two at a time.
+_clone_buffer = ctypes.create_string_buffer(_CLONE_ARGS.size)
+_pidfd = ctypes.c_int(-1)
+_CLONE_ADDRESS, _PIDFD_ADDRESS = ctypes.addressof(_clone_buffer), ctypes.addressof(_pidfd)
 
 
 def prctl(option: int, argument: int = 0, second: int = 0) -> int:
@@ -65,16 +71,14 @@ def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     -1: the parent's.
     Only for a single-threaded process: no fork handler of Python or libc runs.
     """
-    pidfd = ctypes.c_int(-1)
-    flags |= Clone.PIDFD
+    flags |= _CLONE_PIDFD
     if cgroup_fd >= 0:
-        flags |= Clone.INTO_CGROUP
-    arguments = _CLONE_ARGS.pack(
-        flags, ctypes.addressof(pidfd), 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+        flags |= _CLONE_INTO_CGROUP
+    _CLONE_ARGS.pack_into(
+        _clone_buffer, 0, flags, _PIDFD_ADDRESS, 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
     )
-    buffer = ctypes.create_string_buffer(arguments, _CLONE_ARGS.size)
-    pid = _clone3(ctypes.addressof(buffer), _CLONE_ARGS.size)
-    return (pid, pidfd.value) if pid else (0, -1)
+    pid = _clone3(_CLONE_ADDRESS, _CLONE_ARGS.size)
+    return (pid, _pidfd.value) if pid else (0, -1)
 
 
 def reset_signals(numbers: Iterable[int]) -> None:

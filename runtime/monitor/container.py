@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from runtime.cgroup.tree import Cgroup
 from runtime.codec import decode, encode
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.init import channel, launch
@@ -23,9 +24,7 @@ from runtime.monitor.messages import (
     ContainerExit,
     Identity,
     RunningContainer,
-    Stage,
     Start,
-    Started,
 )
 from runtime.monitor.stdio import OutputStream
 
@@ -53,7 +52,6 @@ class Container:
         self.identity = Identity()
         self.pid = 0
         self.pidfd = -1
-        self.cgroup = pod.hierarchy.cgroup(request.cgroup_path)
         self._pod = pod
         self._channel: Socket | None = None
         self.who: PlanIdentity | None = None
@@ -65,13 +63,17 @@ class Container:
         self._stdin_fd = -1
         self._plan_fd = -1
         self._started_at = 0
-        self._stages: list[Stage] = []
+        self._stages: list[object] = []
         self._warnings: list[str] = []
         self._when_ended: list[Callable[[], None]] = []
 
     @property
     def id(self) -> str:
         return self.request.container_id
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return self._pod.hierarchy.cgroup(self.request.cgroup_path)
 
     @property
     def running(self) -> RunningContainer:
@@ -146,7 +148,7 @@ class Container:
         self._channel = child.channel
         pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
-        self._stages.append(Stage("fork init", begin, time.monotonic_ns() - begin))
+        self._stages.append(("fork init", begin, time.monotonic_ns() - begin))
 
     def load_plan(self) -> ContainerPlan:
         """Only for a forked child: see runtime.init.launch."""
@@ -181,7 +183,7 @@ class Container:
                 self.identity = Identity(who.uid, who.gid, who.groups)
                 self.who = who
                 self._warnings += said.warnings
-                self._stages += (Stage(*stage) for stage in said.stages)
+                self._stages += said.stages
             case channel.Console():
                 stream = OutputStream(self._pod.loop, said.master_fd, "stdout", self._log)
                 self._streams.append(stream)
@@ -197,14 +199,15 @@ class Container:
         self._close_channel()
         self.state = State.RUNNING
         self._started_at = time.time_ns()
+        who = self.identity
         self._say(
-            Started(
-                self.pid,
-                self._started_at,
-                self.identity,
-                tuple(self._stages),
-                tuple(self._warnings),
-            )
+            {  # as Started, without making one
+                "pid": self.pid,
+                "started_at": self._started_at,
+                "identity": (who.uid, who.gid, who.groups),
+                "stages": self._stages,
+                "warnings": self._warnings,
+            }
         )
 
     def _give_up(self, error: BaseException) -> None:
@@ -249,11 +252,12 @@ class Container:
         """Gives back all that the container held; answers how many of it the OOM killer took."""
         oom_kills = 0
         try:
-            if self.cgroup.exists():
-                oom_kills = self.cgroup.oom_kills()
+            cgroup = self.cgroup
+            if cgroup.exists():
+                oom_kills = cgroup.oom_kills()
                 if self.request.pid_namespace != "own":  # others may have outlived the first
-                    self.cgroup.kill()
-                self.cgroup.remove()
+                    cgroup.kill()
+                cgroup.remove()
         except OSError as error:
             self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"
         for stream in self._streams:

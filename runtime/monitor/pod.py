@@ -16,7 +16,6 @@ from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     ContainerExit,
     Exec,
-    MonitorRequest,
     SandboxReport,
     Start,
 )
@@ -45,12 +44,21 @@ class Facts:
         "shared_pids",
     )
 
-    def __init__(self, request: MonitorRequest, mount_fd: int) -> None:
-        self.sandbox_id = request.sandbox.sandbox_id
-        self.directory = request.directory
-        self.netns_path = request.netns_path
-        self.cgroup_parent = request.sandbox.cgroup_parent
-        self.shared_pids = request.sandbox.pid == "pod"
+    def __init__(
+        self,
+        sandbox_id: str,
+        directory: str,
+        netns_path: str,
+        cgroup_parent: str,
+        *,
+        shared_pids: bool,
+        mount_fd: int,
+    ) -> None:
+        self.sandbox_id = sandbox_id
+        self.directory = directory
+        self.netns_path = netns_path
+        self.cgroup_parent = cgroup_parent
+        self.shared_pids = shared_pids
         self.mount_fd = mount_fd
         self.pid_fd = -1
         self.reaper_pidfd = -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from runtime.codec import decode, encode
 from runtime.errors import RuntimeFault
@@ -11,23 +11,19 @@ from runtime.linux.fds import Message, Socket, accept
 from runtime.monitor.failures import failure_of
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
-    REQUESTS,
     Abandon,
     ContainerExit,
     Done,
     Exec,
-    Keep,
     Remove,
     ReopenLog,
-    Report,
-    Request,
-    Shutdown,
     Signal,
     Start,
 )
 from runtime.monitor.pod import Pod
 
 Reply = Callable[[object], None]
+Act = Callable[[Message, list[int], Reply], None]
 
 
 class Connection:
@@ -56,6 +52,17 @@ class Server:
         self._listener = listener
         self._connections: list[Connection] = []
         self._kept = False
+        self._acts: Mapping[str, Act] = {
+            "keep": self._keep,
+            "start": self._start,
+            "signal": self._signal,
+            "exec": self._exec,
+            "abandon": self._abandon,
+            "reopen-log": self._reopen_log,
+            "remove": self._remove,
+            "report": self._report,
+            "shutdown": self._shutdown,
+        }
         loop.watch(listener.fileno(), self._accept)
         pod.on_exit = self._tell
 
@@ -87,40 +94,44 @@ class Server:
         message, descriptors = received
         reply = self._reply(connection, message.get("id"))
         try:
-            kind = REQUESTS.get(str(message.get("do")))
-            if kind is None:
+            act = self._acts.get(str(message.get("do")))
+            if act is None:
                 raise RuntimeFault(f"this monitor doesn't know {message.get('do')!r}")
-            self._act(decode(kind, message), descriptors, reply, message)
+            act(message, descriptors, reply)
         except (RuntimeFault, OSError, ValueError) as error:
             reply(error)
         finally:
             fds.close_all(descriptors)
 
-    def _act(
-        self, request: Request, descriptors: list[int], reply: Reply, message: Message
-    ) -> None:
-        pod = self._pod
-        match request:
-            case Keep():
-                pass  # to have heard anything is enough
-            case Start():
-                pod.start(request, descriptors, reply)
-            case Signal():
-                pod.container(request.container_id).signal(request.signal)
-                reply(Done())
-            case Exec():
-                pod.exec(request, message.get("id"), descriptors, reply)
-            case Abandon():
-                pod.abandon(request.exec_id)
-            case ReopenLog():
-                pod.container(request.container_id).reopen_log()
-                reply(Done())
-            case Remove():
-                pod.remove(request.container_id, lambda: reply(Done()))
-            case Report():
-                reply(pod.report())
-            case Shutdown():
-                pod.shutdown(lambda: self._say_goodbye(reply))
+    def _keep(self, _message: Message, _descriptors: list[int], _reply: Reply) -> None:
+        """To have heard anything is enough."""
+
+    def _start(self, message: Message, descriptors: list[int], reply: Reply) -> None:
+        self._pod.start(decode(Start, message), descriptors, reply)
+
+    def _signal(self, message: Message, _descriptors: list[int], reply: Reply) -> None:
+        request = decode(Signal, message)
+        self._pod.container(request.container_id).signal(request.signal)
+        reply(Done())
+
+    def _exec(self, message: Message, descriptors: list[int], reply: Reply) -> None:
+        self._pod.exec(decode(Exec, message), message.get("id"), descriptors, reply)
+
+    def _abandon(self, message: Message, _descriptors: list[int], _reply: Reply) -> None:
+        self._pod.abandon(decode(Abandon, message).exec_id)
+
+    def _reopen_log(self, message: Message, _descriptors: list[int], reply: Reply) -> None:
+        self._pod.container(decode(ReopenLog, message).container_id).reopen_log()
+        reply(Done())
+
+    def _remove(self, message: Message, _descriptors: list[int], reply: Reply) -> None:
+        self._pod.remove(decode(Remove, message).container_id, lambda: reply(Done()))
+
+    def _report(self, _message: Message, _descriptors: list[int], reply: Reply) -> None:
+        reply(self._pod.report())
+
+    def _shutdown(self, _message: Message, _descriptors: list[int], reply: Reply) -> None:
+        self._pod.shutdown(lambda: self._say_goodbye(reply))
 
     def _say_goodbye(self, reply: Reply) -> None:
         reply(Done())
@@ -131,7 +142,8 @@ class Server:
             if isinstance(answer, BaseException):
                 connection.send({"id": number, "failed": encode(failure_of(answer))})
             else:
-                connection.send({"id": number, "ok": encode(answer)})
+                ok = answer if isinstance(answer, dict) else encode(answer)
+                connection.send({"id": number, "ok": ok})
 
         return reply
 

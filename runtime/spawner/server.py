@@ -121,10 +121,8 @@ class Spawner:
     def _fork(
         self, request: MonitorRequest, namespaces: PodNamespaces, descriptors: list[int]
     ) -> int:
-        message = encode(request)
-        assert isinstance(message, dict)
         try:
-            pid = self._zygote.fork(message, namespaces.mount_fd, descriptors)
+            pid = self._zygote.fork(request, namespaces.mount_fd, descriptors)
             _write_pid(request.directory, pid)
         except (OSError, SpawnerUnavailable):
             if request.netns_path:

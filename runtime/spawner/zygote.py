@@ -15,7 +15,6 @@ import struct
 from collections.abc import Sequence
 
 from runtime.cgroup.tree import Hierarchy
-from runtime.codec import decode
 from runtime.errors import SpawnerUnavailable
 from runtime.linux import fds
 from runtime.linux.fds import Socket
@@ -39,7 +38,7 @@ class Zygote:
             _serve(theirs, hierarchy)
         theirs.close()
 
-    def fork(self, message: fds.Message, mount_fd: int, sockets: Sequence[int]) -> int:
+    def fork(self, request: MonitorRequest, mount_fd: int, sockets: Sequence[int]) -> int:
         """Forks a monitor into the namespaces in which this process is; answers its pid.
 
         sockets: listening and connected, see monitor.main.run. Raises SpawnerUnavailable.
@@ -47,8 +46,16 @@ class Zygote:
         handles = [
             os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _NAMESPACES
         ]
+        sandbox = request.sandbox
+        words = (
+            sandbox.sandbox_id,
+            request.directory,
+            request.netns_path,
+            sandbox.cgroup_parent,
+            sandbox.pid,
+        )
         try:
-            fds.send(self._peer, message, (*handles, mount_fd, *sockets))
+            fds.send_packet(self._peer, "\0".join(words).encode(), (*handles, mount_fd, *sockets))
         finally:
             fds.close_all(handles)
         answer = self._peer.recv(64)
@@ -85,8 +92,15 @@ def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierar
         for fd in namespaces:
             setns(fd, 0)
             os.close(fd)
-        request = decode(MonitorRequest, fds.parse(packet))
-        facts = Facts(request, mount_fd)
+        sandbox_id, directory, netns_path, cgroup_parent, pid = packet.decode().split("\0")
+        facts = Facts(
+            sandbox_id,
+            directory,
+            netns_path,
+            cgroup_parent,
+            shared_pids=pid == "pod",
+            mount_fd=mount_fd,
+        )
         monitor.run(facts, hierarchy, fds.adopt(listener), fds.adopt(connection))
         status = 0
     except BaseException as error:  # noqa: BLE001 - a fork must never return into its parent's loop
