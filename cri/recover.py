@@ -25,6 +25,8 @@ from cri.store.sandbox import SandboxState
 from runtime.lifecycle import Started
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from cri.rpc.services import Services
     from cri.store.sandbox import Sandbox
     from runtime.lifecycle import ContainerExit, SandboxReport
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2.0  # an exit that can't be written down (a full disk) is tried again
+RETRY_SECONDS = 2.0  # what can't be written down (a full disk) is tried again
 REBOOTED = "the node was rebooted"
 MONITOR_DIED = "the pod's monitor died, and all of the pod with it"
 MONITOR_GONE = "the pod's monitor died while no daemon was there, and all of the pod with it"
@@ -57,25 +59,38 @@ def on_exit(services: Services, exit_: ContainerExit) -> None:
     try:
         container_exit.exited(services, exit_)
     except StateNotWritten as error:
-        log.error("exit of container %s, to be tried again: %s", exit_.container_id, error)
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, on_exit, services, exit_)
+        what = f"exit of container {exit_.container_id}"
+        log.error("%s, to be tried again: %s", what, error)
+        background(services, what, _until_written(what, lambda: _exited(services, exit_)))
 
 
 def on_lost(services: Services, sandbox_id: str) -> None:
-    """A monitor has gone without having been asked to: its pod is dead. No other pod notices."""
-    sandbox = services.store.sandboxes.exact(sandbox_id)
-    if sandbox is None or sandbox.status.state is not SandboxState.READY:
-        return  # it is being made or stopped: whoever does that will see
-    log.error("sandbox %s: %s", sandbox_id, MONITOR_DIED)
-    services.store.sandboxes.update(
-        sandbox_id, lambda status: status.to(SandboxState.NOTREADY, reason=MONITOR_DIED)
-    )
-    background(services, f"clean up sandbox {sandbox_id}", _bury(services, sandbox_id))
+    """A monitor has gone. If nobody asked it to, its pod is dead; no other pod notices."""
+    what = f"death of sandbox {sandbox_id}"
+    background(services, what, _until_written(what, lambda: _bury(services, sandbox_id)))
+
+
+async def _until_written(what: str, attempt: Callable[[], Awaitable[None]]) -> None:
+    """What has happened is not refused because a disk is full."""
+    while True:
+        try:
+            return await attempt()
+        except StateNotWritten as error:
+            log.error("%s, to be tried again: %s", what, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _exited(services: Services, exit_: ContainerExit) -> None:
+    container_exit.exited(services, exit_)
 
 
 async def _bury(services: Services, sandbox_id: str) -> None:
+    """Wait for whoever makes or stops the sandbox: he knows why the monitor has gone."""
     async with services.locks.hold(sandbox_id):
-        await _lost(services, sandbox_id, MONITOR_DIED)
+        sandbox = services.store.sandboxes.exact(sandbox_id)
+        if sandbox is not None and not sandbox.status.stopped:
+            log.error("sandbox %s: %s", sandbox_id, MONITOR_DIED)
+            await _lost(services, sandbox_id, MONITOR_DIED)
 
 
 async def _recover(services: Services, sandbox: Sandbox, *, rebooted: bool) -> None:

@@ -29,8 +29,10 @@ async def create_container(
     if not request.config.metadata.name:
         raise InvalidRequest("config.metadata.name", "empty")
     name = container_name(sandbox.id, request.config.metadata)
+    config = api.ContainerConfig()
+    config.CopyFrom(request.config)  # the request's would keep all of the request in memory
     container_id = await services.flights.join(
-        f"container {name}", lambda: _once(services, sandbox.id, request.config)
+        f"container {name}", lambda: _once(services, sandbox.id, config)
     )
     return api.CreateContainerResponse(container_id=container_id)
 

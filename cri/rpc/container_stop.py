@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cri.rpc.services import Services
     from cri.store.container import Container
 
-KILL_SECONDS = 10.0  # after which SIGKILL is sent again
+KILL_SECONDS = 8.0  # after which SIGKILL is sent again
 KILL_ATTEMPTS = 3
 
 

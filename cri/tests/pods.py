@@ -160,6 +160,7 @@ class Node:
 
     async def stop(self) -> None:
         """A daemon ends; its pods live on."""
+        self.let_write(allowed=True)
         await asyncio.gather(*self.services.busy, return_exceptions=True)
         await self.services.runtime.close()
         self.services.store.close()
@@ -178,6 +179,11 @@ class Node:
 
     def _on_lost(self, sandbox_id: str) -> None:
         recover.on_lost(self.services, sandbox_id)
+
+    def let_write(self, *, allowed: bool) -> None:
+        """As if the state database's disk were full, or no longer."""
+        connection = self.services.store._database._connection
+        connection.execute(f"PRAGMA query_only = {'OFF' if allowed else 'ON'}")
 
     # what a client asks
 

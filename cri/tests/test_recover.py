@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import time
 
 import pytest
 
+from cri import recover
 from cri.api import api_pb2 as api
+from cri.store.container import ContainerState
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState
 from cri.tests.pods import FOREVER, Node, eventually
 
@@ -30,6 +33,27 @@ async def test_a_pod_whose_monitor_dies_is_dead_and_others_don_t_notice(node: No
     assert await node.sandbox_state(sandbox_id) == api.SANDBOX_NOTREADY
     assert not any(sandbox_id in left for left in node.leftovers())
     assert (await node.status(other)).state == api.CONTAINER_RUNNING
+
+
+async def test_what_can_t_be_written_down_is_tried_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recover, "RETRY_SECONDS", 0.05)
+    lost = await node.run()
+    await node.running(lost, *FOREVER, name="lost")
+    brief = await node.running(await node.run(), *FOREVER)
+    node.let_write(allowed=False)
+    os.kill(node.monitor_pid(lost), signal.SIGKILL)
+    os.kill(node.services.store.containers.get(brief).status.pid, signal.SIGKILL)
+    for name in (f"exit of container {brief}", f"death of sandbox {lost}, to be"):
+        await eventually(functools.partial(lambda text: caplog.text.count(text) > 1, name))
+    states = {one.status.state for one in node.services.store.containers}
+    assert states == {ContainerState.RUNNING}
+    node.let_write(allowed=True)
+    await node.ended(brief)
+    assert (await node.status(brief)).exit_code == 137
+    async with asyncio.timeout(10):
+        await node.services.store.sandboxes.until(lost, lambda one: one.status.stopped)
 
 
 async def test_a_new_daemon_knows_what_runs_and_what_ended_meanwhile(node: Node) -> None:
