@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.cgroup import devices, files
+from runtime.cgroup.errors import CgroupRefused
 from runtime.cgroup.events import counter
 from runtime.cgroup.limits import Limits, Setting
 from runtime.cgroup.stats import MemoryUsage
@@ -113,16 +114,12 @@ class CgroupV1:
 
     def _apply_pair(self, first: Setting, second: Setting) -> list[str | None]:
         """Either order may be the one in which no moment breaks the kernel's rule."""
-        path = f"{self.directories.get(first.controller, '')}/{first.file}"
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                files.write(path, first.value)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise files.refused(path, first.value, error, field=first.field) from error
-                return [self._apply(second), self._apply(first)]
-            return [self._apply(second)]
-        return [self._apply(first), self._apply(second)]
+        try:
+            return [self._apply(first), self._apply(second)]
+        except CgroupRefused as error:
+            if error.errno != errno.EINVAL:
+                raise
+        return [self._apply(second), self._apply(first)]
 
     def _apply(self, setting: Setting) -> str | None:
         directory = self.directories.get(setting.controller)
