@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.init import skeleton
 from runtime.spec import (
     Mount,
     Root,
@@ -227,3 +228,35 @@ def test_recursive_read_only_reaches_the_mounts_below(
     script = "touch /volume/x 2> /dev/null; echo $?; touch /volume/inner/x 2> /dev/null; echo $?"
     outcome = image.run(with_mounts(spec("sh", "-c", script), volume), share=str(shared / "inner"))
     assert outcome.lines == ["1", status]
+
+
+def test_with_a_skeleton_below_the_writable_layer_stays_empty(image: Image, tmp_path: Path) -> None:
+    for name in ("dev", "proc", "sys"):
+        (image.lower / name).rmdir()
+    below = tmp_path / "skeleton"
+    skeleton.make(str(below))
+    skeleton.make(str(below))
+    rootfs = image.rootfs()
+    rootfs = replace(rootfs, lower=(*rootfs.lower, str(below)))
+    (tmp_path / "hosts").write_text("::1 me\n")
+    wanted = with_mounts(
+        spec("cat", "/etc/hosts"),
+        bind(tmp_path / "hosts", "/etc/hosts"),
+        bind(tmp_path, "/var/run/secrets/kubernetes.io/serviceaccount", "ro"),
+    )
+    assert image.run(wanted, rootfs=rootfs).lines == ["::1 me"]
+    assert list(image.upper.iterdir()) == []
+
+
+def test_what_the_image_has_shadows_the_skeleton(image: Image, tmp_path: Path) -> None:
+    skeleton.make(str(tmp_path / "skeleton"))
+    (image.lower / "run").mkdir()
+    (image.lower / "var").mkdir()
+    (image.lower / "var/run").symlink_to("/run")
+    image.write("etc/hostname", "of the image\n")
+    rootfs = image.rootfs()
+    rootfs = replace(rootfs, lower=(*rootfs.lower, str(tmp_path / "skeleton")))
+    token = bind(image.lower / "etc", "/var/run/secrets/kubernetes.io/serviceaccount", "ro")
+    script = "cat /etc/hostname; readlink /var/run; ls /run/secrets/kubernetes.io/serviceaccount"
+    outcome = image.run(with_mounts(spec("sh", "-c", script), token), rootfs=rootfs)
+    assert outcome.lines == ["of the image", "/run", "group", "hostname", "passwd"]
