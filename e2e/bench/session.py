@@ -42,8 +42,7 @@ def run(settings: Settings, directory: Path) -> int:
     begin = time.monotonic()
     with _registry(disk, settings.measures), _started(disk, directory, settings.names) as started:
         clients = [Client(runtime) for daemon in started for runtime in daemon.runtimes]
-        collected = _collect(settings, clients)
-        life = _stages(clients) if pod_life.MEASURE in settings.measures else []
+        collected, life = _collect(settings, clients)
         for client in clients:
             client.close()
     grids = [report.table(settings.measures, settings.names, collected)]
@@ -55,8 +54,14 @@ def run(settings: Settings, directory: Path) -> int:
     return 0
 
 
-def _collect(settings: Settings, clients: Sequence[Client]) -> report.Collected:
-    """Every measure's rounds; in a round each runtime has its turn, another one first each time."""
+def _collect(
+    settings: Settings, clients: Sequence[Client]
+) -> tuple[report.Collected, list[dict[str, Any]]]:
+    """Every measure's rounds; in a round each runtime has its turn, another one first each time.
+
+    Answers the samples, and podwright's own account of the lives that `pod-life` has measured.
+    """
+    life: list[dict[str, Any]] = []
     collected: dict[str, dict[str, list[float]]] = {
         client.runtime.name: defaultdict(list) for client in clients
     }
@@ -75,16 +80,18 @@ def _collect(settings: Settings, clients: Sequence[Client]) -> report.Collected:
             for client in able[first:] + able[:first]:
                 for key, value in measure.run(client).items():
                     collected[client.runtime.name][key].append(value)
+        if measure is pod_life.MEASURE:
+            life = _stages(clients, lives=rounds * pod_life.LIVES)
         _say(f"{measure.name}: {rounds} rounds in {time.monotonic() - begin:.0f} s")
-    return collected
+    return collected, life
 
 
-def _stages(clients: Sequence[Client]) -> list[dict[str, Any]]:
-    """podwright's own account of the pods' lives, if it takes part."""
+def _stages(clients: Sequence[Client], *, lives: int) -> list[dict[str, Any]]:
+    """podwright's own account of its latest lives, if it takes part."""
     addresses = [
         each.runtime.address for each in clients if each.runtime.name == runtimes.PODWRIGHT
     ]
-    return stages.summary(stages.fetch(addresses[0])) if addresses else []
+    return stages.summary(stages.fetch(addresses[0], lives=lives)) if addresses else []
 
 
 def _warm_up(client: Client) -> None:

@@ -12,15 +12,15 @@ from rich.table import Table
 from e2e.bench.measures.pod_life import ENDING, STARTING
 
 Timeline = Mapping[str, Any]  # {rpc, code, duration, stages: [{name, start, duration}]}, in ns
-_LIMIT = 400
 _TRACE = "/podwright.v1.Diagnostics/Trace"
 
 
-def fetch(address: str) -> list[Timeline]:
-    """The latest timelines that the daemon keeps."""
+def fetch(address: str, *, lives: int) -> list[Timeline]:
+    """The timelines of the latest lives of pods."""
+    limit = lives * len((*STARTING, *ENDING))
     with grpc.insecure_channel(f"unix://{address}") as channel:
         trace: Callable[..., bytes] = channel.unary_unary(_TRACE)
-        answer = json.loads(trace(json.dumps({"limit": _LIMIT}).encode(), timeout=10))
+        answer = json.loads(trace(json.dumps({"limit": limit}).encode(), timeout=10))
     timelines: list[Timeline] = answer["timelines"]
     return timelines
 
