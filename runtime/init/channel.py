@@ -128,6 +128,6 @@ def _reason(error: BaseException) -> tuple[int, str]:
     text = error.strerror or ""
     strerror = os.strerror(number)
     text = text.removesuffix(strerror).removesuffix(": ")
-    if not text and error.filename is not None:
-        text = repr(error.filename)
+    if not text:
+        text = "refused by the kernel" if error.filename is None else repr(error.filename)
     return number, text

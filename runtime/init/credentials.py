@@ -51,8 +51,11 @@ def _write_oom_score(score: int) -> None:
 
 def join_cgroup(context: Context) -> None:
     """Moves this process by writing into the `tasks` files that we inherited. See cgroups(7)."""
-    for fd in context.surroundings.tasks:
-        os.write(fd, b"0")
+    try:
+        for fd in context.surroundings.tasks:
+            os.write(fd, b"0")
+    except OSError as error:
+        raise OSError(error.errno, "can't move into the container's cgroup") from None
     if context.ourselves.all_cpus:
         os.sched_setaffinity(0, context.ourselves.all_cpus)
 

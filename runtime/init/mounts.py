@@ -145,18 +145,26 @@ def _target(context: Context, step: MountStep, fd: int) -> int:
         return _real_directory(context.root_fd, path)
     if step.inside_proc:
         return resolve.open_in_root(context.root_fd, path, resolve=resolve.NO_SYMLINKS)
-    if step.kind is not MountKind.BIND or stat.S_ISDIR(os.fstat(fd).st_mode):
-        try:
-            target = resolve.mkdir_all_in_root(context.root_fd, path)
-        except NotADirectoryError as error:
-            raise OSError(error.errno, _KINDS_DIFFER) from None
-    else:
-        target = resolve.create_in_root(context.root_fd, path)
+    wants_directory = step.kind is not MountKind.BIND or stat.S_ISDIR(os.fstat(fd).st_mode)
+    make = resolve.mkdir_all_in_root if wants_directory else resolve.create_in_root
+    try:
+        target = make(context.root_fd, path)
+    except OSError as error:
+        raise _no_mount_point(error) from None
     if mount.file_system_type(target) == PROC_SUPER_MAGIC:
         raise OSError(errno.EPERM, "the destination leads into /proc")
     if step.destination == "/proc" and mount.file_system_type(fd) != PROC_SUPER_MAGIC:
         raise OSError(errno.EPERM, "only a procfs may be mounted at /proc")
     return target
+
+
+def _no_mount_point(error: OSError) -> OSError:
+    """The same errno, in words of mounts."""
+    if error.errno == errno.ENOTDIR:
+        return OSError(error.errno, _KINDS_DIFFER)
+    if error.errno == errno.EROFS:
+        return OSError(error.errno, "the mount point is missing, and can't be made")
+    return error
 
 
 def _real_directory(root: int, path: bytes) -> int:

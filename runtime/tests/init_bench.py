@@ -44,6 +44,8 @@ def main() -> None:
     times = sorted(outcome.micros)
     print(f"{'all: median':24} {times[len(times) // 2]:8.0f}")
     print(f"{'     fastest':24} {times[0]:8.0f}")
+    print(f"{'     CPU, with /bin/true':24} {outcome.cpu:8.0f}")
+    print(f"{'     page faults':24} {outcome.faults:8.0f}")
 
 
 if __name__ == "__main__":

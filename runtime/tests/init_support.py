@@ -96,6 +96,8 @@ class Outcome:
     status: int
     execs: list[dict[str, object]]
     micros: list[float]
+    cpu: float
+    faults: float
 
     @property
     def lines(self) -> list[str]:

@@ -24,6 +24,8 @@ from runtime.tests.init_support import DEV, NAMESPACES, PROC, Image, spec
 
 pytestmark = pytest.mark.root
 
+UNIFIED = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
@@ -267,3 +269,20 @@ def test_the_death_of_the_monitor_ends_the_container(image: Image) -> None:
     outcome = image.run(spec("sh", "-c", script), monitor_dies=True)
     assert outcome.stdout == "started\n"
     assert outcome.status == -9
+
+
+def test_on_cgroup_v2_the_process_is_born_in_its_cgroup(image: Image) -> None:
+    base = next((path for path in UNIFIED if (path / "cgroup.procs").exists()), None)
+    if base is None:
+        pytest.skip("no cgroup v2 here")
+    cgroup = base / f"podwright-test-{os.getpid()}"
+    (cgroup / "below").mkdir(parents=True)
+    try:
+        script = "grep ^0: /proc/self/cgroup; ls -d /sys/fs/cgroup/*; mkdir /sys/fs/cgroup/x"
+        outcome = image.run(spec("sh", "-c", script), unified=str(cgroup))
+        assert "0::/" in outcome.stdout.splitlines()
+        assert "/sys/fs/cgroup/below" in outcome.stdout.splitlines()
+        assert "Read-only file system" in outcome.stderr
+    finally:
+        (cgroup / "below").rmdir()
+        cgroup.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -260,3 +261,17 @@ def test_what_the_image_has_shadows_the_skeleton(image: Image, tmp_path: Path) -
     script = "cat /etc/hostname; readlink /var/run; ls /run/secrets/kubernetes.io/serviceaccount"
     outcome = image.run(with_mounts(spec("sh", "-c", script), token), rootfs=rootfs)
     assert outcome.lines == ["of the image", "/run", "group", "hostname", "passwd"]
+
+
+def test_a_mount_point_that_can_not_be_made_is_told(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    wanted = with_mounts(
+        spec("true"),
+        bind(tmp_path / "volume", "/volume", "ro"),
+        bind(tmp_path, "/volume/below"),
+    )
+    assert image.run(wanted).failed == [
+        "mounts",
+        errno.EROFS,
+        f"bind {tmp_path} -> /volume/below: the mount point is missing, and can't be made",
+    ]
