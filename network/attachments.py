@@ -152,16 +152,13 @@ class Attachments:
             else:
                 released.append(sandbox_id)
         self._drop_orphaned_leases()
+        self._doom_strays()
         self.sweep()
         return tuple(released)
 
     def sweep(self) -> None:
-        """Deletes doomed veth pairs that are still there, and pairs that nobody knows."""
+        """Deletes doomed veth pairs that are still there."""
         try:
-            if self._bridge:
-                known = {record.host_interface for record in self.journal}
-                for name in bridge.strays(self._route, self._bridge, known):
-                    bridge.delete(self._route, name)
             bridge.sweep(self._route)
         except OSError as error:
             _LOG.warning("interfaces of pods that are gone stay until the next try: %s", error)
@@ -301,6 +298,18 @@ class Attachments:
     def _drop_orphaned_leases(self) -> None:
         for address, owner in self._leases.collect(self.journal.ids()).items():
             _LOG.warning("address %s was leased to %r, which is not attached", address, owner)
+
+    def _doom_strays(self) -> None:
+        """Pairs on our bridge that no record knows: somebody removed the journal."""
+        if self._bridge is None:
+            return
+        known = {record.host_interface for record in self.journal}
+        try:
+            for name in bridge.strays(self._route, self._bridge, known):
+                _LOG.warning("interface %s belongs to no pod that is attached", name)
+                bridge.delete(self._route, name)
+        except OSError as error:
+            _LOG.warning("interfaces that no pod has stay until the next try: %s", error)
 
     def _leases_of(self, network: str) -> host_local.Leases:
         """Those of a network that an earlier configuration named can still be released."""

@@ -84,6 +84,7 @@ class Rta(enum.IntEnum):
 
 _INET6_ADDR_GEN_MODE = 8  # IFLA_INET6_ADDR_GEN_MODE
 _BRPORT_MODE = 4  # IFLA_BRPORT_MODE
+_ALIAS_LENGTH = 200  # the kernel's limit is 256 bytes (IFALIASZ)
 _CREATE = MessageFlag.CREATE | MessageFlag.EXCLUSIVE
 
 
@@ -98,6 +99,7 @@ class Veth:
     netns_fd: int
     mtu: int
     alias: str
+    ipv6: bool = True  # whether the kernel knows IPv6, and so takes settings for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +165,16 @@ def create_veth(veth: Veth) -> tuple[Request, Request]:
     port = (
         _LINK.pack(socket.AF_UNSPEC, 0, 0, _UP, _UP)
         + text(Ifla.IFNAME, veth.name)
-        + text(Ifla.IFALIAS, veth.alias[:255])
+        + text(Ifla.IFALIAS, veth.alias[:_ALIAS_LENGTH])
         + nested(
             Ifla.LINKINFO,
             text(LinkInfo.SLAVE_KIND, "bridge"),
             nested(LinkInfo.SLAVE_DATA, u8(_BRPORT_MODE, _AF_BRIDGE_MODE_HAIRPIN)),
         )
-        + nested(Ifla.AF_SPEC, nested(socket.AF_INET6, u8(_INET6_ADDR_GEN_MODE, _NO_LINK_LOCAL)))
     )
+    if veth.ipv6:
+        mode = u8(_INET6_ADDR_GEN_MODE, _NO_LINK_LOCAL)
+        port += nested(Ifla.AF_SPEC, nested(socket.AF_INET6, mode))
     return (
         Request(Rtm.NEWLINK, pair, _CREATE, f"veth {veth.name}, {veth.peer_name} in the pod"),
         Request(Rtm.NEWLINK, port, what=f"bridge port {veth.name}"),

@@ -31,6 +31,7 @@ _ID_LENGTH = 12  # as people abbreviate ids; with the prefix it fits into an int
 _OURS = re.compile(rf"{_PREFIX}[A-Za-z0-9_.-]+\Z")
 _DEFAULT_MTU = 1500
 _SYSCTL = Path("/proc/sys/net")
+_IPV6 = _SYSCTL / "ipv6"  # not there: the kernel was started without IPv6
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ def add_veth(channel: Channel, bridge: Bridge, port: Port, netns_fd: int) -> Non
         netns_fd=netns_fd,
         mtu=bridge.mtu,
         alias=port.alias,
+        ipv6=_IPV6.is_dir(),
     )
     channel.transact(route.create_veth(veth))
 
@@ -223,7 +225,7 @@ def _prepare_sysctls(name: str, networks: tuple[Network, ...]) -> None:
             _set_sysctl("ipv4/ip_forward", "1")
             _set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")  # 127.0.0.1:HOST_PORT
         else:
-            if not (_SYSCTL / "ipv6").is_dir():
+            if not _IPV6.is_dir():
                 raise NetworkNotReady(
                     f"subnet {network} needs IPv6, which this kernel was started without;"
                     " take it out of [network] subnets"

@@ -42,7 +42,7 @@ def in_a_node(test: Callable[..., Any]) -> Callable[..., None]:
         program = "from network.tests.lab import run_body; run_body()"
         body = json.dumps([test.__module__, test.__qualname__, parameters])
         done = subprocess.run(
-            ["unshare", "-n", "-m", sys.executable, "-X", "dev", "-c", program, body],
+            ["unshare", "-n", "-m", sys.executable, "-W", "error", "-c", program, body],
             capture_output=True,
             text=True,
             timeout=_SECONDS,

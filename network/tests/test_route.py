@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -46,6 +47,8 @@ def test_a_veth_pair_is_what_pyroute2_reads() -> None:
     assert slave.get_attr("IFLA_BRPORT_MODE") == 1
     inet6 = found.get_nested("IFLA_AF_SPEC", "AF_INET6")
     assert inet6.get_attr("IFLA_INET6_ADDR_GEN_MODE") == 1
+    _, port = route.create_veth(replace(veth, ipv6=False))
+    assert read(ifinfmsg, port).get_attr("IFLA_AF_SPEC") is None
 
 
 def test_a_bridge_and_groups_are_what_pyroute2_reads() -> None:
