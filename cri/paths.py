@@ -7,6 +7,7 @@ root (/var/lib/podwright): survives a reboot    state (/run/podwright): describe
   content/       blobs                            boot-id          the boot that state is of
   layers/        unpacked layers                  monitors/<sandbox id>/
   containers/    writable layers                  net/, ipam/      network's own
+  skeleton/      every container's lowest layer
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Paths:
     def database(self) -> Path:
         """Sandboxes and containers (SQLite)."""
         return self.root / "state.db"
+
+    @property
+    def skeleton(self) -> Path:
+        """The lowest layer of every container: see runtime.init.skeleton."""
+        return self.root / "skeleton"
 
     @property
     def boot_id(self) -> Path:

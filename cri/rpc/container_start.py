@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cri import trace
@@ -15,6 +18,7 @@ from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from image.errors import ImageFault, ImageNotFound
 from runtime.errors import RuntimeFault
+from runtime.init import skeleton
 from runtime.lifecycle import ContainerRequest
 from runtime.spec import Rootfs
 
@@ -85,12 +89,21 @@ async def _request(services: Services, sandbox: Sandbox, container: Container) -
         sandbox_id=sandbox.id,
         container_id=container.id,
         spec=spec,
-        rootfs=Rootfs(overlay.lower, overlay.upper, overlay.work),
+        rootfs=Rootfs(
+            (*overlay.lower, _skeleton(services.paths.skeleton)), overlay.upper, overlay.work
+        ),
         log_path=metadata.log_path,
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         pid_target=container_create.check_target(services, sandbox, config),
     )
+
+
+@functools.cache
+def _skeleton(path: Path) -> str:
+    """Mount points which images lack: made once, not in each writable layer."""
+    skeleton.make(os.fspath(path))
+    return os.fspath(path)
 
 
 def after_start(status: ContainerStatus, started: Started) -> ContainerStatus:
