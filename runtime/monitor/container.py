@@ -141,7 +141,7 @@ class Container:
                 cgroup_fd=cgroup_fds[0] if unified else -1,
                 tasks=() if unified else tuple(cgroup_fds),
             )
-            child = launch.container(self.load_plan, surroundings)
+            child = pod.launch_container(self.load_plan, surroundings)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
         self.pid, self.pidfd = child.pid, child.pidfd

@@ -51,11 +51,18 @@ class Loop:
     def run(self) -> None:
         """Until stop()."""
         while self._running:
-            for fd, _ in self._epoll.poll(self._patience()):
-                callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
-                if callback is not None:
-                    callback()
-            self._fire_timers()
+            self.step()
+
+    def step(self) -> None:
+        """Waits for the next event, or deadline, and calls who wants to know."""
+        for fd, _ in self._epoll.poll(self._patience()):
+            callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
+            if callback is not None:
+                callback()
+        self._fire_timers()
+
+    def close(self) -> None:
+        self._epoll.close()
 
     def _patience(self) -> float:
         while self._timers and self._timers[0].callback is None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition
+from runtime.init import launch
 from runtime.init.sandbox import unpin
+from runtime.init.values import ContainerPlan
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.command import Command
 from runtime.monitor.container import Container, State
@@ -22,6 +24,7 @@ from runtime.monitor.messages import (
 from runtime.monitor.reaper import Reaper
 
 Reply = Callable[[object], None]
+Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
 EXITS_DIRECTORY = "exits"
 
 
@@ -72,8 +75,11 @@ class Pod:
         facts: Facts,
         hierarchy: Hierarchy,
         loop: Loop,
+        launch_container: Launch = launch.container,
     ) -> None:
+        """launch_container: forks a container's init; another one only to rehearse."""
         self.facts = facts
+        self.launch_container = launch_container
         self.loop = loop
         self.reaper = Reaper(loop)
         self.hierarchy = hierarchy

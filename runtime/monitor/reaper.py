@@ -20,6 +20,9 @@ class Reaper:
         self._signal_fd = signal_fd(SIGCHLD)
         loop.watch(self._signal_fd, self._collect)
 
+    def close(self) -> None:
+        os.close(self._signal_fd)
+
     def expect(self, pid: int, on_exit: OnExit) -> None:
         """Calls on_exit(code) when `pid`, our child, has ended; never from within this call."""
         self._waiting[pid] = on_exit

@@ -148,11 +148,12 @@ class SpawnerClient:
         log_fd = os.open(
             self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
+        state = os.fspath(self._path.parent)
         with fds.bind(os.fspath(self._path)) as listener, os.fdopen(log_fd, "wb"):
             errors = 2 if os.environ.get("JOURNAL_STREAM") else log_fd
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_LISTENER_FD), version],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_LISTENER_FD), version, state],
                 {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

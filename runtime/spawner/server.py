@@ -7,12 +7,12 @@ by page. It lives until the node goes down or another version of the code takes 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import select
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from runtime.cgroup import tree
 from runtime.codec import decode, encode
@@ -171,9 +171,9 @@ def warm_up() -> None:
 
 
 def main() -> None:
-    """Arguments: the descriptor of a bound, listening socket, and the version to answer with."""
+    """Arguments: descriptor of a listening socket, version to answer with, state directory."""
     listener = socket.socket(fileno=int(sys.argv[1]))
-    version = sys.argv[2]
+    version, state = sys.argv[2], Path(sys.argv[3])
     os.chdir("/")
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
@@ -182,9 +182,6 @@ def main() -> None:
     prctl(Prctl.SET_DUMPABLE, 0)
     hierarchy = tree.detect()
     warm_up()
-    gc.collect()
-    gc.freeze()  # the collector never writes to a page that forks share
-    gc.disable()
-    spawner = Spawner(listener, version, Zygote(hierarchy, listener.fileno()))
+    spawner = Spawner(listener, version, Zygote(hierarchy, state / "rehearsal", listener.fileno()))
     log(f"spawner {version} serves")
     spawner.serve()

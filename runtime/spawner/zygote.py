@@ -10,18 +10,23 @@ zygote receives a packet, forks and answers; nothing in between.
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import SpawnerUnavailable
 from runtime.linux import fds
 from runtime.linux.fds import Socket
 from runtime.linux.namespace import setns
+from runtime.linux.process import reset_signals
 from runtime.monitor import main as monitor
 from runtime.monitor.messages import MonitorRequest
 from runtime.monitor.pod import Facts
+from runtime.monitor.rehearsal import rehearse
 
 _NAMESPACES = ("net", "ipc", "uts")
 
@@ -29,12 +34,13 @@ _NAMESPACES = ("net", "ipc", "uts")
 class Zygote:
     """The spawner's handle on its zygote, which ends with the spawner."""
 
-    def __init__(self, hierarchy: Hierarchy, listener_fd: int) -> None:
-        """Forks it, as this process is now: warm. listener_fd: the spawner's, closed in there."""
+    def __init__(self, hierarchy: Hierarchy, scratch: Path, listener_fd: int) -> None:
+        """Forks it, as this process is now. listener_fd: the spawner's, closed in there."""
         self._peer, theirs = fds.pair()
         if os.fork() == 0:
             self._peer.close()
             os.close(listener_fd)
+            _warm_up(hierarchy, scratch)
             _serve(theirs, hierarchy)
         theirs.close()
 
@@ -62,6 +68,19 @@ class Zygote:
         if not answer.isdigit():
             raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode() or 'no word'}")
         return int(answer)
+
+
+def _warm_up(hierarchy: Hierarchy, scratch: Path) -> None:
+    """What is not forked often need not be fast; what is written now is not written by forks."""
+    try:
+        rehearse(hierarchy, scratch)
+    except (OSError, ValueError) as error:
+        fds.log(f"the rehearsal failed, monitors will be larger: {error}")
+    reset_signals(())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
+    gc.collect()
+    gc.freeze()  # the collector never writes to a page that forks share
+    gc.disable()
 
 
 def _serve(peer: Socket, hierarchy: Hierarchy) -> None:
