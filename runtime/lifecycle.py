@@ -43,7 +43,7 @@ from runtime.monitor.messages import (
     Started,
 )
 from runtime.prepare import prepare
-from runtime.seccomp.compile import program
+from runtime.seccomp.compile import install_flags, program
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
 
@@ -174,9 +174,14 @@ class Runtime:
     async def start_container(self, request: ContainerRequest) -> Started:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
         spec = request.spec
-        compiled = program(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
+        seccomp = spec.linux.seccomp
+        compiled, flags = (program(seccomp), install_flags(seccomp)) if seccomp else (b"", 0)
         container_plan = plan.container(
-            spec, request.rootfs, seccomp_program=compiled, cgroups=self._cgroup_layout
+            spec,
+            request.rootfs,
+            seccomp_program=compiled,
+            seccomp_flags=flags,
+            cgroups=self._cgroup_layout,
         )
         start = Start(
             container_id=request.container_id,
