@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from cri.cli.main import main
 from e2e.conftest import BUSYBOX
 from e2e.images import Image, busybox
 from e2e.kubelet import Kubelet, until
 from e2e.node import REPOSITORY, Node
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Result]
 
 POD = """
 kind: Pod
@@ -33,27 +33,19 @@ spec:
 
 
 @pytest.fixture
-def podwright(node: Node, busybox: str, tmp_path: Path) -> Iterator[Run]:
-    """Runs the command line on the node; `code` is the exit code that it has to have."""
+def podwright(node: Node, busybox: str) -> Iterator[Run]:
+    """Runs the command line, in this process; `code` is the exit code that it has to have."""
     del busybox
     environment = {
-        **os.environ,
         "PODWRIGHT_ADDRESS": node.address,
         "PODWRIGHT_PODS": str(node.directory / "pods"),
     }
-    program = str(Path(sys.executable).with_name("podwright"))
 
-    def run(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            node.command(program, *words),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
+    def run(*words: str, code: int = 0) -> Result:
+        done = CliRunner().invoke(main, list(words), env=environment)
+        said = (words, done.exit_code, done.stdout, done.stderr)
+        assert isinstance(done.exception, SystemExit | None), said
+        assert done.exit_code == code, said
         return done
 
     yield run
@@ -264,12 +256,18 @@ def test_without_a_daemon_every_verb_says_so_in_one_sentence(
         assert len(told.stderr.splitlines()) == 1
 
 
-def test_the_doctor_finds_this_node_fit(podwright: Run, node: Node) -> None:
-    told = podwright("doctor", "--config", str(node.config)).stdout
-    assert "0 in the way of pods" in told
-    for word in ("kernel", "cgroups", "overlayfs", "nftables", "seccomp", "spawner"):
-        assert f"✓ {word} " in told
-    findings = json.loads(podwright("doctor", "-o", "json", "--config", str(node.config)).stdout)
+def test_the_doctor_finds_this_node_fit(node: Node, busybox: str) -> None:
+    """As a program on the node, for it is the node that is looked at."""
+    del busybox
+    program = str(Path(sys.executable).with_name("podwright"))
+    words = (program, "--address", node.address, "doctor", "--config", str(node.config))
+    told = node.run(*words)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "0 in the way of pods" in told.stdout
+    marks = {line.split()[1]: line[0] for line in told.stdout.splitlines() if line[:1] in "✓·!✗"}
+    for about in ("kernel", "overlayfs", "bridge", "nftables", "seccomp", "daemon", "spawner"):
+        assert marks[about] == "✓", about
+    findings = json.loads(node.run(*words, "-o", "json").stdout)
     assert all(item["remedy"] for item in findings if item["level"] in ("warn", "fail"))
 
 
