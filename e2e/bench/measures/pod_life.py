@@ -1,6 +1,7 @@
 """A pod's life, one at a time: start, stop and remove, and what it costs the processors."""
 
 import time
+from statistics import median
 
 from e2e.bench import accounting
 from e2e.bench.client import Client
@@ -24,10 +25,10 @@ def run(client: Client) -> Samples:
         accounting.machine_cpu_seconds() - machine,
         client.runtime.group.cpu_seconds() - group,
     )
-    samples = {rpc: sum(pod[rpc] for pod in pods) / LIVES for rpc in (*STARTING, *ENDING)}
+    samples = {rpc: median(pod[rpc] for pod in pods) for rpc in (*STARTING, *ENDING)}
     return samples | {
-        "start": sum(samples[rpc] for rpc in STARTING),
-        "end": sum(samples[rpc] for rpc in ENDING),
+        "start": median(sum(pod[rpc] for rpc in STARTING) for pod in pods),
+        "end": median(sum(pod[rpc] for rpc in ENDING) for pod in pods),
         "cpu-machine": machine / LIVES * 1e3,
         "cpu-group": group / LIVES * 1e3,
     }
