@@ -50,7 +50,7 @@ def podwright(node: Node, busybox: str) -> Iterator[Run]:
 
     yield run
     run("rm", "--force", "--all")
-    assert not list((node.directory / "pods").glob("*"))
+    assert not list(pods.glob("*"))
 
 
 @pytest.fixture
@@ -264,7 +264,8 @@ def test_the_doctor_finds_this_node_fit(node: Node, busybox: str) -> None:
     told = node.run(*words)
     assert (told.returncode, told.stderr) == (0, "")
     assert "0 in the way of pods" in told.stdout
-    marks = {line.split()[1]: line[0] for line in told.stdout.splitlines() if line[:1] in "✓·!✗"}
+    lines = [line for line in told.stdout.splitlines() if line.startswith(("✓", "·", "!", "✗"))]
+    marks = {line.split()[1]: line[0] for line in lines}
     for about in ("kernel", "overlayfs", "bridge", "nftables", "seccomp", "daemon", "spawner"):
         assert marks[about] == "✓", about
     findings = json.loads(node.run(*words, "-o", "json").stdout)
