@@ -21,6 +21,7 @@ from pathlib import Path
 
 from e2e.bench import accounting
 
+INTERRUPTED = 130  # as a shell says it
 DISK_BYTES = 8 << 30
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
@@ -34,6 +35,8 @@ def enter(arguments: Sequence[str]) -> int:
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command += ["--propagation", "private", sys.executable, "-m", "e2e.bench"]
         code = subprocess.call([*command, "--stage", str(directory), *arguments])
+    except KeyboardInterrupt:
+        code = INTERRUPTED  # with unshare, everything that it started has been killed
     finally:
         directory.rmdir()
         leaks = accounting.remove_groups(group_prefix(directory))
@@ -58,6 +61,8 @@ def run_as_init(main: Callable[[], int]) -> int:
             code = stop.code if isinstance(stop.code, int) else 1
             if isinstance(stop.code, str):
                 sys.stderr.write(stop.code + "\n")
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         except BaseException:  # noqa: BLE001 - said here: nothing above this frame may run
             sys.excepthook(*sys.exc_info())
         finally:
