@@ -13,7 +13,7 @@ from runtime.init.context import Context
 from runtime.linux import resolve
 from runtime.linux.process import close_from
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CHANNEL = 3
 _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 
@@ -92,13 +92,10 @@ def tell_ready(context: Context) -> None:
 
 def execute(context: Context) -> None:
     """Becomes the process, or says why not. Does not return normally."""
-    process = context.process
-    args = [os.fsencode(argument) for argument in process.args]
-    env = _environment(context)
+    args, env, candidates = search(context)
     name = args[0]
-    path = env.get(b"PATH", DEFAULT_PATH.encode())
     refusal: tuple[bytes, OSError] | None = None
-    for candidate in _candidates(name, path):
+    for candidate in candidates:
         try:
             os.execve(candidate, args, env)  # noqa: S606 - the purpose of all this
         except OSError as error:
@@ -108,18 +105,26 @@ def execute(context: Context) -> None:
             if not is_absent and error.errno != errno.EACCES:
                 break
     if refusal is None:
-        text = f'the command "{process.args[0]}" is in no directory of PATH ({os.fsdecode(path)})'
+        path = os.fsdecode(env.get(b"PATH", DEFAULT_PATH))
+        text = f'the command "{context.process.args[0]}" is in no directory of PATH ({path})'
         raise OSError(errno.ENOENT, text)
     raise diagnosis.explained(*refusal)
+
+
+def search(context: Context) -> tuple[list[bytes], dict[bytes, bytes], list[bytes]]:
+    """Arguments, environment, and the paths that the command may mean, in the order of PATH."""
+    args = [argument.encode() for argument in context.process.args]
+    env = _environment(context)
+    return args, env, _candidates(args[0], env.get(b"PATH", DEFAULT_PATH))
 
 
 def _environment(context: Context) -> dict[bytes, bytes]:
     env: dict[bytes, bytes] = {}
     for item in context.process.env:
-        name, _, value = os.fsencode(item).partition(b"=")
+        name, _, value = item.encode().partition(b"=")
         env[name] = value
     if not env.get(b"HOME"):
-        env[b"HOME"] = os.fsencode(context.identity.home or "/")
+        env[b"HOME"] = (context.identity.home or "/").encode()
     return env
 
 

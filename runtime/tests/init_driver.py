@@ -247,6 +247,7 @@ def _bench(request: Request, pod: int) -> Report:
 
     gc.collect()
     gc.freeze()
+    gc.disable()  # as in a monitor
     report = Report()
     ready_plan = _plan(request)
     stages: dict[str, list[int]] = {}  # name: durations, ns
