@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from image import layer
 from image.digest import Digest, Verifier
 from image.document import Document
 from image.errors import ArchiveMalformed, DigestMismatch, LayerMalformed, UnsupportedImage
@@ -105,11 +104,22 @@ def opened(path: Path, scratch: Path, node: Platform) -> Iterator[tuple[Found, .
     if head[:2] != b"\x1f\x8b" and head != b"\x28\xb5\x2f\xfd":
         yield _images(_Members(_index(path)), path, node)
         return
-    with tempfile.NamedTemporaryFile(dir=scratch) as plain:
-        for chunk in layer.decompressed(_read(path)):
-            plain.write(chunk)
-        plain.flush()
-        yield _images(_Members(_index(Path(plain.name))), path, node)
+    plain = scratch / f"archive-{time.monotonic_ns()}"
+    try:
+        _decompress(path, plain)
+        yield _images(_Members(_index(plain)), path, node)
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _decompress(path: Path, target: Path) -> None:
+    from image import layer  # here, because the daemon does without its libraries otherwise
+
+    try:
+        with target.open("xb") as plain:
+            plain.writelines(layer.decompressed(_read(path)))
+    except LayerMalformed as error:
+        raise ArchiveMalformed(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> Iterator[bytes]:

@@ -6,8 +6,8 @@ renamed, and its directory fsynced. Its presence is the only record of it.
 
 from __future__ import annotations
 
+import itertools
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Self
 
 from image import directory
 from image.digest import ALGORITHMS, Digest, Verifier
+
+_numbers = itertools.count()
 
 
 class Content:
@@ -88,9 +90,9 @@ class Ingest:
     def __init__(self, content: Content, folder: Path, verifier: Verifier) -> None:
         self._content = content
         self._verifier = verifier
-        fd, name = tempfile.mkstemp(dir=folder)
-        self._file = os.fdopen(fd, "wb", buffering=0)
-        self._path = Path(name)
+        # Workers ingest too: the process's number makes the name ours.
+        self._path = folder / f"{os.getpid()}-{next(_numbers)}"
+        self._file = self._path.open("xb", buffering=0)
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,7 @@ def sync_file_system(path: Path) -> None:
 
     One call for a whole layer: an fsync for each of 5000 files took ten times as long.
     """
-    subprocess.run(["/bin/sync", "-f", os.fspath(path)], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(["sync", "-f", os.fspath(path)], check=True, stdin=subprocess.DEVNULL)
 
 
 def free_bytes(path: Path) -> int:

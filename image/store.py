@@ -121,7 +121,7 @@ class ImageStore:
             else:
                 self._view.show(record, config)
         await catalog.remove_layers(lost)
-        await self._collect()
+        await self._tidy()
 
     async def _read(self, record: ImageRecord) -> ImageConfig | None:
         """The config of an image, if its documents are there and are what they should be."""
@@ -156,8 +156,10 @@ class ImageStore:
         try:
             image_id = await self._images.pull(parsed, credentials or Credentials(), progress)
             return await self._shown(image_id)
+        except OSError as error:
+            raise directory.full(error, self._root) or error from error
         finally:
-            await finished(self._collect())
+            await finished(self._tidy())
 
     async def import_archive(self, path: Path, *, name: str | None = None) -> tuple[Image, ...]:
         """The images of an OCI layout (directory or archive) or of what `docker save` wrote.
@@ -171,7 +173,7 @@ class ImageStore:
             ids = await self._images.load(path, self._root / "tmp", name or "")
             return tuple([await self._shown(image_id) for image_id in ids])
         finally:
-            await finished(self._collect())
+            await finished(self._tidy())
 
     async def _shown(self, image_id: str) -> Image:
         """An image that the catalog has got; others may have lost a name to it."""
@@ -216,7 +218,7 @@ class ImageStore:
         except ImageFault:
             self._view.images[image.id] = image
             raise
-        await finished(self._collect())
+        await finished(self._tidy())
 
     def pulls(self) -> tuple[PullProgress, ...]:
         """Those under way, imports too."""
@@ -249,7 +251,7 @@ class ImageStore:
         path = self._trash.name()
         if self._snapshots.drop(container_id, path):
             self._trash.remove_later(path)
-            await finished(self._collect_layers())
+            await finished(self._tidy(documents=False))
 
     async def collect(self, live_containers: Collection[str]) -> None:
         """Remove snapshots of containers that are not among `live_containers`, and all garbage."""
@@ -257,13 +259,22 @@ class ImageStore:
             path = self._trash.name()
             if self._snapshots.drop(container_id, path):
                 self._trash.remove_later(path)
-        await finished(self._collect())
+        await finished(self._tidy())
 
     # --- garbage ----------------------------------------------------------------------------------
 
-    async def _collect(self) -> None:
-        """Remove layers and blobs that nothing reaches."""
-        await self._collect_layers()
+    async def _tidy(self, *, documents: bool = True) -> None:
+        """Remove what nothing reaches. What can't be removed now is only logged: it waits for the
+        next time, and must not turn a pull that succeeded into one that failed.
+        """
+        try:
+            await self._collect_layers()
+            if documents:
+                await self._collect_blobs()
+        except (OSError, ImageFault):
+            _log.exception("garbage could not be collected; it will be tried again")
+
+    async def _collect_blobs(self) -> None:
         async with self._images.sweeping:
             if not self._images.under_way:
                 records = tuple(self._catalog.images.values())
@@ -286,7 +297,7 @@ class ImageStore:
     def _collect_later(self) -> None:
         """Layers of an interrupted pull have waited long enough for its next try."""
         self._timer = None
-        self._trash.spawn(self._collect())
+        self._trash.spawn(self._tidy())
 
     def _sweep_blobs(self, records: Collection[ImageRecord]) -> tuple[int, int]:
         """Bytes and number of the blobs that stay."""

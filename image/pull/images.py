@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -123,7 +123,7 @@ class Images:
             manifest = parse(data, "", what)
             assert isinstance(manifest, Manifest)
             config = self._content.read(manifest.config.digest, CONFIG_LIMIT)
-            remote = Remote(str(reference), credentials, remote.settings, resolved.authorizations)
+            remote = replace(remote, authorizations=resolved.authorizations, dead=resolved.dead)
             found = Found(resolved.manifest, data, config, (), (), verified=True)
             names = [(reference.at(resolved.target), resolved.target)]
             if reference.tagged:

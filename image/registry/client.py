@@ -6,7 +6,7 @@ Blocking; used in worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -48,6 +48,7 @@ class Client:
     ) -> None:
         self.reference = reference
         self._sleep = sleep
+        self._dead: list[str] = []
         found = endpoints(reference.host, settings)
         # A mirror is a short cut: it gets one more chance, not all the patience.
         hasty = replace(settings, attempts=min(settings.attempts, 2))
@@ -68,10 +69,22 @@ class Client:
         """Authorization header by endpoint URL: what another client can go on with."""
         return {s.endpoint.url: s.authorization for s in self._sessions if s.authorization}
 
-    def authorize(self, headers: Mapping[str, str]) -> None:
-        """Begin with the `authorizations` of another client."""
+    @property
+    def dead(self) -> tuple[str, ...]:
+        """URLs of endpoints that did not answer, though another did."""
+        return tuple(self._dead)
+
+    def go_on(self, authorizations: Mapping[str, str], dead: Collection[str]) -> None:
+        """Begin with what another client of this repository found out."""
         for session in self._sessions:
-            session.authorization = headers.get(session.endpoint.url, "")
+            session.authorization = authorizations.get(session.endpoint.url, "")
+        self._sessions = [s for s in self._sessions if s.endpoint.url not in dead]
+
+    def drop_mirrors(self) -> bool:
+        """Ask the registry itself from now on; whether that makes a difference."""
+        before = len(self._sessions)
+        self._sessions = [s for s in self._sessions if s.endpoint.upstream]
+        return 0 < len(self._sessions) < before
 
     def resolve(self, known: Callable[[Digest], bool]) -> Resolved:
         """What the reference stands for now; asks the registry even if we have it already.
@@ -136,8 +149,8 @@ class Client:
                 return ask(session)
             except Refused as refused:
                 failures.append(refused.failure)
-            except Unreachable as error:
-                failures.append(session.failure(0, str(error)))
+                if not refused.failure.status:
+                    self._dead.append(session.endpoint.url)
             except DigestMismatch:
                 if session is self._sessions[-1]:
                     raise

@@ -553,6 +553,39 @@ async def test_a_mirror_that_fails_is_passed_over(
             await store.pull(f"{fake_registry.host}/none:1")
 
 
+async def test_a_mirror_with_other_bytes_is_passed_over(
+    open_store: OpenStore, fake_registry: FakeRegistry, tmp_path: Path
+) -> None:
+    with FakeRegistry() as mirror:
+        mirrored(tmp_path, "_default", f'[host."http://{mirror.host}"]')
+        store = await open_store(registries=quick(tmp_path))
+        built = app()
+        name = fake_registry.add(built, "a", "1")
+        mirror.add(built, "a", "1")
+        blob = built.layers[0].blob
+        wrong = Fault(build.digest(blob), replace=blob[:-20] + bytes(20))
+        mirror.faults.append(wrong)
+        image = await store.pull(name)
+        assert wrong.reached.is_set()
+        assert image.id == built.id
+        assert fake_registry.paths(build.digest(blob))
+        check(store)
+
+
+async def test_a_mirror_that_does_not_answer_is_asked_no_more(
+    open_store: OpenStore, fake_registry: FakeRegistry, tmp_path: Path
+) -> None:
+    with FakeRegistry() as mirror:
+        mirrored(tmp_path, "_default", f'[host."http://{mirror.host}"]')
+        store = await open_store(registries=quick(tmp_path))
+        mirror.faults.append(Fault("/manifests/", cut=0))
+        built = app()
+        mirror.add(built, "a", "1")
+        await store.pull(fake_registry.add(built, "a", "1"))
+        layers = [build.digest(layer.blob) for layer in built.layers]
+        assert not [path for layer in layers for path in mirror.paths(layer)]
+
+
 async def test_a_download_goes_on_at_the_next_endpoint(
     open_store: OpenStore, fake_registry: FakeRegistry, tmp_path: Path
 ) -> None:

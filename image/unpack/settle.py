@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -83,7 +82,8 @@ def _copy_file(source: int, target: int, name: bytes) -> None:
     reading = os.open(name, _FILE, dir_fd=source)
     writing = os.open(name, _COPY, 0o600, dir_fd=target)
     with os.fdopen(reading, "rb") as old, os.fdopen(writing, "wb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
+        while data := old.read(1 << 20):
+            new.write(data)
         new.flush()
         _copy_attributes(old.fileno(), new.fileno())
 

@@ -12,7 +12,7 @@ from typing import Final
 from image import directory, layer
 from image.content import Content, Ingest
 from image.digest import Digest, Verifier
-from image.errors import ImageFault, LayerMalformed, UnsupportedImage
+from image.errors import DigestMismatch, ImageFault, LayerMalformed, UnsupportedImage
 from image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, Manifest, choose, parse
 from image.reference import Reference
 from image.registry.client import Client
@@ -49,7 +49,7 @@ class Connections:
         transport = self._transports.setdefault(settings, Transport(settings))
         reference = Reference.parse(remote.reference)
         client = Client(reference, remote.credentials, settings, transport, time.sleep)
-        client.authorize(remote.authorizations)
+        client.go_on(remote.authorizations, remote.dead)
         return client
 
 
@@ -82,7 +82,7 @@ def resolve(job: Resolve, client: Client) -> Resolved:
         document = parse(data, media_type, what)
         if isinstance(document, Manifest):
             _keep_config(client, content, document)
-            return Resolved(target, digest, client.authorizations)
+            return Resolved(target, digest, client.authorizations, client.dead)
         chosen = choose(document, job.platform, what)
         digest, media_type, data = chosen.digest, chosen.media_type, None
     raise UnsupportedImage(f"{client.reference}: more than {_NESTING} indexes in each other")
@@ -117,16 +117,33 @@ def _keep_config(client: Client, content: Content, manifest: Manifest) -> None:
 
 
 def _unpack(job: Unpack, connections: Connections, counters: Counters) -> Result:
-    """Fetch, hash, decompress, hash, unpack: each byte passes once.
+    """The layer, from a mirror if there is one; if that has other bytes, from the registry."""
+    if job.source is not None:
+        return _unpack_from(_file(job.source), job, counters)
+    if job.remote is None or job.digest is None:
+        raise ImageFault(f"{job.what}: neither a file nor a registry to take it from")
+    client = connections.client(job.remote)
+    try:
+        return _unpack_from(client.blob(job.digest, job.size), job, counters)
+    except DigestMismatch:
+        if not client.drop_mirrors():
+            raise
+    directory.remove_tree(Path(job.target))
+    return _unpack_from(client.blob(job.digest, job.size), job, counters)
+
+
+def _unpack_from(chunks: Iterator[bytes], job: Unpack, counters: Counters) -> Result:
+    """Hash, decompress, hash, unpack: each byte passes once.
 
     Fetching and the first hash happen in a thread of their own, ahead of the rest.
     """
     target = Path(job.target)
     target.mkdir(mode=0o755)
+    counters.fetched = 0
     diff = Verifier(f"{job.what} unpacked", job.diff_id)
     with ExitStack() as stack:
         verifier, blob = _blob(job, stack)
-        fetched = layer.ahead(_counted(_chunks(job, connections), counters, verifier, blob))
+        fetched = layer.ahead(_counted(chunks, counters, verifier, blob))
         stack.enter_context(closing(fetched))
         tar = layer.hashed(layer.decompressed(fetched), diff)
         try:
@@ -165,14 +182,6 @@ def _counted(
         yield chunk
     if verifier is not None:
         verifier.verify()
-
-
-def _chunks(job: Unpack, connections: Connections) -> Iterator[bytes]:
-    if job.source is not None:
-        return _file(job.source)
-    if job.remote is None or job.digest is None:
-        raise ImageFault(f"{job.what}: neither a file nor a registry to take it from")
-    return connections.client(job.remote).blob(job.digest, job.size)
 
 
 def _file(source: Source) -> Iterator[bytes]:

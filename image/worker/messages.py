@@ -46,12 +46,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A repository. authorizations: headers by endpoint URL, as a Resolve found them."""
+    """A repository. authorizations, dead: what a Resolve found out about its endpoints."""
 
     reference: str
     credentials: Credentials
     settings: RegistrySettings
     authorizations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    dead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,15 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """target: digest of what the reference names; manifest: of the image for our platform."""
+    """target: digest of what the reference names; manifest: of the image for our platform.
+
+    authorizations: headers by endpoint URL; dead: URLs of mirrors that do not answer.
+    """
 
     target: Digest
     manifest: Digest
     authorizations: Mapping[str, str]
+    dead: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

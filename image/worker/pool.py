@@ -167,17 +167,25 @@ class Pool:
 
     async def _take(self) -> Worker:
         """A worker that lives: somebody may have killed an idle one for its memory."""
-        while self._idle:
-            worker = await self._idle.pop()
+        while True:
+            task = self._idle.pop() if self._idle else self._start()
+            try:
+                worker = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                self._idle.append(task)  # for the next one, or to be dismissed
+                self._set_timer()
+                raise
             if worker.alive:
                 return worker
             await worker.stop()
-        return await Worker.start(self._lock_file)
+
+    def _start(self) -> asyncio.Task[Worker]:
+        return asyncio.ensure_future(Worker.start(self._lock_file))
 
     def warm(self, count: int) -> None:
         """Begin to start workers, up to `count` in all: a pull is about to need them."""
         for _ in range(min(count, self._limit) - len(self._idle) - self._busy):
-            self._idle.append(asyncio.ensure_future(Worker.start(self._lock_file)))
+            self._idle.append(self._start())
         self._set_timer()
 
     def _rest(self, worker: Worker) -> None:
