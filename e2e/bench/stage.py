@@ -40,9 +40,11 @@ def enter(arguments: Sequence[str]) -> int:
     finally:
         directory.rmdir()
         leaks = accounting.remove_groups(group_prefix(directory))
+    if code:
+        return code  # the pods were killed in the middle of their lives: nobody leaked anything
     for leak in leaks:
         sys.stderr.write(f"leaked: {leak}\n")
-    return code or bool(leaks)
+    return int(bool(leaks))
 
 
 def group_prefix(directory: Path) -> str:
