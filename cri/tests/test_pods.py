@@ -142,7 +142,9 @@ async def test_a_container_starts_once_and_in_a_ready_sandbox(node: Node) -> Non
 async def test_a_start_goes_on_when_its_client_has_gone(node: Node) -> None:
     container_id = await node.create(await node.run(), *FOREVER)
     start = asyncio.create_task(node.start_one(container_id))
-    await eventually(lambda: container_id in node.services.locks.held())
+    for _ in range(3):  # turns of the loop until it has begun
+        await asyncio.sleep(0)
+    assert container_id in node.services.locks.held()
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
@@ -154,7 +156,9 @@ async def test_a_sandbox_that_is_stopped_while_a_container_starts_ends_both(node
     sandbox_id = await node.run()
     container_id = await node.create(sandbox_id, *FOREVER)
     start = asyncio.create_task(node.start_one(container_id))
-    await eventually(lambda: container_id in node.services.locks.held())
+    for _ in range(3):  # turns of the loop until it has begun
+        await asyncio.sleep(0)
+    assert container_id in node.services.locks.held()
     await node.stop_pod(sandbox_id)
     await asyncio.wait([start])
     assert (await node.status(container_id)).state == api.CONTAINER_EXITED
