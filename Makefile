@@ -35,7 +35,7 @@ test: check $(STAMPS)/run-packages $(STAMPS)/registry ## check, then every test 
 .PHONY: check
 check: $(STAMPS)/venv ## format, lint, types, who may import whom
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -36,10 +36,8 @@ spec:
 def podwright(node: Node, busybox: str) -> Iterator[Run]:
     """Runs the command line, in this process; `code` is the exit code that it has to have."""
     del busybox
-    environment = {
-        "PODWRIGHT_ADDRESS": node.address,
-        "PODWRIGHT_PODS": str(node.directory / "pods"),
-    }
+    pods = node.directory / "pods"
+    environment = {"PODWRIGHT_ADDRESS": node.address, "PODWRIGHT_PODS": str(pods)}
 
     def run(*words: str, code: int = 0) -> Result:
         done = CliRunner().invoke(main, list(words), env=environment)

@@ -125,7 +125,5 @@ def test_a_stopped_pod_gives_its_network_back(node: Node, pod: Pod) -> None:
     pod.container().start()
     before = node.inventory()
     pod.stop()
-    after = node.inventory()
-    gone = before["interfaces"] - after["interfaces"]
-    assert len(gone) == 1
-    assert not after["namespaces"]
+    until(lambda: len(before["interfaces"] - node.inventory()["interfaces"]) == 1, "the veth ends")
+    assert not node.inventory()["namespaces"]
