@@ -98,23 +98,28 @@ class Attachments:
             record = self.journal.get(request.sandbox_id)
             if record and record.phase == Phase.ADDED:
                 return record.result()
-            if record:  # an attempt that neither succeeded nor could be undone
-                self.detach(request.sandbox_id)
-                self.sweep()
-            self._check(request)
-            if self._bridge is None:
-                self.prepare()
-            timeline = Timeline()
-            timeline.enter("lease addresses")
-            record = self._record_of(request, self._lease(request.sandbox_id))
             try:
-                return self._build(record, netns_fd, pod, timeline)
-            except BaseException as error:
-                self._give_up(record)
-                if isinstance(error, OSError):
-                    what = f"attaching pod {record.pod()} to {record.bridge}"
-                    raise KernelRefused(what, error) from error
-                raise
+                return self._attach(request, netns_fd, pod)
+            except OSError as error:
+                what = (
+                    f"attaching pod {request.namespace}/{request.name} to {self._settings.bridge}"
+                )
+                raise KernelRefused(what, error) from error
+
+    def _attach(self, request: Attach, netns_fd: int, pod: Channel) -> Result:
+        if self.detach(request.sandbox_id):  # an attempt that neither succeeded nor was undone
+            self.sweep()
+        self._check(request)
+        if self._bridge is None:
+            self.prepare()
+        timeline = Timeline()
+        timeline.enter("lease addresses")
+        record = self._record_of(request, self._lease(request.sandbox_id))
+        try:
+            return self._build(record, netns_fd, pod, timeline)
+        except BaseException:
+            self._give_up(record)
+            raise
 
     def detach(self, sandbox_id: str) -> bool:
         """Releases what the sandbox has; answers whether it had anything.

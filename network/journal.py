@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -93,17 +94,26 @@ class Journal:
         return iter(tuple(self._records.values()))
 
     def put(self, record: Attachment) -> None:
-        """Writes the record, then remembers it."""
+        """Writes the record, then remembers it. Raises OSError, and then did neither."""
         draft = f"{self._directory}/{record.sandbox_id}.new"
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
-        with open(fd, "wb") as file:
-            file.write(_encode(record))
-        os.rename(draft, f"{self._directory}/{record.sandbox_id}.json")
+        try:
+            _write(draft, _encode(record))
+            os.rename(draft, f"{self._directory}/{record.sandbox_id}.json")
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
+            raise
         self._records[record.sandbox_id] = record
 
     def remove(self, sandbox_id: str) -> None:
         (self._directory / f"{sandbox_id}.json").unlink(missing_ok=True)
         self._records.pop(sandbox_id, None)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
+    with open(fd, "wb") as file:
+        file.write(data)
 
 
 def _encode(record: Attachment) -> bytes:

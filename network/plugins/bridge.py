@@ -163,6 +163,7 @@ def strays(channel: Channel, bridge: Bridge, known: Collection[str]) -> tuple[st
         for link in links
         if link.master == bridge.index
         and link.kind == "veth"
+        and link.group != DOOMED
         and _OURS.match(link.name)
         and link.name not in known
     )

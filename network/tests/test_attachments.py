@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +153,33 @@ async def test_a_failed_attach_leaves_nothing_and_says_what_failed() -> None:
         assert not leftovers(lab)
         guest.run("ip link del eth0")
         await lab.attach(guest, 1, PORT)
+
+
+@in_a_node
+async def test_a_full_disk_says_so_and_keeps_nobody_attached() -> None:
+    state = Path("/tmp/small")
+    run("mkdir", str(state))
+    run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state))
+    async with Lab(state=state) as lab:
+        await lab.pod(1, PORT)
+        fill = lab.state / "fill"
+        run("sh", "-c", f"cat /dev/zero > {fill} || true")
+        with pytest.raises(KernelRefused, match=r"pod default/pod-2 .*: No space left on device"):
+            await lab.pod(2)
+        await lab.network.detach(sandbox_id(1))
+        await lab.network.collect(())
+        assert leftovers(lab) == [str(fill)]
+
+
+@in_a_node
+async def test_a_pod_that_switched_ipv6_off_hears_why_it_gets_none() -> None:
+    async with Lab() as lab:
+        guest = lab.guest()
+        guest.run("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
+        with pytest.raises(KernelRefused, match=r"fd00:87::2/64: .*IPv6 is disabled"):
+            await lab.attach(guest, 1)
+        await lab.network.collect(())
+        assert not leftovers(lab)
 
 
 @in_a_node
