@@ -57,5 +57,5 @@ class ImageSettings:
     keep_blobs: bool = False
     pinned: tuple[str, ...] = ()
     progress_timeout: float = 300.0
-    idle_seconds: float = 60.0
+    idle_seconds: float = 10.0
     interrupted_seconds: float = 3600.0

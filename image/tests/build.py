@@ -148,18 +148,26 @@ def image(
     data = json.dumps(shape).encode()
     blobs = {digest(layer.blob): layer.blob for layer in built}
     blobs[digest(config_data)] = config_data
-    index_data = foreign = b""
-    if index:
-        foreign = json.dumps({**shape, "annotations": {"for": "another machine"}}).encode()
-        offers = ((foreign, {"os": "plan9", "architecture": "x"}), (data, platform))
-        shapes = [
-            {"mediaType": OCI_MANIFEST, "digest": digest(item), "size": len(item), "platform": runs}
-            for item, runs in offers
-        ]
-        index_data = json.dumps(
-            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": shapes}
-        ).encode()
+    foreign, index_data = _index(shape, data, platform) if index else (b"", b"")
     return BuiltImage(data, config_data, built, str(shape["mediaType"]), index_data, foreign, blobs)
+
+
+def _index(shape: dict[str, object], data: bytes, platform: dict[str, str]) -> tuple[bytes, bytes]:
+    """A manifest for another machine, and an index of both."""
+    foreign = json.dumps({**shape, "annotations": {"for": "another machine"}}).encode()
+    offers = ((foreign, {"os": "plan9", "architecture": "x"}), (data, platform))
+    entries = [
+        {"mediaType": OCI_MANIFEST, "digest": digest(item), "size": len(item), "platform": runs}
+        for item, runs in offers
+    ]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    return foreign, json.dumps(index).encode()
+
+
+def app(text: bytes = b"one", *, index: bool = False) -> BuiltImage:
+    """Two layers, the second of which changes and hides files of the first."""
+    base = tar(folder("bin"), file("bin/sh", b"#!", mode=0o755), folder("etc"), file("etc/a", b"a"))
+    return image(base, tar(folder("etc"), file("etc/app", text), file("etc/.wh.a")), index=index)
 
 
 def push(built: BuiltImage, host: str, repository: str, tag: str) -> None:

@@ -9,6 +9,7 @@ Every request is kept in `requests`, so that tests see what was sent where.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import re
@@ -42,6 +43,15 @@ class Fault:
     hold: threading.Event | None = None
     method: str = ""
     reached: threading.Event = field(default_factory=threading.Event)
+
+    async def arrival(self) -> None:
+        """Wait until such a request has come; with `hold`, it waits now."""
+        assert await asyncio.to_thread(self.reached.wait, 20)
+
+    def release(self) -> None:
+        """Answer the requests that are held, and hold no more."""
+        assert self.hold is not None
+        self.hold.set()
 
 
 @dataclass(frozen=True)

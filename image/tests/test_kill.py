@@ -77,12 +77,11 @@ async def test_workers_of_a_killed_daemon_end(
     fake_registry.faults.append(fault)
     command = [sys.executable, "-m", "image.tests.puller", str(tmp_path / "root"), name, "none"]
     process = await asyncio.create_subprocess_exec(*command)
-    assert await asyncio.to_thread(fault.reached.wait, 20)
+    await fault.arrival()
     process.kill()
     await process.wait()
     store = await open_store()
-    assert fault.hold is not None
-    fault.hold.set()
+    fault.release()
     await store.pull(name)
     check(store)
 
@@ -95,15 +94,14 @@ async def test_a_killed_worker_fails_the_pull_alone(
     fault = Fault("/blobs/", hold=threading.Event())
     fake_registry.faults.append(fault)
     pull = asyncio.create_task(store.pull(name))
-    assert await asyncio.to_thread(fault.reached.wait, 20)
+    await fault.arrival()
     for pid in workers_of(os.getpid()):
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerLost, match="killed by signal 9"):
         await pull
     assert tree(store) == []
     fake_registry.faults.clear()
-    assert fault.hold is not None
-    fault.hold.set()
+    fault.release()
     await store.pull(name)
     check(store)
 

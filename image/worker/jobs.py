@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from image import directory, layer
 from image.content import Content, Ingest
@@ -15,8 +15,6 @@ from image.digest import Digest, Verifier
 from image.errors import DigestMismatch, ImageFault, LayerMalformed, UnsupportedImage
 from image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, Manifest, choose, parse
 from image.reference import Reference
-from image.registry.client import Client
-from image.registry.transport import Transport
 from image.settings import RegistrySettings
 from image.unpack import Result, settle, unpack
 from image.unpack.apply import Counters
@@ -33,6 +31,10 @@ from image.worker.messages import (
     Unpacked,
 )
 
+if TYPE_CHECKING:
+    from image.registry.client import Client
+    from image.registry.transport import Transport
+
 _FILE_CHUNK: Final = 1 << 20
 _NESTING: Final = 4  # indexes inside of indexes
 
@@ -45,6 +47,10 @@ class Connections:
 
     def client(self, remote: Remote) -> Client:
         """A client of a repository, with what it was authorized with before."""
+        # Here, because HTTP is half of what a worker loads, and an import of an archive needs none.
+        from image.registry.client import Client
+        from image.registry.transport import Transport
+
         settings = remote.settings
         transport = self._transports.setdefault(settings, Transport(settings))
         reference = Reference.parse(remote.reference)
