@@ -105,6 +105,8 @@ class _Painter:
 
     def show(self, news: Mapping[str, object]) -> None:
         layers = news.get("layers")
+        if not self._tasks:
+            self._bars.update(self._head, state=str(news.get("stage", "")))
         for layer in layers if isinstance(layers, list) else []:
             digest, size, fetched = str(layer["digest"]), int(layer["size"]), int(layer["fetched"])
             if digest not in self._tasks:
