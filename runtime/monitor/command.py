@@ -100,7 +100,7 @@ class Command:
         container = self._container
         assert container.who is not None
         return replace(
-            container.load_plan().process,
+            container.load_process(),
             args=self._request.args,
             terminal=False,
             identity=container.who,

@@ -15,7 +15,7 @@ from runtime.cgroup.tree import Cgroup
 from runtime.codec import decode, encode
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.init import channel, launch
-from runtime.init.values import ContainerPlan
+from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.init.values import Identity as PlanIdentity
 from runtime.linux import fds
 from runtime.linux.fds import Socket
@@ -152,8 +152,15 @@ class Container:
 
     def load_plan(self) -> ContainerPlan:
         """Only for a forked child: see runtime.init.launch."""
+        return decode(ContainerPlan, self._plan())
+
+    def load_process(self) -> ProcessPlan:
+        """The same, for a command: what the container's first process was given."""
+        return decode(ProcessPlan, self._plan().get("process"), path="process")
+
+    def _plan(self) -> fds.Message:
         size = os.fstat(self._plan_fd).st_size
-        return decode(ContainerPlan, json.loads(os.pread(self._plan_fd, size, 0)))
+        return fds.parse(os.pread(self._plan_fd, size, 0))
 
     def _make_pipes(self) -> tuple[int, int, int]:
         """The container's ends of its stdio (-1: /dev/null); our ends go to the log."""
