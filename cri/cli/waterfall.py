@@ -151,7 +151,7 @@ def draw(rows: Sequence[Bar], width: int) -> list[str]:
 
 def _styled(row: Bar, text: str, bar: str) -> str:
     if row.many:
-        return click.style(text, dim=True)
+        return click.style(text.rstrip(), dim=True)
     if row.failed:
         return click.style(f"{text}  {bar}", fg=FAILED_COLOUR)
     if row.depth == 0:
