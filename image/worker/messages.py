@@ -20,6 +20,7 @@ import struct
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -144,9 +145,10 @@ class Failed:
     def error(self) -> ImageFault:
         """The error again."""
         kind = getattr(errors, self.kind, None)
-        if not (isinstance(kind, type) and issubclass(kind, ImageFault)):
-            return ImageFault(f"{self.kind}: {self.arguments}")
-        return kind(*self.arguments)
+        if isinstance(kind, type) and issubclass(kind, ImageFault):
+            with suppress(TypeError):
+                return kind(*self.arguments)
+        return ImageFault(f"{self.kind}: {self.arguments}")
 
 
 Job = Resolve | Unpack | Settle
@@ -217,6 +219,6 @@ def _plain(hint: type, shape: object) -> object:
         return base64.b64decode(shape)
     if hint is float and isinstance(shape, int):
         return float(shape)
-    if not isinstance(shape, hint):
+    if typing.get_origin(hint) is not None or not isinstance(shape, hint):
         raise ValueError(f"expected {hint}, got {shape!r:.80}")
     return shape
