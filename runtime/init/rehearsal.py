@@ -28,12 +28,14 @@ from runtime.init.values import (
 from runtime.linux import mount
 from runtime.linux.fds import pair
 from runtime.linux.mount import MountAttr, Propagation
-from runtime.linux.namespace import Clone, setns
+from runtime.linux.namespace import Clone, setns, unshare
 from runtime.spec import UserLookup
 
 _ROUNDS = 10  # a function is rewritten at its eighth call
 _UNTIL = "pivot"  # the last step that can be undone
 _NOT = frozenset(("reset", "oom score", "terminal", "console", "cgroup namespace", "cgroup mounts"))
+_OURS = "/proc/self/ns/mnt"
+_STAGE = "/sys"  # any directory that every node has, and that no step looks for on the node
 _SAFE = int(MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC)
 
 
@@ -43,8 +45,10 @@ def rehearse(mount_ns_fd: int, ourselves: Ourselves) -> str:
     mount_ns_fd: the holder (see sandbox.py). Leaves the working directory "/" and nothing else
     behind. OSError: we could not go back to where we were; such a process is of no use.
     """
-    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
     mask = os.umask(0)
+    unshare(Clone.NEWNS)
+    stage = os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
     failure = ""
     for _ in range(_ROUNDS):
         before = set(os.listdir("/proc/self/fd"))
@@ -52,11 +56,13 @@ def rehearse(mount_ns_fd: int, ourselves: Ourselves) -> str:
             _rehearse_once(mount_ns_fd, ourselves)
         except OSError as error:
             failure = str(error)
-        setns(home, Clone.NEWNS)
+        setns(stage, Clone.NEWNS)
         _close_new(before)
         if failure:
             break
+    setns(home, Clone.NEWNS)
     os.umask(mask)
+    os.close(stage)
     os.close(home)
     return failure
 
@@ -80,8 +86,11 @@ def _rehearse_once(mount_ns_fd: int, ourselves: Ourselves) -> None:
 
 def _plan() -> ContainerPlan:
     """A container on a scratch tmpfs, with a mount of each kind."""
+    slash = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    mount.mount_setattr(slash, propagation=int(Propagation.PRIVATE), recursive=True)
     scratch = mount.new_mount(b"tmpfs", ((b"mode", b"755"),))
-    base = f"/proc/self/fd/{scratch}"
+    mount.move_mount(scratch, mount.AT_FDCWD, _STAGE.encode())
+    base = _STAGE
     for name in ("lower", "upper", "work", "lower/etc", "lower/proc", "lower/sys"):
         os.mkdir(f"{base}/{name}")
     for name, text in (("passwd", b"root:x:0:0::/:\n"), ("group", b"root:x:0:root\n")):
