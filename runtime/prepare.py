@@ -14,6 +14,7 @@ from pathlib import Path
 from runtime.cgroup.limits import limits
 from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.codec import encode
+from runtime.errors import RuntimeFault
 from runtime.init.values import ContainerPlan
 from runtime.linux.fds import close_all
 from runtime.monitor.messages import Stage
@@ -45,12 +46,14 @@ def prepare(hierarchy: Hierarchy, directory: Path, spec: Spec, plan: ContainerPl
     _note(directory, spec.linux.cgroups_path)
     notes = cgroup.create(wanted)
     plan_fd = -1
+    cgroup_fds: list[int] = []
     try:
         clone_fd = cgroup.clone_fd()
         cgroup_fds = cgroup.attach_fds() if clone_fd is None else [clone_fd]
         made = time.monotonic_ns()
         plan_fd = _plan_file(plan)
-    except OSError:
+    except (OSError, RuntimeFault):
+        close_all((plan_fd, *cgroup_fds))
         cgroup.remove()
         raise
     stages = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cgroup import tree
+from runtime.errors import RuntimeFault
 from runtime.init.sandbox import unpin
 from runtime.linux.process import kill_and_wait, start_time
 
@@ -30,11 +31,11 @@ class Leftovers:
 
 def sweep(leftovers: Leftovers) -> None:
     """Idempotent; every step is tried even if one fails, then the first failure is raised."""
-    failures: list[OSError] = []
+    failures: list[OSError | RuntimeFault] = []
     for step in (_end_monitor, _remove_cgroups, _unpin, _remove_directory):
         try:
             step(leftovers)
-        except OSError as error:
+        except (OSError, RuntimeFault) as error:
             failures.append(error)
     if failures:
         raise failures[0]

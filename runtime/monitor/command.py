@@ -72,7 +72,7 @@ class Command:
         container, pod = self._container, self._pod
         who = container.who
         assert who is not None  # it runs, so its init has told
-        clone_fd = container.cgroup.clone_fd()
+        clone_fd = container.cgroup.clone_fd(beside=container.pid)
         pid_ns_fd = pod.pid_namespace_fd(container.id)
         tasks = container.cgroup.attach_fds()
         try:

@@ -138,7 +138,7 @@ class Container:
                 mount_ns_fd=pod.facts.mount_fd,
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=request.pid_namespace == "own",
-                cgroup_fd=cgroup_fds[0] if unified else -1,
+                cgroup_fd=cgroup_fds[0] if unified and cgroup_fds else -1,
                 tasks=() if unified else tuple(cgroup_fds),
             )
             child = pod.launch_container(self.load_plan, surroundings)
@@ -265,7 +265,7 @@ class Container:
                 if self.request.pid_namespace != "own":  # others may have outlived the first
                     cgroup.kill()
                 cgroup.remove()
-        except OSError as error:
+        except (OSError, RuntimeFault) as error:
             self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"
         for stream in self._streams:
             stream.finish()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from runtime.cgroup.tree import Hierarchy
-from runtime.errors import ContainerNotFound, IllegalTransition
+from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
 from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan
@@ -192,7 +192,7 @@ class Pod:
             unpin(self.facts.netns_path)
         parent = self.facts.cgroup_parent
         if os.path.basename(parent) == self.sandbox_id:  # ours alone, not kubelet's
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeFault):
                 self.hierarchy.cgroup(parent).remove()
         self._ending = None
         done()
