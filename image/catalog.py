@@ -139,8 +139,7 @@ class Catalog:
 
     def abandon(self, ids: Iterable[str]) -> None:
         """Layers are not pending any more; for the next collection, which follows at once."""
-        known = (self.layers[layer_id] for layer_id in ids if layer_id in self.layers)
-        self._show(*(replace(layer, pending=False) for layer in known))
+        self._show(*(replace(self.layers[layer_id], pending=False) for layer_id in ids))
 
     def _show(self, *records: LayerRecord) -> None:
         for record in records:

@@ -235,7 +235,7 @@ class Images:
             await finished(self._catalog.add_image(record))
         except BaseException as error:
             if not isinstance(error, _RESUMABLE):
-                self._layers.abandon(lease)
+                self._layers.abandon(plan.layers)
             raise
 
     def _check_space(self, layers: Sequence[Wanted]) -> None:

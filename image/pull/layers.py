@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,9 +127,10 @@ class Layers:
                     self._meters.pop(wanted.chain_id, None)
             lease.add(record.id)
 
-    def abandon(self, lease: set[str]) -> None:
-        """The pull of these layers failed for good: they need not wait for its next try."""
-        self._catalog.abandon(lease)
+    def abandon(self, layers: Iterable[Wanted]) -> None:
+        """The pull of these failed for good: what it finished need not wait for its next try."""
+        found = (self.find(wanted) for wanted in layers)
+        self._catalog.abandon(record.id for record in found if record is not None)
 
     async def _make(self, wanted: Wanted) -> LayerRecord:
         meter = self._meters[wanted.chain_id]

@@ -11,12 +11,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from image.settings import ImageSettings, RegistrySettings, UnpackLimits
 from image.store import ImageStore
 from image.tests.registry import FakeRegistry
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 _CONFIG = """
 version: 0.1
