@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.codec import decode, encode
 from runtime.errors import SpawnerUnavailable
 from runtime.init.sandbox import unpin
-from runtime.linux import fds
+from runtime.linux import fds, mount
 from runtime.linux.fds import Message
+from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
 from runtime.monitor.failures import exception_of
 from runtime.monitor.messages import Failure, MonitorRequest
 from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned, code_version
@@ -149,10 +152,14 @@ class SpawnerClient:
             self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
         state = os.fspath(self._path.parent)
-        with fds.bind(os.fspath(self._path)) as listener, os.fdopen(log_fd, "wb"):
+        with (
+            fds.bind(os.fspath(self._path)) as listener,
+            os.fdopen(log_fd, "wb"),
+            _read_only(sys.executable) as program,
+        ):
             errors = 2 if os.environ.get("JOURNAL_STREAM") else log_fd
             self._pid = os.posix_spawn(
-                sys.executable,
+                program,
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_LISTENER_FD), version, state],
                 {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
                 file_actions=[
@@ -179,6 +186,30 @@ class SpawnerClient:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+@contextlib.contextmanager
+def _read_only(program: str) -> Iterator[str]:
+    """A path to the same program, on a read-only mount that nobody else has.
+
+    An image's command may be a link to /proc/self/exe: what runs in the container then, with the
+    image's libraries, is the interpreter of its init, whose file it could write to, or chmod
+    (CVE-2019-5736).
+    """
+    clone = mount.clone_tree(AT_FDCWD, os.fsencode(os.path.realpath(program)))
+    try:
+        mount.mount_setattr(
+            clone,
+            attributes=MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV,
+            propagation=Propagation.PRIVATE,
+        )
+        fd = fcntl.fcntl(clone, fcntl.F_DUPFD_CLOEXEC, _LISTENER_FD + 1)
+    finally:
+        os.close(clone)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def _make_directory(directory: str) -> socket.socket:

@@ -38,18 +38,20 @@ from runtime.monitor.messages import (
     Stage,
     Started,
 )
+from runtime.spawner import zygote
 from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned
-from runtime.spawner.zygote import Zygote
 
 
 class Spawner:
     """Serves one listening SEQPACKET socket until it is told to quit."""
 
-    def __init__(self, listener: socket.socket, version: str, zygote: Zygote) -> None:
+    def __init__(
+        self, listener: socket.socket, version: str, forker: zygote.Zygote, holder_fd: int
+    ) -> None:
         self._listener = listener
         self._version = version
-        self._zygote = zygote
-        self._holder_fd = make_holder()
+        self._zygote = forker
+        self._holder_fd = holder_fd
         self._home = Home()
         self._connections: dict[int, socket.socket] = {}
         self._running = True
@@ -180,8 +182,10 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the daemon is not for its pods
     prctl(Prctl.SET_DUMPABLE, 0)
-    hierarchy = tree.detect()
+    holder_fd = make_holder()
     warm_up()
-    spawner = Spawner(listener, version, Zygote(hierarchy, state / "rehearsal", listener.fileno()))
+    stage = zygote.Stage(tree.detect(), holder_fd, state / "rehearsal")
+    forker = zygote.Zygote(stage, listener.fileno())
+    spawner = Spawner(listener, version, forker, holder_fd)
     log(f"spawner {version} serves")
     spawner.serve()

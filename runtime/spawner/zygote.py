@@ -15,33 +15,45 @@ import os
 import signal
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import SpawnerUnavailable
+from runtime.init import launch
+from runtime.init import rehearsal as init_rehearsal
 from runtime.linux import fds
 from runtime.linux.fds import Socket
 from runtime.linux.namespace import setns
 from runtime.linux.process import reset_signals
 from runtime.monitor import main as monitor
+from runtime.monitor import rehearsal as monitor_rehearsal
 from runtime.monitor.messages import MonitorRequest
 from runtime.monitor.pod import Facts
-from runtime.monitor.rehearsal import rehearse
 
 _NAMESPACES = ("net", "ipc", "uts")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where the rehearsals are played. scratch: a directory to make and remove."""
+
+    hierarchy: Hierarchy
+    holder_fd: int
+    scratch: Path
 
 
 class Zygote:
     """The spawner's handle on its zygote, which ends with the spawner."""
 
-    def __init__(self, hierarchy: Hierarchy, scratch: Path, listener_fd: int) -> None:
+    def __init__(self, stage: Stage, listener_fd: int) -> None:
         """Forks it, as this process is now. listener_fd: the spawner's, closed in there."""
         self._peer, theirs = fds.pair()
         if os.fork() == 0:
             self._peer.close()
             os.close(listener_fd)
-            _warm_up(hierarchy, scratch)
-            _serve(theirs, hierarchy)
+            _warm_up(stage)
+            _serve(theirs, stage.hierarchy)
         theirs.close()
 
     def fork(self, request: MonitorRequest, mount_fd: int, sockets: Sequence[int]) -> int:
@@ -65,17 +77,29 @@ class Zygote:
         finally:
             fds.close_all(handles)
         answer = self._peer.recv(64)
+        if not answer:  # it is dead; without it we are of no use, and the daemon starts another
+            fds.log("the zygote is gone")
+            os._exit(1)
         if not answer.isdigit():
-            raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode() or 'no word'}")
+            raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode()}")
         return int(answer)
 
 
-def _warm_up(hierarchy: Hierarchy, scratch: Path) -> None:
-    """What is not forked often need not be fast; what is written now is not written by forks."""
+def _warm_up(stage: Stage) -> None:
+    """Plays what forks will do: what is written now is not written by each of them."""
+    failures = []
     try:
-        rehearse(hierarchy, scratch)
+        monitor_rehearsal.rehearse(stage.hierarchy, stage.scratch)
     except (OSError, ValueError) as error:
-        fds.log(f"the rehearsal failed, monitors will be larger: {error}")
+        failures.append(str(error))
+    try:
+        failures.append(init_rehearsal.rehearse(stage.holder_fd, launch.warm_up()))
+    except OSError as error:  # lost in another mount namespace
+        fds.log(f"the zygote can't go on: {error}")
+        os._exit(1)
+    for failure in filter(None, failures):
+        fds.log(f"a rehearsal failed, starts will be slower: {failure}")
+    os.close(stage.holder_fd)
     reset_signals(())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
     gc.collect()

@@ -217,6 +217,15 @@ async def test_a_killed_spawner_is_replaced_and_pods_run_on(node: Node) -> None:
     assert await node.exec("s1", "c1", "echo", "alive") == b"alive\n"
 
 
+async def test_a_killed_zygote_is_replaced_with_its_spawner(node: Node) -> None:
+    spawner = await spawner_pid(node)
+    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    assert await spawner_pid(node) != spawner
+
+
 async def test_a_killed_monitor_is_told_and_swept(node: Node) -> None:
     monitor = await node.create("s1")
     started = await node.start("s1", "c1", "sleep", "100")
