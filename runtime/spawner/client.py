@@ -81,27 +81,34 @@ class SpawnerClient:
         if self._connection is None:
             self._ensure()
         try:
-            return self._spawn_once(request)
+            result = self._spawn_once(request)
         except _HUNG_UP as error:
             self._drop()
             log.warning("the spawner does not answer (%s): another one is started", error)
-        if request.netns_path:
-            unpin(request.netns_path)  # it may have died with the work half done
-        self._ensure()
+            if request.netns_path:
+                unpin(request.netns_path)  # it may have died with the work half done
+            self._ensure()
+            result = self._spawn_again(request)
+        if isinstance(result, Failure):
+            raise exception_of(result)
+        return result
+
+    def _spawn_again(self, request: MonitorRequest) -> Spawn | Failure:
         try:
             return self._spawn_once(request)
         except _HUNG_UP as error:
             self._drop()
             raise SpawnerUnavailable(f"the spawner does not answer: {error}") from error
 
-    def _spawn_once(self, request: MonitorRequest) -> Spawn:
+    def _spawn_once(self, request: MonitorRequest) -> Spawn | Failure:
         message: Message = {"do": SPAWN, "request": encode(request)}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, _make_directory(request.directory) as listener:
                 answer, handles = self._ask(message, (listener.fileno(), theirs.fileno()))
             if "failed" in answer:
-                raise exception_of(decode(Failure, answer["failed"]))
+                ours.close()
+                return decode(Failure, answer["failed"])
             return Spawn(decode(Spawned, answer["ok"]), ours, handles)
         except BaseException:
             ours.close()

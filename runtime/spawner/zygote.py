@@ -72,11 +72,14 @@ class Zygote:
             sandbox.cgroup_parent,
             sandbox.pid,
         )
+        answer = b""
         try:
             fds.send_packet(self._peer, "\0".join(words).encode(), (*handles, mount_fd, *sockets))
+            answer = self._peer.recv(64)
+        except ConnectionError as error:
+            fds.log(str(error))
         finally:
             fds.close_all(handles)
-        answer = self._peer.recv(64)
         if not answer:  # it is dead; without it we are of no use, and the daemon starts another
             fds.log("the zygote is gone")
             os._exit(1)

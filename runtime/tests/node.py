@@ -149,6 +149,10 @@ async def spawner_pid(node: Node) -> int:
         client.close()
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 async def until(true: Callable[[], bool]) -> None:
     """Polls for what the kernel or a program does; gives up after ten seconds."""
     for _ in range(1000):

@@ -24,7 +24,7 @@ from runtime.errors import (
 from runtime.lifecycle import ExecRequest
 from runtime.linux.process import kill_and_wait
 from runtime.spec import Namespace
-from runtime.tests.node import Node, spawner_pid, until, wait_for_end
+from runtime.tests.node import Node, children, spawner_pid, until, wait_for_end
 
 pytestmark = pytest.mark.root
 
@@ -219,8 +219,7 @@ async def test_a_killed_spawner_is_replaced_and_pods_run_on(node: Node) -> None:
 
 async def test_a_killed_zygote_is_replaced_with_its_spawner(node: Node) -> None:
     spawner = await spawner_pid(node)
-    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    os.kill(children(spawner)[0], signal.SIGKILL)
     await node.create("s1")
     await node.start("s1", "c1", "sleep", "100")
     assert await spawner_pid(node) != spawner
