@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,45 @@ def test_an_exec_can_not_be_caught_by_the_containers_files(kubelet: Kubelet, pod
     script = "for p in /proc/[0-9]*; do readlink $p/exe; done | sort -u"
     assert container.shell(script) == "/bin/busybox"
     assert "python" not in container.shell("cat /proc/[0-9]*/maps | grep -c python || true; true")
+
+
+def test_an_image_can_not_run_the_nodes_interpreter_and_change_its_file(
+    kubelet: Kubelet, pod: Pod, node: Node
+) -> None:
+    """CVE-2019-5736 again: the command is a link to /proc/self/exe, which is init's until execve;
+    the loader, and so all that really runs, is the image's own."""
+    interpreter = Path(sys.executable).resolve()
+    before = interpreter.stat()
+    attack = [
+        directory("lib64"),
+        Entry("lib64/ld-linux-x86-64.so.2", images.BUSYBOX.read_bytes(), 0o755),
+        Entry("lib/ld-linux-aarch64.so.1", images.BUSYBOX.read_bytes(), 0o755),
+        directory("attack"),
+        symlink("attack/chmod", "/proc/self/exe"),
+    ]
+    image = Image([images.busybox(), Layer.of(attack)])
+    reference = node.inside(lambda: image.push(Registry(REGISTRY), "attack/exe", "1"))
+    mode = f"{before.st_mode & 0o7777:o}"  # as it is: nothing happens if it should succeed
+    container = pod.container(
+        ["/attack/chmod", mode, "/proc/self/exe"],
+        image=api.ImageSpec(image=kubelet.pull(reference)),
+    ).start()
+    assert container.wait().exit_code == 1
+    assert "Read-only file system" in container.log()[0]
+    assert interpreter.stat().st_ctime_ns == before.st_ctime_ns
+
+
+def test_the_nodes_null_device_is_in_no_containers_hands(pod: Pod) -> None:
+    """Its owner, root, is the container's root too: who has it could chmod it for the node."""
+    linux = security(masked_paths=["/proc/version"])
+    container = pod.container(linux=linux).start()
+    node = os.stat("/dev/null")
+    theirs = f"{node.st_dev}:{node.st_ino}"
+    script = "for fd in 0 1 2; do stat -L -c '%d:%i' /proc/self/fd/$fd; done"
+    assert theirs not in container.shell(script).split()
+    assert theirs not in pod.run(script)
+    refusal = container.exec("sh", "-c", "echo x > /proc/version && touch /proc/version")
+    assert b"Read-only file system" in refusal.stderr
 
 
 def test_a_working_directory_can_not_be_a_descriptor_of_the_node(pod: Pod) -> None:

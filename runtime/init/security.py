@@ -17,10 +17,16 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 def open_null(context: Context) -> None:
-    """The node's /dev/null, looked at (c 1:3) before it is ever used to mask something."""
+    """The node's /dev/null, looked at (c 1:3) before it is ever used to mask something.
+
+    On a read-only mount: a container's root could chmod it for the whole node otherwise.
+    """
     if context.plan.masked_paths:
         context.null_fd = mount.clone_tree(AT_FDCWD, b"/dev/null")
         require_null(context.null_fd)
+        mount.mount_setattr(
+            context.null_fd, attributes=_RDONLY, propagation=mount.Propagation.PRIVATE
+        )
 
 
 def protect(context: Context) -> None:

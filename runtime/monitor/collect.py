@@ -59,14 +59,16 @@ async def collect_output(ask: Ask, limit: int) -> tuple[Executed, bytes, bytes]:
     end is given DRAIN_PATIENCE, then its output is cut (CVE-2026-53495).
     """
     stdout, stderr = _Collector(limit), _Collector(limit)
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    # Nothing to read, yet not /dev/null: a container's root could chmod the node's by this.
+    stdin, write_end = os.pipe2(os.O_CLOEXEC)
+    os.close(write_end)
     try:
-        executed = await ask((null, stdout.write_fd, stderr.write_fd))
+        executed = await ask((stdin, stdout.write_fd, stderr.write_fd))
         stdout.close_write()
         stderr.close_write()
         await asyncio.wait({stdout.ended, stderr.ended}, timeout=DRAIN_PATIENCE)
         return executed, bytes(stdout.data), bytes(stderr.data)
     finally:
-        os.close(null)
+        os.close(stdin)
         stdout.close()
         stderr.close()
