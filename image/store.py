@@ -38,7 +38,7 @@ from image.reference import Reference
 from image.registry.credentials import Credentials
 from image.settings import ImageSettings, RegistrySettings, UnpackLimits
 from image.snapshot import Overlay, Snapshots
-from image.view import FilesystemUsage, Image, Usage, View
+from image.view import FilesystemUsage, Image, Usage, View, mountpoint
 from image.worker.pool import Pool, finished
 
 __all__ = [
@@ -336,12 +336,12 @@ class ImageStore:
         return Usage(
             timestamp=time.time_ns(),
             images=FilesystemUsage(
-                str(self._root / "layers"),
+                mountpoint(self._root, "layers"),
                 sum(layer.size for layer in layers) + size,
                 sum(layer.inodes for layer in layers) + count,
             ),
             containers=FilesystemUsage(
-                str(self._root / "containers"), 3 * 4096 * containers, 4 * containers
+                mountpoint(self._root, "containers"), 3 * 4096 * containers, 4 * containers
             ),
         )
 

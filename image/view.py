@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Final
 
 from image.catalog import Catalog, ImageRecord
@@ -52,6 +53,16 @@ class Usage:
     timestamp: int
     images: FilesystemUsage
     containers: FilesystemUsage
+
+
+def mountpoint(root: Path, name: str) -> str:
+    """Where root/<name> is counted: root, or root/<name> if a disk of its own is mounted there.
+
+    Two different answers make kubelet take layers and writable files for split file systems, whose
+    limits it keeps apart (KEP-4191): they may differ only if the disks do.
+    """
+    own = root / name
+    return str(root if own.stat().st_dev == root.stat().st_dev else own)
 
 
 class View:

@@ -126,6 +126,21 @@ def test_the_roots_of_images_are_mounted_with_their_own_mode(tmp_path: Path) -> 
     run_inside(tmp_path, body)
 
 
+def test_containers_on_a_disk_of_their_own_are_told_as_such(tmp_path: Path) -> None:
+    body = """
+    async def main():
+        own = scratch / "root/containers"
+        own.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", own], check=True)
+        store = await ImageStore.open(scratch / "root", settings())
+        usage = store.usage()
+        assert usage.containers.mountpoint == str(own)
+        assert usage.images.mountpoint == str(scratch / "root")
+        await store.close()
+    """
+    run_inside(tmp_path, body)
+
+
 def test_layers_that_occur_twice_can_be_mounted(tmp_path: Path) -> None:
     body = """
     async def main():
