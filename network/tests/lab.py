@@ -87,6 +87,10 @@ def sysctl(name: str, value: int | None = None) -> int:
     return int(path.read_text())
 
 
+def has_sysctl(name: str) -> bool:
+    return (Path("/proc/sys/net") / name).exists()
+
+
 def nft_elements() -> set[str]:
     """What is in our sets and maps, as `table set key`."""
     found = set()
