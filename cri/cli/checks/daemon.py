@@ -13,7 +13,6 @@ from runtime.linux import fds
 from runtime.spawner.messages import HELLO, code_version
 
 OTHERS = ("/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock")
-CRICTL = Path("/etc/crictl.yaml")
 PATIENCE = 5.0
 
 
@@ -73,11 +72,12 @@ def others(_place: Place) -> Iterator[Finding]:
 
 def crictl(place: Place) -> Iterator[Finding]:
     """crictl knows our socket."""
-    if CRICTL.exists() and place.address in CRICTL.read_text():
-        yield ok("crictl", f"{CRICTL} names this socket")
+    path = place.etc / "crictl.yaml"
+    if path.exists() and place.address in path.read_text():
+        yield ok("crictl", f"{path} names this socket")
     else:
-        remedy = f"install deploy/crictl.yaml as {CRICTL}"
-        yield note("crictl", f"{CRICTL} does not name {place.address}", remedy)
+        remedy = f"install deploy/crictl.yaml as {path}"
+        yield note("crictl", f"{path} does not name {place.address}", remedy)
 
 
 CHECKS = (answers, spawner, others, crictl)

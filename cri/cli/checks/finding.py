@@ -39,6 +39,7 @@ class Place:
     address: str
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
+    etc: Path = Path("/etc")
 
     def sysctl(self, name: str) -> str:
         """The value of a sysctl; "" where the kernel has none of that name."""

@@ -86,9 +86,9 @@ def network(place: Place) -> Iterator[Finding]:
     )
 
 
-def resolver(_place: Place) -> Iterator[Finding]:
+def resolver(place: Place) -> Iterator[Finding]:
     """The node's resolver can be reached from a pod, which gets a copy of its resolv.conf."""
-    path = Path("/etc/resolv.conf")
+    path = place.etc / "resolv.conf"
     text = path.read_text(errors="replace") if path.exists() else ""
     servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
     local = [server for server in servers if server.startswith("127.") or server == "::1"]
