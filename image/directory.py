@@ -12,6 +12,7 @@ from typing import Final
 from image.errors import StorageFull
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_DESCRIPTORS: Final = 128  # that a removal holds, however deep a container has dug
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -50,8 +51,8 @@ def full(error: OSError, path: Path) -> StorageFull | None:
 def remove_tree(path: Path) -> None:
     """Remove `path` and all below it; an absent one is fine. Never follows a symbolic link.
 
-    Works by directory descriptors, so that neither the depth nor the length of a path that a
-    stranger made matters; holds one descriptor a level (`UnpackLimits.depth` bounds those).
+    Works by directory descriptors, at most _DESCRIPTORS at a time, so that neither the depth nor the
+    length of a path that a stranger made matters.
     """
     try:
         fd = os.open(path, _OPEN)
@@ -78,14 +79,19 @@ def remove_entry(parent: int, name: bytes) -> None:
 def _empty(top: int) -> None:
     """Remove all that is in a directory; closes the descriptor."""
     path = [(top, "", _remove_files(top))]
+    token, moved = os.urandom(8).hex(), 0  # nobody may have made names like ours before
     try:
         while path:
             fd, name, children = path[-1]
-            if children:
+            if children and len(path) < _DESCRIPTORS:
                 child = children.pop()
                 child_fd = os.open(child, _OPEN, dir_fd=fd)
                 path.append((child_fd, child, _remove_files(child_fd)))
                 continue
+            for child in children:  # too deep: each becomes a child of the top, for later
+                moved += 1
+                os.rename(child, f"{token}-{moved}", src_dir_fd=fd, dst_dir_fd=top)
+                path[0][2].append(f"{token}-{moved}")
             path.pop()
             os.close(fd)
             if path:
