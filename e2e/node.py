@@ -1,7 +1,7 @@
 """A node of the tests' own on this machine: namespaces, a registry, a daemon, and what they leave.
 
     Node
-      holder      unshare --net --mount: keeps the namespaces; ends when its standard input does
+      holder      holder.sh: keeps the namespaces, and ends what is left when its input ends
       registry    docker-registry on 127.0.0.1:5000 of that network
       daemon      podwright serve --config <directory>/podwright.toml, built-in network on
       <directory> root/  state/  netns/  registry/  logs/     (short: unix sockets' paths are)
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 REGISTRY = "127.0.0.1:5000"
-REPOSITORY = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent
 TOOLS = (REPOSITORY / ".venv/debian/usr/bin", Path("/usr/sbin"), Path("/usr/bin"), Path("/bin"))
 SETTLING = 5.0
 """Seconds in which what was removed has to be gone."""
@@ -321,27 +322,12 @@ class Node:
     # its end
 
     def close(self) -> None:
-        """Ends every process of the node, and with them its namespaces, then deletes its files."""
+        """Ends the daemon and the registry; the holder ends the rest, and deletes the files."""
         self.client.close()
         for background in (self.daemon, self.registry):
             if background is not None and background.process.poll() is None:
                 background.stop()
-        for pid in self.processes():
-            if pid != self.holder.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
         self.holder.communicate()
-        for path in sorted(self._cgroup_tops(), reverse=True):
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _cgroup_tops(self) -> set[Path]:
-        inner = {Path(path) for path in self._cgroups()}
-        tops = {
-            Path("/sys/fs/cgroup", h, self.cgroup.lstrip("/")) for h in os.listdir("/sys/fs/cgroup")
-        }
-        return inner | tops | {Path("/sys/fs/cgroup", self.cgroup.lstrip("/"))}
 
 
 def _connects(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
@@ -359,16 +345,18 @@ def started(*, registry: bool = True, daemon: bool = True, disk_bytes: int = 0) 
     directory = Path(tempfile.mkdtemp(prefix="pw", dir="/var/tmp"))  # a disk, and a short name
     for name in ("logs", "netns", "root", "state"):
         (directory / name).mkdir()
-    disk = f"mount -t tmpfs -o size={disk_bytes} disk {directory}/root; " if disk_bytes else ""
-    setup = f"ip link set lo up; {disk}echo ready; exec cat >/dev/null"
+    cgroup = f"/podwright-{directory.name}"
+    told = {"DIRECTORY": str(directory), "CGROUP": cgroup, "DISK_BYTES": str(disk_bytes)}
     holder = subprocess.Popen(
-        [tool("unshare"), "--net", "--mount", "--", "sh", "-euc", setup],
+        [tool("unshare"), "--net", "--mount", "--", "sh", str(HERE / "holder.sh")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, **told},
+        start_new_session=True,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"ready\n"
-    node = Node(directory, holder, f"/podwright-{directory.name}")
+    node = Node(directory, holder, cgroup)
     try:
         if registry:
             node.registry = node.start_registry()
