@@ -118,7 +118,11 @@ def configure_pod(pod: Channel, port: Port, *more: Request) -> None:
         requests.append(route.add_address(index, address, network.prefixlen))
     for network in port.networks:
         requests.append(route.add_default_route(index, gateway_of(network)))
-    pod.transact(requests)
+    try:
+        pod.transact(requests)
+    except PermissionError as error:  # EACCES, which kernels before 6.3 don't explain
+        hint = "is net.ipv6.conf.all.disable_ipv6 (or default, or eth0) 1 in the pod?"
+        raise PermissionError(error.errno, f"{error.strerror}; {hint}") from error
 
 
 def settle(linkwatch: Linkwatch, bridge: Bridge, port: Port) -> None:
