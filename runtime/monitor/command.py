@@ -72,10 +72,12 @@ class Command:
         container, pod = self._container, self._pod
         who = container.who
         assert who is not None  # it runs, so its init has told
-        clone_fd = container.cgroup.clone_fd(beside=container.pid)
-        pid_ns_fd = pod.pid_namespace_fd(container.id)
-        tasks = container.cgroup.attach_fds()
+        clone_fd: int | None = None
+        pid_ns_fd, tasks = -1, list[int]()
         try:
+            clone_fd = container.cgroup.clone_fd(beside=container.pid)
+            pid_ns_fd = pod.pid_namespace_fd(container.id)
+            tasks = container.cgroup.attach_fds()
             surroundings = launch.Surroundings(
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 pid_ns_fd=pid_ns_fd,

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from runtime.cgroup.tree import Cgroup
@@ -109,32 +109,40 @@ class Container:
 
     def reopen_log(self) -> None:
         if self._log is not None:
-            self._log.reopen()
+            with _naming(self._log.path):
+                self._log.reopen()
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Called once the container has ended, however it did."""
         self._when_ended.append(callback)
 
     def write_exit(self, path: str) -> None:
-        """Writes the exit to `path`, whole or not at all, before anyone is told of it."""
+        """Writes the exit to `path`, whole or not at all, before anyone is told of it.
+
+        On a full disk it is only remembered: no pod ends because nothing can be written down.
+        """
         partial = path + ".partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(encode(self.exit), file)
-        os.rename(partial, path)
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                json.dump(encode(self.exit), file)
+            os.rename(partial, path)
+        except OSError as error:
+            fds.log(f"the exit of container {self.id} is not on disk: {error}")
 
     def _launch(self, descriptors: list[int]) -> None:
         begin = time.monotonic_ns()
         request, pod = self.request, self._pod
         plan_fd, *cgroup_fds = descriptors
         self._plan_fd = os.dup(plan_fd)  # for the commands that will be run in here
-        if request.log_path:
-            self._log = LogFile(request.log_path)
+        self._log = _open_log(request.log_path)
         unified = pod.hierarchy.version == 2
-        stdio = self._make_pipes()
-        pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
+        stdio: list[int] = []
+        pid_ns_fd = -1
         try:
+            self._make_pipes(stdio)
+            pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
             surroundings = launch.Surroundings(
-                stdio=stdio,
+                stdio=(stdio[0], stdio[1], stdio[2]),
                 mount_ns_fd=pod.facts.mount_fd,
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=request.pid_namespace == "own",
@@ -162,19 +170,19 @@ class Container:
         size = os.fstat(self._plan_fd).st_size
         return fds.parse(os.pread(self._plan_fd, size, 0))
 
-    def _make_pipes(self) -> tuple[int, int, int]:
-        """The container's ends of its stdio (-1: /dev/null); our ends go to the log."""
+    def _make_pipes(self, ends: list[int]) -> None:
+        """Adds the container's ends of its stdio (-1: /dev/null); our ends go to the log."""
         if self.request.terminal:
-            return (-1, -1, -1)  # the terminal's master comes by the channel
+            ends += (-1, -1, -1)  # the terminal's master comes by the channel
+            return
         stdin = -1
         if self.request.stdin:
             stdin, self._stdin_fd = os.pipe2(os.O_CLOEXEC)
-        ends = [stdin]
+        ends.append(stdin)
         for stream in ("stdout", "stderr"):
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
             self._streams.append(OutputStream(self._pod.loop, read_fd, stream, self._log))
             ends.append(write_fd)
-        return (ends[0], ends[1], ends[2])
 
     def _on_message(self) -> None:
         """Init talks while it becomes the container; its silence, by execve, is success."""
@@ -294,3 +302,19 @@ class Container:
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(result)
+
+
+def _open_log(path: str) -> LogFile | None:
+    if not path:
+        return None
+    with _naming(path):
+        return LogFile(path)
+
+
+@contextlib.contextmanager
+def _naming(log_path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        raise InitFailed("log", number, f'the log file "{log_path}" can\'t be opened') from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 MODE = 0o640
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
+FLAGS |= os.O_NONBLOCK  # a FIFO that somebody put there must not hold up the pod
 
 
 class LogFile:
@@ -20,7 +23,7 @@ class LogFile:
         self.path = path
         self.lost_bytes = 0
         self.error = ""
-        self._fd = os.open(path, FLAGS, MODE)
+        self._fd = _open(path)
 
     def append(self, records: bytes) -> None:
         view = memoryview(records)
@@ -34,9 +37,18 @@ class LogFile:
 
     def reopen(self) -> None:
         """Opens the path anew (kubelet has renamed the old file). OSError: the old one stays."""
-        fd = os.open(self.path, FLAGS, MODE)
+        fd = _open(self.path)
         os.close(self._fd)
         self._fd = fd
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _open(path: str) -> int:
+    """Whoever can write to the directory (a log collector, say) may have put anything there."""
+    fd = os.open(path, FLAGS, MODE)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd

@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from runtime.linux.fds import log
+
 Callback = Callable[[], None]
+_PAUSE = 0.01  # seconds after a fault: what is always ready, and always fails, must not spin
 
 
 @dataclass(order=True, slots=True)
@@ -58,7 +61,7 @@ class Loop:
         for fd, _ in self._epoll.poll(self._patience()):
             callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
             if callback is not None:
-                callback()
+                _call(callback)
         self._fire_timers()
 
     def close(self) -> None:
@@ -74,4 +77,13 @@ class Loop:
         while self._timers and self._timers[0].when <= now:
             callback = heapq.heappop(self._timers).callback
             if callback is not None:
-                callback()
+                _call(callback)
+
+
+def _call(callback: Callback) -> None:
+    """A fault of ours costs one event, not the monitor, and with it all of the pod."""
+    try:
+        callback()
+    except Exception as error:  # noqa: BLE001 - see above
+        log(f"an event could not be dealt with: {error!r}")
+        time.sleep(_PAUSE)

@@ -127,7 +127,11 @@ class Pod:
             reply(result)
 
         self._commands[number] = command
-        command.start(stdio, answer)
+        try:
+            command.start(stdio, answer)
+        except BaseException:
+            self._commands.pop(number, None)
+            raise
 
     def abandon(self, number: object) -> None:
         command = self._commands.get(number)
