@@ -22,6 +22,7 @@ from cri.rpc.container_start import after_start
 from cri.rpc.finish import background
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
+from runtime.errors import MonitorSilent
 from runtime.lifecycle import Started
 
 if TYPE_CHECKING:
@@ -89,8 +90,34 @@ async def _bury(services: Services, sandbox_id: str) -> None:
     async with services.locks.hold(sandbox_id):
         sandbox = services.store.sandboxes.exact(sandbox_id)
         if sandbox is not None and not sandbox.status.stopped:
-            log.error("sandbox %s: %s", sandbox_id, MONITOR_DIED)
-            await _lost(services, sandbox_id, MONITOR_DIED)
+            await _ask(services, sandbox_id, MONITOR_DIED)
+
+
+async def _ask(services: Services, sandbox_id: str, gone: str) -> None:
+    """Have the pod's monitor tell what is true; one that is gone takes its pod along.
+
+    No pod ends for a monitor that is only slow, nor for a connection that has broken.
+    """
+    try:
+        report = await services.runtime.reconnect(sandbox_id)
+    except MonitorSilent as error:
+        log.error("sandbox %s, to be asked again: %s", sandbox_id, error)
+        what = f"question to the monitor of sandbox {sandbox_id}"
+        background(services, what, _ask_later(services, sandbox_id, gone))
+        return
+    if report is None:
+        log.error("sandbox %s: %s", sandbox_id, gone)
+        await _lost(services, sandbox_id, gone)
+    else:
+        await _agree(services, report)
+
+
+async def _ask_later(services: Services, sandbox_id: str, gone: str) -> None:
+    await asyncio.sleep(RETRY_SECONDS)
+    async with services.locks.hold(sandbox_id):
+        sandbox = services.store.sandboxes.exact(sandbox_id)
+        if sandbox is not None and sandbox.status.state is SandboxState.READY:
+            await _ask(services, sandbox_id, gone)
 
 
 async def _recover(services: Services, sandbox: Sandbox, *, rebooted: bool) -> None:
@@ -101,11 +128,7 @@ async def _recover(services: Services, sandbox: Sandbox, *, rebooted: bool) -> N
         elif rebooted:
             await _lost(services, sandbox.id, REBOOTED)
         elif sandbox.status.state is SandboxState.READY:
-            report = await services.runtime.reconnect(sandbox.id)
-            if report is None:
-                await _lost(services, sandbox.id, MONITOR_GONE)
-            else:
-                await _agree(services, report)
+            await _ask(services, sandbox.id, MONITOR_GONE)
         elif not sandbox.status.stopped:
             await _lost(services, sandbox.id, sandbox.status.reason)
 

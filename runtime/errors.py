@@ -61,5 +61,9 @@ class MonitorLost(RuntimeFault):
     """The monitor of a sandbox died, or stopped answering, in the middle of a request."""
 
 
+class MonitorSilent(MonitorLost):
+    """The monitor has not answered in time, but its connection holds: it may only be slow."""
+
+
 class SpawnerUnavailable(RuntimeFault):
     """No spawner could be started; the text carries what it printed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -18,7 +19,14 @@ from pathlib import Path
 from runtime import sweep
 from runtime.cgroup import tree
 from runtime.codec import decode
-from runtime.errors import ContainerNotFound, ExecTimedOut, MonitorLost, SandboxNotFound
+from runtime.errors import (
+    ContainerNotFound,
+    ExecTimedOut,
+    MonitorLost,
+    MonitorSilent,
+    RuntimeFault,
+    SandboxNotFound,
+)
 from runtime.init import plan
 from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
@@ -61,8 +69,13 @@ __all__ = [
     "Started",
 ]
 
+log = logging.getLogger(__name__)
+
 START_PATIENCE = 120.0  # a bind source on a slow network file system may take its time
-SHUTDOWN_PATIENCE = 20.0  # then the monitor itself is killed and its leftovers are swept
+REPORT_PATIENCE = 3.0  # a monitor answers in less than a millisecond
+SIGNAL_PATIENCE = 10.0
+EXEC_PATIENCE = 30.0  # beyond the command's own time limit
+SHUTDOWN_PATIENCE = 15.0  # then the monitor itself is killed and its leftovers are swept
 MAX_OUTPUT = 16 * 1024 * 1024
 
 
@@ -152,7 +165,10 @@ class Runtime:
         return SandboxHandles(spawned.pid, netns_path, netns_fd, netlink_fd, spawned.stages)
 
     async def reconnect(self, sandbox_id: str) -> SandboxReport | None:
-        """After a restart: the monitor's memory of its containers; None: it is gone."""
+        """After a restart: the monitor's memory of its containers; None: it is gone.
+
+        Raises MonitorSilent if it is there, but does not answer.
+        """
         if sandbox_id not in self._monitors:
             path = os.fspath(self._monitors_dir / sandbox_id / "monitor.sock")
             try:
@@ -161,7 +177,11 @@ class Runtime:
                 return None
             self._adopt(sandbox_id, connection)
         try:
-            return await self._monitors[sandbox_id].ask(Report(), SandboxReport, patience=10)
+            return await self._monitors[sandbox_id].ask(
+                Report(), SandboxReport, patience=REPORT_PATIENCE
+            )
+        except MonitorSilent:
+            raise
         except MonitorLost:
             self._forget(sandbox_id)
             return None
@@ -211,7 +231,8 @@ class Runtime:
 
     async def signal(self, sandbox_id: str, container_id: str, signal: int) -> None:
         """To the container's first process; SIGKILL to all. ContainerNotFound if it doesn't run."""
-        await self._client(sandbox_id).ask(Signal(container_id, signal), Done)
+        client = self._client(sandbox_id)
+        await client.ask(Signal(container_id, signal), Done, patience=SIGNAL_PATIENCE)
 
     async def exec(self, request: ExecRequest) -> ExecResult:
         """Runs a command in a running container and collects what it prints.
@@ -222,7 +243,8 @@ class Runtime:
         run = Exec(request.container_id, request.args, request.timeout)
 
         async def ask(descriptors: tuple[int, int, int]) -> Executed:
-            return await client.ask(run, Executed, descriptors, patience=None)
+            patience = request.timeout + EXEC_PATIENCE if request.timeout else None
+            return await client.ask(run, Executed, descriptors, patience=patience)
 
         executed, stdout, stderr = await collect_output(ask, request.max_output)
         if executed.timed_out:
@@ -245,9 +267,12 @@ class Runtime:
         """
         client = self._monitors.pop(sandbox_id, None)
         if client is not None:
-            with contextlib.suppress(MonitorLost):
+            try:
                 await client.ask(Shutdown(), Done, patience=SHUTDOWN_PATIENCE)
-            client.close()
+            except (RuntimeFault, OSError) as error:
+                log.warning("sandbox %s: its monitor is killed: %s", sandbox_id, error)
+            finally:
+                client.close()
         leftovers = sweep.Leftovers(
             directory=self._monitors_dir / sandbox_id,
             netns_path=Path(self._netns_path(sandbox_id)),

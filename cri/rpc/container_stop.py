@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import signal
 from pathlib import Path
@@ -15,7 +14,7 @@ from cri.errors import ContainerNotFound
 from cri.specgen import signals
 from cri.store.container import ContainerState
 from runtime.errors import ContainerNotFound as NotRunning
-from runtime.errors import MonitorLost, SandboxNotFound
+from runtime.errors import MonitorLost, MonitorSilent, SandboxNotFound
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -73,9 +72,16 @@ async def kill(services: Services, container: Container) -> None:
 
 
 async def _send(services: Services, container: Container, number: int) -> None:
-    """A container that has ended, or whose monitor has, is told so by its exit."""
-    with contextlib.suppress(NotRunning, SandboxNotFound, MonitorLost):
+    """A container that has ended, or whose monitor has, is told so by its exit.
+
+    Raises MonitorSilent: then nothing is known to have happened.
+    """
+    try:
         await services.runtime.signal(container.metadata.sandbox_id, container.id, number)
+    except MonitorSilent:
+        raise
+    except (NotRunning, SandboxNotFound, MonitorLost):
+        return
 
 
 async def _until_ended(services: Services, container_id: str, seconds: float) -> bool:

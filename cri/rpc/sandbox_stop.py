@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from typing import TYPE_CHECKING
 
 from cri import trace
@@ -17,6 +18,9 @@ from cri.undo import Undo
 if TYPE_CHECKING:
     from cri.rpc.services import Services
     from cri.store.sandbox import Sandbox
+
+
+log = logging.getLogger(__name__)
 
 
 async def stop_pod_sandbox(
@@ -74,7 +78,12 @@ async def _kill_containers(services: Services, sandbox_id: str) -> None:
     if not running:
         return
     with trace.stage("kill containers"):
-        await asyncio.gather(*(container_stop.kill(services, one) for one in running))
+        outcomes = await asyncio.gather(
+            *(container_stop.kill(services, one) for one in running), return_exceptions=True
+        )
+    for outcome in outcomes:  # what follows takes the processes without anybody's help
+        if isinstance(outcome, Exception):
+            log.warning("stop sandbox %s: %s", sandbox_id, outcome)
 
 
 async def _detach(services: Services, sandbox: Sandbox) -> None:

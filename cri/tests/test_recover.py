@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -33,6 +34,20 @@ async def test_a_pod_whose_monitor_dies_is_dead_and_others_don_t_notice(node: No
     assert await node.sandbox_state(sandbox_id) == api.SANDBOX_NOTREADY
     assert not any(sandbox_id in left for left in node.leftovers())
     assert (await node.status(other)).state == api.CONTAINER_RUNNING
+
+
+async def test_a_pod_lives_on_when_the_connection_to_its_monitor_breaks(node: Node) -> None:
+    sandbox_id = await node.run()
+    container_id = await node.running(sandbox_id, *FOREVER)
+    client = node.services.runtime._monitors[sandbox_id]
+    client._connection.shutdown(socket.SHUT_RDWR)
+    await eventually(lambda: node.services.runtime._monitors.get(sandbox_id) not in (client, None))
+    async with node.services.locks.hold(sandbox_id):  # whoever settles it has done so
+        pass
+    assert await node.sandbox_state(sandbox_id) == api.SANDBOX_READY
+    os.kill(node.services.store.containers.get(container_id).status.pid, signal.SIGKILL)
+    await node.ended(container_id)
+    assert (await node.status(container_id)).exit_code == 137
 
 
 async def test_what_can_t_be_written_down_is_tried_again(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from runtime.codec import decode, encode
-from runtime.errors import MonitorLost
+from runtime.errors import MonitorLost, MonitorSilent
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.monitor.failures import exception_of
@@ -38,6 +38,8 @@ class MonitorClient:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._read)
         self._open = True
+        self._sending = asyncio.Lock()  # one may wait until the socket is writable
+        self._writable: asyncio.Future[None] | None = None
 
     def keep(self) -> None:
         """Tells a new monitor that it is known, and to live on whatever becomes of us."""
@@ -58,16 +60,22 @@ class MonitorClient:
         future: asyncio.Future[Message] = self._loop.create_future()
         self._waiting[number] = future
         try:
-            await self._send(message, descriptors)
-            reply = await asyncio.wait_for(future, patience)
+            async with asyncio.timeout(patience):
+                await self._send(message, descriptors)
+                reply = await future
         except asyncio.CancelledError:
             if isinstance(request, Exec):
                 self._abandon(number)
             raise
         except TimeoutError:
-            raise MonitorLost(f"no answer to {message['do']!r} within {patience:g} s") from None
+            if isinstance(request, Exec):
+                self._abandon(number)
+            text = f"the pod's monitor has not answered {message['do']!r} within {patience:g} s"
+            raise MonitorSilent(text) from None
         finally:
             self._waiting.pop(number, None)
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # seen: the connection may have ended while we were sending
         if "failed" in reply:
             raise exception_of(decode(Failure, reply["failed"], path="failed"))
         return decode(answer, reply["ok"], path="ok")
@@ -77,7 +85,9 @@ class MonitorClient:
         if self._open:
             self._open = False
             self._loop.remove_reader(self._connection)
+            self._loop.remove_writer(self._connection)
             self._connection.close()
+            self._wake()
             self._fail_waiting("the connection was closed")
 
     def _abandon(self, exec_id: int) -> None:
@@ -85,30 +95,35 @@ class MonitorClient:
             fds.send(self._connection, {"id": 0, "do": "abandon", "exec_id": exec_id})
 
     async def _send(self, message: Mapping[str, object], descriptors: Sequence[int]) -> None:
-        while True:
-            if not self._open:
-                raise MonitorLost("the monitor is gone")
-            try:
-                fds.send(self._connection, message, descriptors)
-            except BlockingIOError:
-                await self._writable()
-            except OSError as error:
-                raise MonitorLost(f"the monitor is gone: {error.strerror}") from error
-            else:
-                return
+        async with self._sending:
+            while not self._try_to_send(message, descriptors):
+                await self._until_writable()
 
-    async def _writable(self) -> None:
-        writable: asyncio.Future[None] = self._loop.create_future()
-
-        def wake() -> None:
-            if not writable.done():
-                writable.set_result(None)
-
-        self._loop.add_writer(self._connection, wake)
+    def _try_to_send(self, message: Mapping[str, object], descriptors: Sequence[int]) -> bool:
+        if not self._open:
+            raise MonitorLost("the monitor is gone")
         try:
-            await writable
+            fds.send(self._connection, message, descriptors)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise MonitorLost(f"the monitor is gone: {error.strerror}") from error
+        return True
+
+    async def _until_writable(self) -> None:
+        """Returns as well when the connection is closed."""
+        self._writable = self._loop.create_future()
+        self._loop.add_writer(self._connection, self._wake)
+        try:
+            await self._writable
         finally:
-            self._loop.remove_writer(self._connection)
+            self._writable = None
+            if self._open:
+                self._loop.remove_writer(self._connection)
+
+    def _wake(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def _read(self) -> None:
         try:

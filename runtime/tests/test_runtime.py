@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from runtime import lifecycle
 from runtime.cgroup import tree
 from runtime.errors import (
     ContainerNotFound,
     ExecTimedOut,
     IllegalTransition,
     InitFailed,
+    MonitorSilent,
     SandboxNotFound,
 )
 from runtime.lifecycle import ExecRequest
@@ -256,3 +258,67 @@ async def test_ten_pods_at_once(node: Node) -> None:
         return code
 
     assert await asyncio.gather(*(live(number) for number in range(10))) == list(range(10))
+
+
+async def test_a_monitor_that_hangs_is_told_of_and_can_be_removed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REPORT_PATIENCE", "SIGNAL_PATIENCE", "SHUTDOWN_PATIENCE"):
+        monkeypatch.setattr(lifecycle, name, 0.1)
+    pid = await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(MonitorSilent, match="signal"):
+        await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    flood = [node.runtime.signal("s1", "c1", signal.SIGCONT) for _ in range(1000)]
+    told = await asyncio.gather(*flood, return_exceptions=True)  # more than its socket holds
+    assert {type(error) for error in told} == {MonitorSilent}
+    with pytest.raises(MonitorSilent, match="report"):  # and not None: it may only be slow
+        await node.runtime.reconnect("s1")
+    await asyncio.wait_for(node.remove("s1"), 5)
+    assert str(pid) not in os.listdir("/proc")
+    assert (node.leftovers(), node.lost) == ([], [])
+
+
+async def test_a_log_that_is_no_file_holds_nothing_up(node: Node) -> None:
+    await node.create("s1")
+    os.mkfifo(node.log("c1"))
+    with pytest.raises(InitFailed, match=f'log: the log file "{node.log("c1")}"'):
+        await asyncio.wait_for(node.start("s1", "c1", "sleep", "100"), 5)
+    await node.start("s1", "c2", "sleep", "100")
+    node.log("c2").unlink()
+    os.mkfifo(node.log("c2"))
+    with pytest.raises(InitFailed, match="log"):
+        await asyncio.wait_for(node.runtime.reopen_log("s1", "c2"), 5)
+    assert await node.exec("s1", "c2", "echo", "alive") == b"alive\n"
+
+
+async def test_an_exit_that_can_not_be_written_down_is_told_and_ends_no_pod(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+    exits = node.state / "monitors" / "s1" / "exits"
+    exits.rmdir()
+    exits.touch()  # as little can be made in there as on a full disk
+    await node.start("s1", "c2", "sh", "-c", "exit 7")
+    assert (await node.ended("c2")).exit_code == 7
+    assert await node.exec("s1", "c1", "echo", "alive") == b"alive\n"
+
+
+async def test_failed_starts_leave_no_descriptor_in_the_monitor(node: Node) -> None:
+    pid = await node.create("s1")
+    await node.start("s1", "c1", "sleep", "100")
+
+    async def fail(number: int) -> None:
+        request = node.request("s1", f"f{number}", "no-such-command")
+        if number % 2:
+            request = dataclasses.replace(request, pid_target="no-such-container")
+        with pytest.raises((InitFailed, ContainerNotFound)):
+            await node.runtime.start_container(request)
+        with pytest.raises(InitFailed):
+            await node.exec("s1", "c1", "no-such-command")
+
+    await fail(0)
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    for number in range(1, 6):
+        await fail(number)
+    assert len(os.listdir(f"/proc/{pid}/fd")) == before
