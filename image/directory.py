@@ -51,8 +51,8 @@ def full(error: OSError, path: Path) -> StorageFull | None:
 def remove_tree(path: Path) -> None:
     """Remove `path` and all below it; an absent one is fine. Never follows a symbolic link.
 
-    Works by directory descriptors, at most _DESCRIPTORS at a time, so that neither the depth nor the
-    length of a path that a stranger made matters.
+    Works by directory descriptors, at most _DESCRIPTORS at a time, so that neither the depth nor
+    the length of a path that a stranger made matters.
     """
     try:
         fd = os.open(path, _OPEN)
