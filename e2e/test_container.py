@@ -196,6 +196,20 @@ def test_read_only_may_reach_all_mounts_beneath(kubelet: Kubelet, pod: Pod) -> N
         node.run("umount", "--recursive", str(tree))
 
 
+def test_what_the_node_has_mounted_read_only_stays_so(kubelet: Kubelet, pod: Pod) -> None:
+    node = kubelet.node
+    tree = node.directory / "tree"
+    (tree).mkdir(exist_ok=True)
+    node.run("mount", "-t", "tmpfs", "tree", str(tree))
+    node.run("mount", "--bind", "-o", "remount,ro", str(tree))
+    try:
+        mount = api.Mount(container_path="/m", host_path=str(tree))
+        assert "Read-only" in pod.run("touch /m/x 2>&1 || true", mounts=[mount])[0]
+    finally:
+        kubelet.clean()
+        node.run("umount", str(tree))
+
+
 def test_devices_proc_and_sys_are_what_programs_expect(pod: Pod) -> None:
     said = pod.run(
         "echo x > /dev/null; head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c;"

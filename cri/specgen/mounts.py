@@ -86,11 +86,13 @@ def _requested(mount: api.Mount, index: int) -> Mount:
     _refuse_unsupported(mount, field)
     if not mount.container_path:
         raise InvalidRequest(f"{field}.container_path", "empty: where should it be mounted?")
+    if "\0" in mount.host_path:
+        raise InvalidRequest(f"{field}.host_path", f"{mount.host_path!r} contains a NUL byte")
     if not mount.host_path.startswith("/"):
         raise InvalidRequest(f"{field}.host_path", f"{mount.host_path!r} is not absolute")
     if mount.propagation not in _PROPAGATION:
         raise InvalidRequest(f"{field}.propagation", f"{mount.propagation} is not known")
-    options = ("rbind", _PROPAGATION[mount.propagation], _mode(mount, field))
+    options = ("rbind", _PROPAGATION[mount.propagation], *_mode(mount, field))
     return Mount(
         destination=destination(mount.container_path),
         type="bind",
@@ -104,9 +106,10 @@ def destination(path: str) -> str:
     return posixpath.normpath("/" + path).replace("//", "/", 1)
 
 
-def _mode(mount: api.Mount, field: str) -> str:
+def _mode(mount: api.Mount, field: str) -> tuple[str, ...]:
+    """Never "rw", which clears the flag: what the node has mounted read-only stays read-only."""
     if not mount.recursive_read_only:
-        return "ro" if mount.readonly else "rw"
+        return ("ro",) if mount.readonly else ()
     if not mount.readonly:
         raise InvalidRequest(
             f"{field}.recursive_read_only", "only a read-only mount can be so: set readonly as well"
@@ -116,7 +119,7 @@ def _mode(mount: api.Mount, field: str) -> str:
         raise InvalidRequest(
             f"{field}.recursive_read_only", f"needs PROPAGATION_PRIVATE, not {name}"
         )
-    return "rro"
+    return ("rro",)
 
 
 def _extra(mount: api.Mount, field: str) -> tuple[str, ...]:
