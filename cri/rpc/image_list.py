@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from cri.api import api_pb2 as api
 
 if TYPE_CHECKING:
-    from image.store import Image
-
     from cri.rpc.services import Services
+    from image.store import Image
 
 
 async def list_images(services: Services, request: api.ListImagesRequest) -> api.ListImagesResponse:
