@@ -120,6 +120,15 @@ def test_the_same_image_pulled_at_the_same_time_is_pulled_once(
         assert set(pool.map(kubelet.pull, [reference] * 6)) == {image.id}
 
 
+def test_a_configuration_that_no_answer_could_carry_is_refused(
+    kubelet: Kubelet, node: Node
+) -> None:
+    """One such image would make every later list of images fail."""
+    image = Image([images.busybox()], {"User": "\ud800"})
+    reference = node.inside(lambda: image.push(Registry(REGISTRY), "attack/half", "1"))
+    assert "no Unicode text" in refused(lambda: kubelet.pull(reference)).message
+
+
 def test_images_are_listed_and_filtered(kubelet: Kubelet) -> None:
     wanted = api.ImageFilter(image=api.ImageSpec(image=f"{NAMED}:1.35"))
     for filters, count in ((wanted, 1), (api.ImageFilter(image=api.ImageSpec(image="none")), 0)):

@@ -46,6 +46,8 @@ class Document:
             return {}
         if not isinstance(self.value, dict):
             raise self._mismatch("an object")
+        for key in self.value:
+            _check_unicode(key, self.path)
         return self.value
 
     def items(self) -> Iterator[Document]:
@@ -63,6 +65,7 @@ class Document:
             return default
         if not isinstance(self.value, str):
             raise self._mismatch("a string")
+        _check_unicode(self.value, self.path)
         return self.value
 
     def number(self, default: int | None = None) -> int:
@@ -84,3 +87,11 @@ class Document:
     def _mismatch(self, expected: str) -> ValueError:
         found = "nothing" if self.value is None else _KINDS.get(type(self.value), "something else")
         return ValueError(f"{self.path}: expected {expected}, got {found}")
+
+
+def _check_unicode(text: str, path: str) -> None:
+    """JSON can spell half a character, \\ud800, which nothing can be told of: no UTF-8 has it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: {text[:80]!r} is no Unicode text") from None

@@ -198,3 +198,20 @@ def test_no_document_makes_the_parsers_fail_in_another_way(value: object) -> Non
             read()
         except UnsupportedImage as error:
             assert str(error).startswith("x")  # noqa: PT017 - any other error is the failure
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"User": "\ud800"},
+        {"Env": ["A=\udfff"]},
+        {"Cmd": ["\ud800"]},
+        {"Labels": {"\ud800": "x"}},
+        {"Labels": {"x": "\ud800"}},
+        {"Volumes": {"\ud800": {}}},
+    ],
+)
+def test_half_a_character_is_refused_before_it_breaks_every_list(config: dict[str, object]) -> None:
+    data = json.dumps({"os": "linux", "architecture": "amd64", "config": config}).encode()
+    with pytest.raises(UnsupportedImage, match="no Unicode text"):
+        parse_config(data, "x")
