@@ -29,6 +29,7 @@ from runtime.linux.fds import Socket
 
 Stage = tuple[str, int, int]  # name, start (CLOCK_MONOTONIC, ns), duration (ns)
 
+_MOST_TEXT = 4096  # characters of a failure's text: a user's name may be as long as an image likes
 EXIT_FAILED = 127  # of an init that could not become the process it should
 
 
@@ -114,7 +115,10 @@ class Reporter:
     def failed(self, step: str, error: BaseException) -> None:
         """Never raises: who can't even say that he failed just exits."""
         with contextlib.suppress(OSError):
-            self._write({"type": "failed", "failure": (step, *_reason(error))})
+            number, text = _reason(error)
+            if len(text) > _MOST_TEXT:
+                text = f"{text[:_MOST_TEXT]}…"
+            self._write({"type": "failed", "failure": (step, number, text)})
 
     def _write(self, message: dict[str, object]) -> None:
         os.write(self._fd, json.dumps(message, separators=(",", ":")).encode("ascii"))

@@ -113,7 +113,7 @@ def execute(context: Context) -> None:
 
 def search(context: Context) -> tuple[list[bytes], dict[bytes, bytes], list[bytes]]:
     """Arguments, environment, and the paths that the command may mean, in the order of PATH."""
-    args = [argument.encode() for argument in context.process.args]
+    args = [_encoded(argument) for argument in context.process.args]
     env = _environment(context)
     return args, env, _candidates(args[0], env.get(b"PATH", DEFAULT_PATH))
 
@@ -121,11 +121,16 @@ def search(context: Context) -> tuple[list[bytes], dict[bytes, bytes], list[byte
 def _environment(context: Context) -> dict[bytes, bytes]:
     env: dict[bytes, bytes] = {}
     for item in context.process.env:
-        name, _, value = item.encode().partition(b"=")
+        name, _, value = _encoded(item).partition(b"=")
         env[name] = value
     if not env.get(b"HOME"):
         env[b"HOME"] = (context.identity.home or "/").encode()
     return env
+
+
+def _encoded(text: str) -> bytes:
+    """Bytes that are not UTF-8 travel as surrogates, as in os.fsencode, whatever our locale is."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _candidates(name: bytes, path: bytes) -> list[bytes]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runtime.errors import InitFailed
+from runtime.errors import ContainerNotFound, InitFailed
 from runtime.init import channel, launch
 from runtime.init.values import ProcessPlan
 from runtime.linux import fds
@@ -89,6 +90,10 @@ class Command:
             child = launch.process(
                 self._load_plan, launch.Target(container.pidfd, who), surroundings
             )
+        except OSError as error:
+            if error.errno == errno.ENOMEM and pid_ns_fd >= 0:  # its pid namespace has ended
+                raise ContainerNotFound(container.id) from error
+            raise
         finally:
             fds.close_all((-1 if clone_fd is None else clone_fd, pid_ns_fd, *tasks))
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
