@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 import image.errors as image
 import network.errors as network
+import runtime.cgroup.errors as cgroup
 import runtime.errors as runtime
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ STATUS: Mapping[type[BaseException], Status] = {
     runtime.IllegalTransition: Status(StatusCode.FAILED_PRECONDITION),
     runtime.InvalidSpec: Status(StatusCode.INVALID_ARGUMENT),
     runtime.InitFailed: Status(StatusCode.FAILED_PRECONDITION),
+    cgroup.CgroupRefused: Status(StatusCode.FAILED_PRECONDITION),
+    cgroup.CgroupBusy: Status(StatusCode.ABORTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),
     runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),

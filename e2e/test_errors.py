@@ -115,6 +115,11 @@ def test_a_mount_source_that_leads_nowhere_says_where(pod: Pod, tmp_path: Path) 
         ({"working_dir": "relative"}, "working_dir"),
         ({"devices": [api.Device(container_path="/dev/x", host_path="/dev/none")]}, "/dev/none"),
         ({"linux": security(privileged=True)}, "privileged"),
+        ({"log_path": "a\0b"}, "log_path"),
+        ({"log_path": "x" * 300}, "the log file"),
+        ({"log_path": "."}, "the log file"),
+        ({"mounts": [api.Mount(container_path="/x", host_path="/a\0b")]}, "host_path"),
+        ({"devices": [api.Device(container_path="/dev/x", host_path="/a\0b")]}, "host_path"),
     ],
 )
 def test_a_field_that_can_not_be_is_named(pod: Pod, fields: dict[str, object], said: str) -> None:

@@ -33,6 +33,12 @@ def log_path(sandbox: api.PodSandboxConfig, config: api.ContainerConfig) -> str:
         raise InvalidRequest(
             "sandbox_config.log_directory", f"{sandbox.log_directory!r} is not absolute"
         )
+    for field, path in (
+        ("sandbox_config.log_directory", sandbox.log_directory),
+        ("config.log_path", config.log_path),
+    ):
+        if "\0" in path:
+            raise InvalidRequest(field, f"{path!r} contains a NUL byte")
     if ".." in config.log_path.split("/"):
         raise InvalidRequest("config.log_path", f"{config.log_path!r} leaves the log directory")
     return posixpath.join(sandbox.log_directory, config.log_path.lstrip("/"))

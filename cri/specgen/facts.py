@@ -144,6 +144,8 @@ def _requested_devices(
 
 def _resolve(host_path: str, container_path: str, field: str) -> Iterator[Device]:
     """The device at a path, or all of a directory's, at the same places below container_path."""
+    if "\0" in host_path:
+        raise InvalidRequest(f"{field}.host_path", f"{host_path!r} contains a NUL byte")
     try:
         status = os.stat(host_path)
     except OSError as error:

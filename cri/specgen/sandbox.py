@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = "config.linux.security_context.namespace_options"
 HOSTNAME_BYTES = 64  # HOST_NAME_MAX
+NAME_BYTES = 255  # NAME_MAX
 _PID = {api.POD: "pod", api.CONTAINER: "container", api.NODE: "node"}
 _PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp", api.SCTP: "sctp"}
 
@@ -58,6 +60,8 @@ def check(config: api.PodSandboxConfig) -> None:
             raise InvalidRequest(
                 f"{_OPTIONS}.{name}", f"{api.NamespaceMode.Name(mode)}: must be POD or NODE"
             )
+    if not _is_one_line(config.hostname):
+        raise InvalidRequest("config.hostname", f"{config.hostname!r} has control characters")
     if len(config.hostname.encode()) > HOSTNAME_BYTES:
         raise InvalidRequest(
             "config.hostname", f"{config.hostname!r} has more than {HOSTNAME_BYTES} bytes"
@@ -104,9 +108,18 @@ def cgroup_parent(sandbox_id: str, config: api.PodSandboxConfig, defaults: Defau
             "cgroupDriver: cgroupfs in kubelet's configuration",
         )
     parts = [part for part in parent.split("/") if part]
-    if not parts or any(part in (".", "..") for part in parts):
+    if not parts or not all(map(_is_cgroup, parts)):
         raise InvalidRequest("config.linux.cgroup_parent", f"{parent!r} is no path of a cgroup")
     return "/" + "/".join(parts)
+
+
+def _is_cgroup(part: str) -> bool:
+    return part not in (".", "..") and _is_one_line(part) and len(part.encode()) <= NAME_BYTES
+
+
+def _is_one_line(text: str) -> bool:
+    """Neither newline nor NUL nor any other control character."""
+    return not any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def sysctls(config: api.PodSandboxConfig, containers: ContainersConfig) -> Mapping[str, str]:
@@ -121,12 +134,16 @@ def sysctls(config: api.PodSandboxConfig, containers: ContainersConfig) -> Mappi
             found["net.ipv4.ping_group_range"] = "0 2147483647"
     for name, value in config.linux.sysctls.items():
         _check_sysctl(name, options)
+        if "\0" in value:
+            raise InvalidRequest("config.linux.sysctls", f"{name}: contains a NUL byte")
         found[name] = value
     return found
 
 
 def _check_sysctl(name: str, options: api.NamespaceOption) -> None:
     dotted = name.replace("/", ".")
+    if "" in dotted.split(".") or not _is_one_line(name):
+        raise InvalidRequest("config.linux.sysctls", f"{name!r} can't be the name of a sysctl")
     for prefixes, mode, what in (
         (_NETWORK_SYSCTLS, options.network, "network"),
         (_IPC_SYSCTLS, options.ipc, "ipc"),

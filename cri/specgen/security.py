@@ -195,6 +195,6 @@ def _deprecated_seccomp(path: str) -> SeccompChoice:
 
 
 def _localhost(path: str, field: str) -> SeccompChoice:
-    if not path.startswith("/"):
+    if not path.startswith("/") or "\0" in path:
         raise InvalidRequest(f"{_FIELD}.{field}", f"{path!r} is not an absolute path")
     return SeccompChoice("localhost", path)

@@ -85,11 +85,29 @@ def test_the_cgroup_goes_where_kubelet_says(parent: str, expected: str) -> None:
     assert sandbox.cgroup_parent("s1", asked, DEFAULTS) == expected
 
 
-@pytest.mark.parametrize("parent", ["kubepods-podX.slice", "/a/../..", "/"])
+@pytest.mark.parametrize(
+    "parent", ["kubepods-podX.slice", "/a/../..", "/", "/a\0b", "/a\nb", "/" + "x" * 256]
+)
 def test_a_cgroup_parent_of_systemd_or_of_nowhere_is_refused(parent: str) -> None:
     asked = config(linux=api.LinuxPodSandboxConfig(cgroup_parent=parent))
     with pytest.raises(InvalidRequest, match=r"linux\.cgroup_parent"):
         sandbox.cgroup_parent("s1", asked, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    "name", ["net.ipv4/../../kernel/x", "net.", "net.a\0b", "net.a\n", "fs..x"]
+)
+def test_what_no_sysctl_is_called_is_refused(name: str) -> None:
+    asked = config()
+    asked.linux.sysctls[name] = "1"
+    with pytest.raises(InvalidRequest, match=r"linux\.sysctls"):
+        sandbox.sysctls(asked, ContainersConfig())
+
+
+@pytest.mark.parametrize("hostname", ["a\nb", "a\0b", "\x1b[31m", "x" * 65])
+def test_what_no_host_is_called_is_refused(hostname: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"config\.hostname"):
+        sandbox.check(config(hostname=hostname))
 
 
 def test_resolv_conf_is_the_request_s_or_else_the_node_s() -> None:

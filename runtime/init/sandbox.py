@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from runtime.errors import InitFailed, RuntimeFault
 from runtime.linux import mount
 from runtime.linux.fds import close_all
 from runtime.linux.mount import AT_FDCWD, MountAttr
@@ -138,7 +139,7 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
         else:
             namespaces.mount_fd = os.dup(holder_fd)
         mark("mount shared memory")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeFault):
         namespaces.close()
         if request.network == "pod":
             unpin(netns_path)
@@ -219,8 +220,8 @@ def _set_sysctls(request: Request) -> None:
             finally:
                 os.close(fd)
         except OSError as error:
-            text = f"sysctl {name}={value!r} can't be set: {os.strerror(error.errno or 0)}"
-            raise OSError(error.errno, text) from error
+            text = f"{name} can't be set to {value[:80]!r}"
+            raise InitFailed("sysctl", error.errno or 0, text) from error
 
 
 _SYSCTLS_OF_NAMESPACES = ("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")

@@ -109,7 +109,7 @@ class Spawner:
         try:
             namespaces = build(request.sandbox, request.netns_path, self._holder_fd)
             pid = self._fork(request, namespaces, descriptors)
-        except (OSError, ValueError, SpawnerUnavailable) as error:
+        except (OSError, ValueError, RuntimeFault) as error:
             if namespaces is not None:
                 namespaces.close()
             return {"failed": encode(failure_of(error))}, []
