@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.cgroup.tree import Cgroup
@@ -109,8 +109,10 @@ class Container:
 
     def reopen_log(self) -> None:
         if self._log is not None:
-            with _naming(self._log.path):
+            try:
                 self._log.reopen()
+            except OSError as error:
+                raise _log_refused(self._log.path, error) from error
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Called once the container has ended, however it did."""
@@ -307,14 +309,11 @@ class Container:
 def _open_log(path: str) -> LogFile | None:
     if not path:
         return None
-    with _naming(path):
-        return LogFile(path)
-
-
-@contextlib.contextmanager
-def _naming(log_path: str) -> Iterator[None]:
     try:
-        yield
+        return LogFile(path)
     except OSError as error:
-        number = error.errno or 0
-        raise InitFailed("log", number, f'the log file "{log_path}" can\'t be opened') from error
+        raise _log_refused(path, error) from error
+
+
+def _log_refused(path: str, error: OSError) -> InitFailed:
+    return InitFailed("log", error.errno or 0, f'the log file "{path}" can\'t be opened')

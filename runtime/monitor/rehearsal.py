@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.codec import encode
+from runtime.init import launch
 from runtime.init.channel import Reporter
 from runtime.init.launch import Child, Surroundings
 from runtime.init.values import ContainerPlan, Identity
@@ -33,6 +34,7 @@ def rehearse(hierarchy: Hierarchy, directory: Path) -> None:
     (directory / "exits").mkdir(parents=True, exist_ok=True)
     for _ in range(ROUNDS):
         _play(hierarchy, directory)
+    (directory / "log").unlink()
     (directory / "exits").rmdir()
     directory.rmdir()
 
@@ -47,15 +49,19 @@ def _play(hierarchy: Hierarchy, directory: Path) -> None:
     server = Server(pod, listener, loop)
     server.add(theirs)
     plan = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
-    start = encode(Start("rehearsal", "/podwright-rehearsal"))
+    log_path = str(directory / "log")
+    start = encode(Start("rehearsal", "/podwright-rehearsal", log_path=log_path))
     assert isinstance(start, dict)
     for message, descriptors in (
         ({"id": 0, "do": "keep"}, ()),
         ({"id": 1, "do": "start", **start}, (plan,)),
         ({"id": 2, "do": "report"}, ()),
         ({"id": 3, "do": "remove", "container_id": "rehearsal"}, ()),
-        ({"id": 4, "do": "shutdown"}, ()),
+        ({"id": 4, "do": "start", **start}, (plan,)),
+        ({"id": 5, "do": "shutdown"}, ()),
     ):
+        if message["id"] == 4:  # with the real one, which finds an empty plan and fails
+            pod.launch_container = launch.container
         fds.send(ours, message, descriptors)
         _until_answered(loop, ours, message)
     loop.close()
