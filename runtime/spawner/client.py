@@ -21,7 +21,8 @@ from runtime.linux.fds import Message
 from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
 from runtime.monitor.failures import exception_of
 from runtime.monitor.messages import Failure, MonitorRequest
-from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned, code_version
+from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned
+from runtime.spawner.version import code_version
 
 log = logging.getLogger(__name__)
 

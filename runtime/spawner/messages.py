@@ -10,10 +10,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.monitor.messages import Stage
 
@@ -28,14 +25,3 @@ class Spawned:
 
     pid: int
     stages: tuple[Stage, ...] = ()
-
-
-def code_version() -> str:
-    """Names the code that a spawner runs: one that was started from other files is replaced."""
-    digest = hashlib.sha256(sys.version.encode())
-    package = Path(__file__).resolve().parent.parent
-    for path in sorted(package.rglob("*.py")):
-        if "tests" not in path.parts:
-            digest.update(str(path.relative_to(package)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

@@ -10,7 +10,8 @@ from cri.api import api_pb2 as api
 from cri.cli.checks.finding import Finding, Place, note, ok, warn
 from cri.cli.client import CallFailed, Client
 from runtime.linux import fds
-from runtime.spawner.messages import HELLO, code_version
+from runtime.spawner.messages import HELLO
+from runtime.spawner.version import code_version
 
 OTHERS = ("/run/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock")
 PATIENCE = 5.0
