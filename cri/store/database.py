@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,14 @@ class Database:
     def open(cls, path: Path, *, migrations: Sequence[str] = MIGRATIONS) -> Database:
         """Open or make the database, brought to the newest schema. Raises StateUnreadable."""
         try:
+            _keep_private(path)
             connection = sqlite3.connect(path, isolation_level=None, timeout=5)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("PRAGMA cache_size = -512")
             _migrate(path, connection, migrations)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise StateUnreadable(
                 f"{path}: {error}: podwright can't tell which pods it has. Repair it with sqlite3, "
                 "or move it away, restart the node, and let its pods be made anew"
@@ -99,6 +101,15 @@ class Database:
         else:
             self._checkpoint = loop.create_task(asyncio.to_thread(_checkpoint, self._path))
         self._changes = 0
+
+
+def _keep_private(path: Path) -> None:
+    """Containers' environments hold passwords. What SQLite puts beside the file gets its mode."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
 
 
 def _checkpoint(path: Path) -> None:

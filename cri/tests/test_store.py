@@ -91,6 +91,15 @@ def test_records_survive_closing_and_opening(path: Path) -> None:
     again.close()
 
 
+def test_nobody_else_may_read_what_containers_were_given(path: Path) -> None:
+    """An environment holds passwords, and the directory may be open to all."""
+    path.touch(mode=0o644)
+    store = Store.open(path)
+    modes = {name: (path.parent / name).stat().st_mode for name in os.listdir(path.parent)}
+    store.close()
+    assert {mode & 0o777 for mode in modes.values()} == {0o600}, modes
+
+
 def test_what_was_written_survives_kill_9_without_closing(path: Path) -> None:
     program = """
 import os, sys, pathlib
