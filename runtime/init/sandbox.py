@@ -26,7 +26,7 @@ from runtime.linux import mount
 from runtime.linux.fds import close_all
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
-from runtime.linux.process import Prctl, clone3, close_from, prctl
+from runtime.linux.process import Prctl, clone3, close_from, prctl, set_title
 
 SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace
 ROOT = b"/root"  # an empty directory in it, to build a root on
@@ -246,10 +246,13 @@ def start_reaper() -> tuple[int, int]:
 
 
 def _reap_forever() -> None:
-    """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN."""
+    """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN.
+
+    It handles no signal, so that none from inside reaches it: with it all of the pod would end.
+    """
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
     close_from(3)  # the daemon must see the monitor's end by its sockets
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    set_title(b"podwright-reaper")
     while True:
         signal.pause()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 import select
 import signal
 import struct
@@ -49,6 +50,8 @@ CLOSE_RANGE_CLOEXEC = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _SIG_BLOCK = 0
 _SFD_CLOEXEC, _SFD_NONBLOCK = 0o2000000, 0o4000
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
+_SIGACTION_BYTES, _SIGSET_BYTES = 32, 8
 _NO_SIGNALS = bytes(128)  # an empty sigset_t
 _CLONE_ARGS = struct.Struct("11Q")
 _CLONE_PIDFD, _CLONE_INTO_CGROUP = int(Clone.PIDFD), int(Clone.INTO_CGROUP)
@@ -108,6 +111,29 @@ def drop_bounding(numbers: Sequence[int]) -> None:
     drops, zeros = (int(Prctl.CAPBSET_DROP),) * count, (0,) * count
     for _ in map(_prctl, drops, numbers, zeros, zeros, zeros):
         pass
+
+
+def set_title(title: bytes) -> None:
+    """What `ps` shows of this process: its name (15 bytes of it) and its command line."""
+    with open("/proc/self/comm", "wb", buffering=0) as file:
+        file.write(title[:15])
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: see proc_pid_stat(5)
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, title, min(len(title), end - start - 1))
+
+
+def forget_threads() -> None:
+    """Default dispositions for libc's own two signals, which its posix_spawn leaves ignored.
+
+    By system call, since libc lets nobody near them. On other machines they stay as they are.
+    """
+    number = _RT_SIGACTION.get(os.uname().machine)
+    if number is not None:
+        rt_sigaction = syscall("rt_sigaction", number, Integer, Text, Pointer, Size)
+        for internal in (32, 33):
+            rt_sigaction(internal, bytes(_SIGACTION_BYTES), None, _SIGSET_BYTES)
 
 
 def start_time(pid: int) -> str:

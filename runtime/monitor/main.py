@@ -29,6 +29,8 @@ def run(facts: Facts, hierarchy: Hierarchy, listener: Socket, connection: Socket
     if facts.shared_pids:
         facts.pid_fd, facts.reaper_pidfd = start_reaper()
     loop = Loop()
+    if facts.shared_pids:
+        loop.watch(facts.reaper_pidfd, loop.stop)  # without it no process could be made in the pod
     server = Server(Pod(facts, hierarchy, loop), listener, loop)
     server.add(connection)
     loop.run()

@@ -87,6 +87,10 @@ async def test_a_shared_pid_namespace_has_a_reaper_and_sees_all(node: Node) -> N
         await node.runtime.start_container(dataclasses.replace(request, spec=spec))
     seen = await node.exec("s1", "c1", "ps")
     assert seen.count(b"sleep 100") == 2
+    assert b"podwright-reaper" in seen
+    assert b"python" not in seen
+    await node.exec("s1", "c1", "sh", "-c", "for n in TERM INT HUP USR1 KILL; do kill -$n 1; done")
+    assert (await node.exec("s1", "c1", "ps")).count(b"sleep 100") == 2
     await node.runtime.signal("s1", "c2", signal.SIGKILL)
     assert (await node.ended("c2")).exit_code == 137
 
@@ -207,6 +211,21 @@ async def test_the_daemon_comes_back_and_is_told_what_happened(node: Node) -> No
     assert [(item.container_id, item.exit_code) for item in report.exited] == [("c2", 9)]
     assert (await again.exec(ExecRequest("s1", "c1", ("echo", "still")))).stdout == b"still\n"
     node.runtime = again
+
+
+async def test_a_pod_without_its_reaper_is_lost(node: Node) -> None:
+    """No process could be made in it any more: better that it is made anew."""
+    monitor = await node.create("s1", pid="pod")
+    await until(lambda: len(children(monitor)) > 0)
+    os.kill(children(monitor)[0], signal.SIGKILL)
+    await until(lambda: node.lost == ["s1"])
+
+
+async def test_a_container_inherits_no_signal_dispositions(node: Node) -> None:
+    await node.create("s1")
+    await node.start("s1", "c1", "busybox", "grep", "Sig[BI]", "/proc/self/status")
+    await node.ended("c1")
+    assert node.lines("c1") == ["SigBlk:\t" + "0" * 16, "SigIgn:\t" + "0" * 16]
 
 
 async def test_a_killed_spawner_is_replaced_and_pods_run_on(node: Node) -> None:
