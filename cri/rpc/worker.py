@@ -8,6 +8,8 @@ request is answered at the deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -77,9 +79,13 @@ class _Job(Generic[T]):
         try:
             value = self._call()
         except BaseException as error:  # noqa: BLE001 - raised where it was asked for
-            self._loop.call_soon_threadsafe(self._failed, error)
+            self._tell(functools.partial(self._failed, error))
         else:
-            self._loop.call_soon_threadsafe(self._succeeded, value)
+            self._tell(functools.partial(self._succeeded, value))
+
+    def _tell(self, settle: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended while we hung
+            self._loop.call_soon_threadsafe(settle)
 
     def _succeeded(self, value: T) -> None:
         self._hanging.discard(self)
