@@ -31,6 +31,7 @@ from network.result import Attach, PortMapping, Result
 V4, V6 = "10.87.0.0/16", "fd00:87::/64"
 GATEWAY4, GATEWAY6 = "10.87.0.1", "fd00:87::1"
 BRIDGE = "pwtest0"
+SCRATCH = "/dev/shm"
 _SECONDS = 50
 
 
@@ -60,7 +61,8 @@ def run_body() -> None:
     module, name, parameters = json.loads(sys.argv[1])
     test = getattr(importlib.import_module(module), name).__wrapped__
     ip("link set lo up")
-    run("mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir())  # where /run is, too
+    run("mount", "-t", "tmpfs", "tmpfs", SCRATCH)  # as /run is; this tree may lie in /tmp
+    tempfile.tempdir = SCRATCH
     if inspect.iscoroutinefunction(test):
         asyncio.run(test(**parameters))
     else:

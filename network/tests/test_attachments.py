@@ -23,6 +23,7 @@ from network.result import PortMapping
 from network.tests.lab import (
     BRIDGE,
     GATEWAY4,
+    SCRATCH,
     V4,
     Guest,
     Lab,
@@ -157,7 +158,7 @@ async def test_a_failed_attach_leaves_nothing_and_says_what_failed() -> None:
 
 @in_a_node
 async def test_a_full_disk_says_so_and_keeps_nobody_attached() -> None:
-    state = Path("/tmp/small")
+    state = Path(SCRATCH) / "small"
     run("mkdir", str(state))
     run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state))
     async with Lab(state=state) as lab:
