@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from cri.cli import find, show
 from cri.cli.client import CallFailed, Client, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 STATES = {
     api.CONTAINER_CREATED: "created",
@@ -35,7 +36,7 @@ def command(everything: bool, quiet: bool, output: str) -> None:  # noqa: FBT001
             for pod in shown:
                 click.echo(pod.id)
         elif output == "json":
-            click.echo(json.dumps([_as_json(client, pod) for pod in shown], indent=2))
+            click.echo(json.dumps(_as_json(client, shown), indent=2))
         else:
             _table(client, shown)
             if len(shown) < len(pods):
@@ -43,6 +44,7 @@ def command(everything: bool, quiet: bool, output: str) -> None:  # noqa: FBT001
 
 
 def _table(client: Client, pods: Sequence[api.PodSandbox]) -> None:
+    inside = _by_pod(client)
     rows = [
         [
             find.pod_name(pod),
@@ -50,7 +52,7 @@ def _table(client: Client, pods: Sequence[api.PodSandbox]) -> None:
             "ready" if pod.state == api.SANDBOX_READY else "not ready",
             _ip(client, pod) or "-",
             show.age(pod.created_at),
-            ", ".join(f"{c.metadata.name} {state_of(client, c)}" for c in _containers(client, pod)),
+            ", ".join(f"{c.metadata.name} {state_of(client, c)}" for c in inside[pod.id]),
         ]
         for pod in pods
     ]
@@ -70,8 +72,12 @@ def state_of(client: Client, container: api.Container) -> str:
     return f"exited ({status.exit_code}{'' if plain else ' ' + status.reason})"
 
 
-def _containers(client: Client, pod: api.PodSandbox) -> list[api.Container]:
-    return find.containers(client, pod.id)
+def _by_pod(client: Client) -> Mapping[str, list[api.Container]]:
+    """All containers, by their pod's id."""
+    inside: defaultdict[str, list[api.Container]] = defaultdict(list)
+    for container in find.containers(client):
+        inside[container.pod_sandbox_id].append(container)
+    return inside
 
 
 def _ip(client: Client, pod: api.PodSandbox) -> str:
@@ -83,16 +89,20 @@ def _ip(client: Client, pod: api.PodSandbox) -> str:
     return status.network.ip
 
 
-def _as_json(client: Client, pod: api.PodSandbox) -> dict[str, object]:
-    return {
-        "id": pod.id,
-        "namespace": pod.metadata.namespace,
-        "name": pod.metadata.name,
-        "ready": pod.state == api.SANDBOX_READY,
-        "ip": _ip(client, pod),
-        "created_at": pod.created_at,
-        "containers": [
-            {"id": c.id, "name": c.metadata.name, "state": state_of(client, c)}
-            for c in _containers(client, pod)
-        ],
-    }
+def _as_json(client: Client, pods: Sequence[api.PodSandbox]) -> list[dict[str, object]]:
+    inside = _by_pod(client)
+    return [
+        {
+            "id": pod.id,
+            "namespace": pod.metadata.namespace,
+            "name": pod.metadata.name,
+            "ready": pod.state == api.SANDBOX_READY,
+            "ip": _ip(client, pod),
+            "created_at": pod.created_at,
+            "containers": [
+                {"id": c.id, "name": c.metadata.name, "state": state_of(client, c)}
+                for c in inside[pod.id]
+            ],
+        }
+        for pod in pods
+    ]
