@@ -23,7 +23,7 @@ from runtime.init.context import Context, Ourselves, Surroundings, Target
 from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux.fds import Socket, pair
 from runtime.linux.namespace import Clone, setns
-from runtime.linux.process import Prctl, clone3, prctl
+from runtime.linux.process import Prctl, clone3, forget_threads, prctl
 
 __all__ = ["Child", "Surroundings", "Target", "container", "process", "warm_up"]
 
@@ -68,6 +68,7 @@ def warm_up() -> Ourselves:
     born so: no moment is left in which a container could reach into what joins it (CVE-2016-9962).
     """
     prctl(Prctl.SET_DUMPABLE, 0)
+    forget_threads()
     ignored = [
         number
         for number in signal.valid_signals()

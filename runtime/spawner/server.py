@@ -22,7 +22,7 @@ from runtime.init.sandbox import Home, PodNamespaces, build, make_holder, unpin
 from runtime.init.values import ContainerPlan, MountKind, MountStep, ProcessPlan
 from runtime.linux import fds
 from runtime.linux.fds import Message, log
-from runtime.linux.process import Prctl, forget_threads, prctl, start_time
+from runtime.linux.process import Prctl, prctl, start_time
 from runtime.monitor.failures import failure_of
 from runtime.monitor.logline import LineCutter
 from runtime.monitor.messages import (
@@ -179,7 +179,6 @@ def main() -> None:
     os.chdir("/")
     os.umask(0o022)
     Path("/proc/self/comm").write_text("podwright-spawn", encoding="ascii")
-    forget_threads()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the daemon is not for its pods
