@@ -22,6 +22,9 @@ _TRANSIENT: Final = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 
 
+TRIES_OF_THE_ABSENT = 2  # kubelet comes again by itself
+
+
 class Refused(Exception):
     """The endpoint has no more to say; `failure` is why."""
 
@@ -77,7 +80,7 @@ class Session:
     def _retried(
         self, method: str, path: str, headers: Mapping[str, str], take: Callable[[Response], T]
     ) -> T:
-        tries = 0
+        tries, most = 0, self.attempts
         while True:
             tries += 1
             try:
@@ -88,8 +91,9 @@ class Session:
                 passing = response.status in _TRANSIENT
             except Unreachable as error:
                 failure, passing = self.failure(0, str(error)), not error.permanent
+                most = min(most, TRIES_OF_THE_ABSENT) if error.absent else most
             delay = failure.retry_after or self.delay(tries)
-            if not passing or tries >= self.attempts or delay > self._settings.retry_ceiling:
+            if not passing or tries >= most or delay > self._settings.retry_ceiling:
                 raise Refused(failure)
             self._sleep(delay)
 

@@ -28,11 +28,16 @@ _PRIVATE: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
 class Unreachable(Exception):
-    """No answer, or one cut short. permanent: trying again would not help (a bad certificate)."""
+    """No answer, or one cut short.
 
-    def __init__(self, text: str, *, permanent: bool = False) -> None:
+    permanent: trying again would not help (a bad certificate); absent: nobody is there, and a
+    person who waits had better hear of it soon.
+    """
+
+    def __init__(self, text: str, *, permanent: bool = False, absent: bool = False) -> None:
         super().__init__(text)
         self.permanent = permanent
+        self.absent = absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,7 @@ def _unreachable(error: Exception, tls: Tls) -> Unreachable:
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__ or _first_argument(cause)
     if cause is None:
-        return Unreachable(_text(error))
+        return Unreachable(_text(error), absent=isinstance(error, NewConnectionError))
     trusted = ", ".join(("the system's", *tls.ca))
     text = (
         f"its certificate is not trusted: {cause.verify_message} (CAs asked: {trusted}); "
