@@ -225,7 +225,7 @@ class Runtime:
             prepared.close()
         return replace(
             started,
-            stages=(*prepared.stages, *started.stages),
+            stages=(*prepared.stages, *started.stages, *_stages(started.init_stages)),
             warnings=(*prepared.notes, *started.warnings),
         )
 
@@ -316,6 +316,10 @@ class Runtime:
         client = self._monitors.pop(sandbox_id, None)
         if client is not None:
             client.close()
+
+
+def _stages(rows: str) -> list[Stage]:
+    return [Stage(*row) for row in json.loads(rows or "[]")]
 
 
 def _pid_namespace(request: ContainerRequest) -> str:

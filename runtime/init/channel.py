@@ -41,8 +41,13 @@ class Ready:
     """
 
     identity: Identity
-    stages: Sequence[Stage]
+    stages_json: str
     warnings: Sequence[str]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The monitor hands them on as they came: to read them would cost memory that it keeps."""
+        return cast(list[Stage], json.loads(self.stages_json))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,9 @@ def receive(peer: Socket) -> Ready | Console | Failed | None:
     if kind != "ready":
         raise ValueError(f"init said {kind!r}")
     uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
-    stages = cast(list[Stage], message["stages"])
     return Ready(
         identity=Identity(uid, gid, tuple(groups), home),
-        stages=stages,
+        stages_json=cast(str, message["stages"]),
         warnings=cast(list[str], message["warnings"]),
     )
 
@@ -107,7 +111,7 @@ class Reporter:
             {
                 "type": "ready",
                 "identity": (identity.uid, identity.gid, identity.groups, identity.home),
-                "stages": stages,
+                "stages": json.dumps(stages),
                 "warnings": warnings,
             }
         )

@@ -49,7 +49,6 @@ class Container:
         self.request = request
         self.state = State.STARTING
         self.exit: ContainerExit | None = None
-        self.identity = Identity()
         self.pid = 0
         self.pidfd = -1
         self._pod = pod
@@ -64,6 +63,7 @@ class Container:
         self._plan_fd = -1
         self._started_at = 0
         self._stages: list[object] = []
+        self._init_stages = ""
         self._warnings: list[str] = []
         self._when_ended: list[Callable[[], None]] = []
 
@@ -77,7 +77,9 @@ class Container:
 
     @property
     def running(self) -> RunningContainer:
-        return RunningContainer(self.id, self.pid, self._started_at, self.identity)
+        who = self.who
+        identity = Identity(who.uid, who.gid, who.groups) if who else Identity()
+        return RunningContainer(self.id, self.pid, self._started_at, identity)
 
     def start(self, descriptors: list[int], answer: Answer) -> None:
         """Forks the container's init; `answer` gets Started or an exception when it is decided.
@@ -196,11 +198,9 @@ class Container:
     def _hear(self, said: channel.Ready | channel.Console | channel.Failed | None) -> None:
         match said:
             case channel.Ready():
-                who = said.identity
-                self.identity = Identity(who.uid, who.gid, who.groups)
-                self.who = who
+                self.who = said.identity
                 self._warnings += said.warnings
-                self._stages += said.stages
+                self._init_stages = said.stages_json
             case channel.Console():
                 stream = OutputStream(self._pod.loop, said.master_fd, "stdout", self._log)
                 self._streams.append(stream)
@@ -216,13 +216,15 @@ class Container:
         self._close_channel()
         self.state = State.RUNNING
         self._started_at = time.time_ns()
-        who = self.identity
+        who = self.who
+        assert who is not None
         self._say(
             {  # as Started, without making one
                 "pid": self.pid,
                 "started_at": self._started_at,
                 "identity": (who.uid, who.gid, who.groups),
                 "stages": self._stages,
+                "init_stages": self._init_stages,
                 "warnings": self._warnings,
             }
         )

@@ -89,13 +89,17 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The container's program runs. started_at: ns since the epoch; warnings: for the log."""
+    """The container's program runs. started_at: ns since the epoch; warnings: for the log.
+
+    init_stages: those of init, as JSON that only the daemon reads.
+    """
 
     pid: int
     started_at: int
     identity: Identity = Identity()
     stages: tuple[Stage, ...] = ()
     warnings: tuple[str, ...] = ()
+    init_stages: str = ""
 
 
 @dataclass(frozen=True, slots=True)
