@@ -59,10 +59,13 @@ def test_a_file_in_the_directorys_place_is_named(tmp_path: Path) -> None:
 async def test_the_status_follows_what_is_there(tmp_path: Path) -> None:
     network = PodNetwork(settings(tmp_path))
     await network.start(())
-    assert "net.d does not exist" in network.status().message
-    (tmp_path / "net.d").mkdir()
-    network.status()  # has it looked at again
-    await network.collect(())
-    assert "net.d holds no" in network.status().message
-    await network.close()
-    await network.close()
+    try:
+        assert "net.d does not exist" in network.status().message
+        await network.collect(())  # comes after the look that the status has asked for
+        (tmp_path / "net.d").mkdir()
+        network.status()  # has it looked at again
+        await network.collect(())
+        assert "net.d holds no" in network.status().message
+    finally:
+        await network.close()
+        await network.close()
