@@ -15,7 +15,6 @@ _slow = ctypes.CDLL(None, use_errno=True)
 
 Integer = ctypes.c_int
 Unsigned = ctypes.c_uint
-Long = ctypes.c_long
 UnsignedLong = ctypes.c_ulong
 Size = ctypes.c_size_t
 Text = ctypes.c_char_p  # bytes or None; never str, so that no codec is looked up after a fork

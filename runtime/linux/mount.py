@@ -1,7 +1,8 @@
 """Mounts by descriptor: the mount API of Linux 5.2 and later, and the little we need of the old.
 
-Every path argument is bytes. A `mount` is the descriptor of a mount, as `fsmount` and `open_tree`
-answer it: detached until `move_mount` attaches it, then the same descriptor names the attached one.
+Every path argument is bytes. A `mount` is the descriptor of a mount, as `new_mount` and
+`clone_tree` answer it: detached until `move_mount` attaches it, then the same descriptor names the
+attached one.
 See fsopen(2), open_tree(2), move_mount(2), mount_setattr(2).
 """
 
@@ -78,19 +79,9 @@ def fsopen(kind: bytes) -> int:
     return _fsopen(kind, _FSOPEN_CLOEXEC)
 
 
-def fsconfig_string(context: int, key: bytes, value: bytes) -> None:
-    """Sets a parameter. Values longer than 255 bytes: see `fits`."""
-    _fsconfig(context, _SET_STRING, key, value, 0)
-
-
 def fsconfig_flag(context: int, key: bytes) -> None:
     """Sets a parameter that has no value."""
     _fsconfig(context, _SET_FLAG, key, None, 0)
-
-
-def fsconfig_create(context: int) -> None:
-    """Makes the file system (or finds the one that exists with these parameters)."""
-    _fsconfig(context, _CREATE, None, None, 0)
 
 
 def fits(value: bytes) -> bool:
@@ -107,11 +98,6 @@ def complaints(context: int) -> str:
     except OSError:  # ENODATA: the end
         pass
     return "; ".join(repr(line[2:])[2:-1] for line in said)
-
-
-def fsmount(context: int, attributes: int = 0) -> int:
-    """A detached mount of the file system made; attributes: of MountAttr."""
-    return _fsmount(context, _FSMOUNT_CLOEXEC, attributes)
 
 
 def new_mount(kind: bytes, parameters: tuple[tuple[bytes, bytes], ...], attributes: int = 0) -> int:

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import enum
 import os
 
 from runtime.linux.libc import Pointer, Unsigned, syscall
-
-
-class SeccompFlag(enum.IntFlag):
-    """SECCOMP_FILTER_FLAG_* of linux/seccomp.h."""
-
-    TSYNC = 1
-    LOG = 2
-    SPEC_ALLOW = 4
 
 
 class _Program(ctypes.Structure):
