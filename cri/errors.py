@@ -78,6 +78,10 @@ class ImageVolumeFailed(CriFault):
     """An image can't be mounted as a volume."""
 
 
+class StreamsExhausted(CriFault):
+    """Too many streams were asked for that nobody has opened."""
+
+
 class StateNotWritten(CriFault):
     """A change of state could not be written down, so it was not made."""
 
@@ -104,6 +108,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     PathHangs: Status(StatusCode.DEADLINE_EXCEEDED),
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
+    StreamsExhausted: Status(StatusCode.RESOURCE_EXHAUSTED),
     StateNotWritten: Status(StatusCode.ABORTED),
     StateDiskFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     TimeoutError: Status(StatusCode.DEADLINE_EXCEEDED),
