@@ -1,1 +1,1 @@
-"""Exec, attach and port-forward: bytes between a client's HTTP connection and a process of a pod."""
+"""Exec, attach and port forwarding: what kubelet and crictl stream over HTTP."""
