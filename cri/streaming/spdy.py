@@ -319,10 +319,14 @@ class Connection:
         stream = self._streams.get(stream_id)
         return stream is not None and stream.sending
 
+    def send(self, stream_id: int, data: bytes, *, fin: bool = False) -> None:
+        """A short text in a frame; what is long follows its `data_header`."""
+        self._out += self.data_header(stream_id, len(data), fin=fin) + data
+
     def finish(self, stream_id: int) -> None:
         """Send no more on a stream. Idempotent."""
         if self.can_send(stream_id):
-            self._out += self.data_header(stream_id, 0, fin=True)
+            self.send(stream_id, b"", fin=True)
 
     def reset(self, stream_id: int, status: int) -> None:
         """Give a stream up, both ways. Idempotent."""
