@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cri.config import Config
     from cri.paths import Paths
     from cri.store.store import Store
+    from cri.streaming.server import StreamServer
     from image.store import ImageStore
     from network.pod_network import PodNetwork
     from runtime.lifecycle import Runtime
@@ -29,6 +30,7 @@ class Services:
     images: ImageStore
     network: PodNetwork
     runtime: Runtime
+    streams: StreamServer
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)

@@ -81,7 +81,7 @@ Event = Opened | Input | InputEnded | Resized | Left
 
 
 class WireError(Exception):
-    """The client has said something that the protocol does not know; the connection is of no use."""
+    """The client has said what no protocol knows; its connection is of no use any more."""
 
 
 class Wire(Protocol):
@@ -119,7 +119,7 @@ def version_of(protocol: str) -> int:
 class Sizes:
     """The resize channel: JSON objects, one after the other, cut anywhere.
 
-    A client's encoder ends each by a line feed. Where a message holds one object, its end is enough.
+    Clients end each by a line feed, but its own end is enough.
     """
 
     def __init__(self) -> None:

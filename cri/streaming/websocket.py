@@ -4,8 +4,8 @@
     base64 protocols    digit of the number, base64 of the bytes, in text messages
     version 5           255 and a channel's number: the client writes no more to that channel
 
-wsproto reads frames, whole or in pieces, and answers control frames. What we send are whole messages
-of one frame, which a server does not mask, so their headers are made here and no payload is copied.
+wsproto reads frames, whole or in pieces, and answers control frames. What we send are messages of
+one frame, which a server does not mask: their headers are made here, and no payload is copied.
 A client that sends text in a binary protocol (Kubernetes' own for Python does) means its UTF-8.
 """
 

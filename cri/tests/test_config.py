@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from cri.cli.config import default_text
 from cri.cli.main import main
-from cri.config import Config, ConfigError, line_of, load, override, parse
+from cri.config import Config, ConfigError, load, override, parse
+from cri.toml_lines import line_of
 
 if TYPE_CHECKING:
     from pathlib import Path
