@@ -17,11 +17,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from cri.streaming.peer import Peer
 from cri.streaming.podconnection import PodConnection
 from cri.streaming.portforward import (
+    PROTOCOL,
     Aborted,
     Asked,
     Begun,
@@ -30,8 +33,12 @@ from cri.streaming.portforward import (
     ForwardWire,
     Left,
     Sent,
+    SpdyForwarding,
 )
+from cri.streaming.portforward_websocket import PROTOCOLS, TUNNEL, Channels, Tunnel
+from cri.streaming.purpose import Stream
 from cri.streaming.remotecommand import WireError
+from cri.streaming.upgrade import Offer, Transport, Upgrade
 from runtime.errors import RuntimeFault
 
 PAIR_PATIENCE = 30.0  # seconds for the second stream of a pair
@@ -42,13 +49,45 @@ JOIN = 64 * 1024  # bytes: up to here a copy is cheaper than a second system cal
 Dial = Callable[[int], Awaitable[socket.socket]]
 
 
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """An allowed port forwarding. A `Purpose`.
+
+    ports: what was asked for: over SPDY and in a tunnel no other port is forwarded then, and the
+    channels of a WebSocket are these; without any, clients name ports as they need them.
+    dial: answers a connected, non-blocking socket for a port; raises OSError or RuntimeFault.
+    """
+
+    subject: str
+    ports: Sequence[int]
+    dial: Dial
+    creation_timeout: float = PAIR_PATIENCE
+    kind: ClassVar[str] = "portforward"
+
+    @property
+    def offer(self) -> Offer:
+        return Offer((PROTOCOL,), PROTOCOLS if self.ports else (TUNNEL,))
+
+    def begin(self, peer: Peer, upgrade: Upgrade) -> Stream:
+        return ForwardStream(
+            peer, self._wire(upgrade), self.dial, pair_patience=self.creation_timeout
+        )
+
+    def _wire(self, upgrade: Upgrade) -> ForwardWire:
+        if upgrade.transport is Transport.SPDY:
+            return SpdyForwarding(self.ports)
+        if upgrade.protocol == TUNNEL:
+            return Tunnel(self.ports)
+        return Channels(upgrade.protocol, self.ports)
+
+
 class ForwardStream:
     """A client's session. A `Stream`."""
 
     def __init__(
         self, peer: Peer, wire: ForwardWire, dial: Dial, *, pair_patience: float = PAIR_PATIENCE
     ) -> None:
-        """dial: answers a connected, non-blocking socket for a port; OSError or RuntimeFault."""
+        """pair_patience: seconds for the second stream of a pair."""
         self._loop = asyncio.get_running_loop()
         self._peer = peer
         self._wire = wire

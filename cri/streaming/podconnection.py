@@ -116,6 +116,7 @@ class PodConnection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         if self._given_up:
+            _reset_at_close(transport)
             transport.abort()
             return
         transport.set_write_buffer_limits(*UNSENT)
