@@ -29,7 +29,7 @@ def channels(url: str, *ports: int) -> Iterator[Any]:
         yield session
     finally:
         session.close()
-        made.close()
+        made.shutdown()
 
 
 class TunnelClient(SpdyClient):
