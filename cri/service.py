@@ -38,6 +38,7 @@ from cri.rpc import (
     image_status,
     runtime_config,
     sandbox_list,
+    sandbox_port_forward,
     sandbox_remove,
     sandbox_run,
     sandbox_status,
@@ -100,6 +101,7 @@ RUNTIME: Mapping[str, Rpc] = {
     "ReopenContainerLog": Rpc(
         container_reopen_log.reopen_container_log, api.ReopenContainerLogRequest
     ),
+    "PortForward": Rpc(sandbox_port_forward.port_forward, api.PortForwardRequest),
 }
 
 IMAGE: Mapping[str, Rpc] = {

@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cri.errors import CriFault
 from cri.streaming.peer import Peer
 from cri.streaming.podconnection import PodConnection
 from cri.streaming.portforward import (
@@ -47,6 +48,7 @@ GOODBYE = 10.0  # seconds that a client has to take our last bytes
 JOIN = 64 * 1024  # bytes: up to here a copy is cheaper than a second system call
 
 Dial = Callable[[int], Awaitable[socket.socket]]
+Gone = Callable[[], Coroutine[object, object, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,14 @@ class PortForward:
 
     ports: what was asked for: over SPDY and in a tunnel no other port is forwarded then, and the
     channels of a WebSocket are these; without any, clients name ports as they need them.
-    dial: answers a connected, non-blocking socket for a port; raises OSError or RuntimeFault.
+    dial: answers a connected, non-blocking socket for a port; an OSError, RuntimeFault or CriFault is
+    told to the client. gone: returns when the pod has stopped: our sockets keep its network alive.
     """
 
     subject: str
     ports: Sequence[int]
     dial: Dial
+    gone: Gone
     creation_timeout: float = PAIR_PATIENCE
     kind: ClassVar[str] = "portforward"
 
@@ -69,9 +73,7 @@ class PortForward:
         return Offer((PROTOCOL,), PROTOCOLS if self.ports else (TUNNEL,))
 
     def begin(self, peer: Peer, upgrade: Upgrade) -> Stream:
-        return ForwardStream(
-            peer, self._wire(upgrade), self.dial, pair_patience=self.creation_timeout
-        )
+        return ForwardStream(self, peer, self._wire(upgrade))
 
     def _wire(self, upgrade: Upgrade) -> ForwardWire:
         if upgrade.transport is Transport.SPDY:
@@ -84,15 +86,11 @@ class PortForward:
 class ForwardStream:
     """A client's session. A `Stream`."""
 
-    def __init__(
-        self, peer: Peer, wire: ForwardWire, dial: Dial, *, pair_patience: float = PAIR_PATIENCE
-    ) -> None:
-        """pair_patience: seconds for the second stream of a pair."""
+    def __init__(self, purpose: PortForward, peer: Peer, wire: ForwardWire) -> None:
         self._loop = asyncio.get_running_loop()
+        self._purpose = purpose
         self._peer = peer
         self._wire = wire
-        self._dial = dial
-        self._pair_patience = pair_patience
         self._connections: dict[int, PodConnection] = {}
         self._dialling: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[str] = self._loop.create_future()
@@ -101,16 +99,22 @@ class ForwardStream:
 
     async def run(self) -> str:
         self.received(b"")
+        watching = asyncio.create_task(self._watch())
         try:
             reason = await asyncio.shield(self._ended)
         except asyncio.CancelledError:
             self._end(reason := "the daemon ends")
-        await asyncio.gather(*self._dialling, return_exceptions=True)
+        watching.cancel()
+        await asyncio.gather(watching, *self._dialling, return_exceptions=True)
         self._wire.close()
         if said := self._wire.take():
             self._peer.write(said)
         await asyncio.wait([asyncio.ensure_future(self._peer.finish())], timeout=GOODBYE)
         return f"{reason}; {self._asked} connections, {self._to_pod} B in, {self._to_client} B out"
+
+    async def _watch(self) -> None:
+        await self._purpose.gone()
+        self._end("the pod has stopped")
 
     # what the client does
 
@@ -163,7 +167,9 @@ class ForwardStream:
 
     def _begun(self, number: int) -> None:
         connection = self._connections[number] = PodConnection(number, self)
-        connection.pending = self._loop.call_later(self._pair_patience, self._give_up, connection)
+        connection.pending = self._loop.call_later(
+            self._purpose.creation_timeout, self._give_up, connection
+        )
 
     def _give_up(self, connection: PodConnection) -> None:
         if self._wire.give_up(connection.number):
@@ -182,8 +188,8 @@ class ForwardStream:
     async def _dialled(self, connection: PodConnection, port: int) -> None:
         try:
             async with asyncio.timeout(DIAL_PATIENCE):
-                connected = await self._dial(port)
-        except (OSError, RuntimeFault) as error:
+                connected = await self._purpose.dial(port)
+        except (OSError, RuntimeFault, CriFault) as error:
             text = f"can't connect to port {port} of the pod: {_reason(error)}"
             self._wire.fail(connection.number, text)
             self.gone(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -60,6 +61,15 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def never() -> None:
+    """A pod that is not stopped."""
+    await asyncio.Event().wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Where the plays are played."""
@@ -68,7 +78,7 @@ class Stage:
     pod: Pod
 
     def url(self, *ports: int, **changes: object) -> str:
-        purpose = PortForward("a pod", ports, **{"dial": dial_loopback, **changes})  # type: ignore[arg-type]
+        purpose = PortForward("a pod", ports, **{"dial": dial_loopback, "gone": never, **changes})  # type: ignore[arg-type]
         return self.server.url(purpose)
 
     async def play(self, play: Callable[[SpdyClient], None], url: str = "") -> None:

@@ -131,7 +131,9 @@ async def test_a_terminal_has_a_size_that_changes_over_websocket(streams: Stream
 
 
 async def test_what_killed_a_command_shows_in_its_exit_code(streams: Streams) -> None:
-    result = await spdy(streams.exec("sh", "-c", "kill -9 $$"), lambda c: Command(c, PLAIN).result())
+    result = await spdy(
+        streams.exec("sh", "-c", "kill -9 $$"), lambda c: Command(c, PLAIN).result()
+    )
     assert result.exit_code == 137
 
 
@@ -153,9 +155,7 @@ async def test_before_version_3_there_is_no_resize_stream_to_wait_for(streams: S
 
 async def test_a_command_that_can_not_begin_is_told_on_the_error_channel(streams: Streams) -> None:
     error = InitFailed("execve", 2, "'nonsense' is not in $PATH")
-    result = await spdy(
-        streams.exec("nonsense", error=error), lambda c: Command(c, PLAIN).result()
-    )
+    result = await spdy(streams.exec("nonsense", error=error), lambda c: Command(c, PLAIN).result())
     status = result.json()
     assert (status["status"], status["reason"], status["code"]) == ("Failure", "InternalError", 500)
     assert "'nonsense' is not in $PATH" in status["message"]
