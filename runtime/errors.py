@@ -57,6 +57,10 @@ class ExecTimedOut(RuntimeFault):
     """The command ran longer than allowed; it and all its descendants were killed."""
 
 
+class AttachmentTooSlow(RuntimeFault):
+    """Who was attached did not read what the container wrote, and was detached."""
+
+
 class MonitorLost(RuntimeFault):
     """The monitor of a sandbox died, or stopped answering, in the middle of a request."""
 

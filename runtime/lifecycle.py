@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runtime import sweep
+from runtime import sessions, sweep
 from runtime.cgroup import tree
 from runtime.codec import decode
 from runtime.errors import (
@@ -52,10 +52,12 @@ from runtime.monitor.messages import (
 )
 from runtime.prepare import prepare
 from runtime.seccomp.compile import install_flags, program
+from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
 
 __all__ = [
+    "AttachRequest",
     "ContainerExit",
     "ContainerRequest",
     "ExecRequest",
@@ -65,8 +67,10 @@ __all__ = [
     "SandboxHandles",
     "SandboxReport",
     "SandboxRequest",
+    "Session",
     "Stage",
     "Started",
+    "StreamedExec",
 ]
 
 log = logging.getLogger(__name__)
@@ -210,6 +214,7 @@ class Runtime:
             pid_namespace=_pid_namespace(request),
             log_path=request.log_path,
             stdin=request.stdin,
+            stdin_once=request.stdin_once,
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id
@@ -250,6 +255,18 @@ class Runtime:
         if executed.timed_out:
             raise ExecTimedOut(f"command {request.args[0]!r} timed out after {request.timeout:g} s")
         return ExecResult(executed.exit_code, stdout, stderr)
+
+    async def open_exec(self, request: StreamedExec) -> Session:
+        """Starts a command for a client who listens. Raises InitFailed, ContainerNotFound."""
+        return await sessions.open_exec(self._client(request.sandbox_id), request)
+
+    async def attach(self, request: AttachRequest) -> Session:
+        """Attaches a client to a running container. Raises ContainerNotFound."""
+        return await sessions.attach(self._client(request.sandbox_id), request)
+
+    async def dial(self, sandbox_id: str, port: int) -> socket.socket:
+        """A TCP connection to a port of the pod's loopback; non-blocking. Raises OSError."""
+        return await sessions.dial(self._client(sandbox_id), port)
 
     async def reopen_log(self, sandbox_id: str, container_id: str) -> None:
         """Opens the log's path anew. ContainerNotFound if it doesn't run: no file is made then."""

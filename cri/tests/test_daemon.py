@@ -24,6 +24,7 @@ import pytest
 from cri import VERSION
 from cri.api import api_pb2 as api
 from cri.daemon import BOOT_ID, is_new_boot, remember_boot
+from runtime.linux.process import kill_and_wait
 from runtime.spawner.client import SpawnerClient
 
 if TYPE_CHECKING:
@@ -118,10 +119,18 @@ class Node:
             daemon.stdout.close()
             daemon.wait()
         self.notify.close()
-        with contextlib.suppress(ProcessLookupError):
-            if (self.directory / "state" / "spawner.sock").exists():
-                os.kill(asyncio.run(_spawner(self.directory / "state")), signal.SIGKILL)
+        if (self.directory / "state" / "spawner.sock").exists():
+            _end(asyncio.run(_spawner(self.directory / "state")))
         shutil.rmtree(self.directory)
+
+
+def _end(spawner: int) -> None:
+    """Kill a spawner and its zygote, which may still be rehearsing: nobody writes files then."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        zygote = map(int, Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split())
+        for pidfd in [os.pidfd_open(pid) for pid in (spawner, *zygote)]:
+            kill_and_wait(pidfd)
+            os.close(pidfd)
 
 
 async def _spawner(state: Path) -> int:

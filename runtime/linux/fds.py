@@ -50,6 +50,15 @@ def accept(listener: Socket) -> Socket:
     return _socket.socket(fileno=fd)
 
 
+def tcp_sockets() -> list[int]:
+    """Unconnected TCP sockets, close-on-exec: IPv4, and IPv6 where the kernel has it."""
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+    sockets = [_socket.socket(_socket.AF_INET, kind).detach()]
+    with contextlib.suppress(OSError):
+        sockets.append(_socket.socket(_socket.AF_INET6, kind).detach())
+    return sockets
+
+
 def close_all(fds: Iterable[int]) -> None:
     """Closes every descriptor that is not -1."""
     for fd in fds:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from runtime.codec import decode, encode
@@ -14,11 +14,78 @@ from runtime.errors import MonitorLost, MonitorSilent
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.monitor.failures import exception_of
-from runtime.monitor.messages import WORDS, ContainerExit, Exec, Failure, Keep, Request
+from runtime.monitor.messages import (
+    WORDS,
+    Abandon,
+    Attach,
+    ContainerExit,
+    EndInput,
+    Exec,
+    ExecStream,
+    Failure,
+    Keep,
+    Request,
+)
 
 T = TypeVar("T")
+Packet = tuple[Message, list[int]]
 OnExit = Callable[[ContainerExit], None]
 OnLost = Callable[[], None]
+PATIENCE = 60.0
+
+
+class Conversation:
+    """Something that was asked of a monitor, and the packets that come back."""
+
+    def __init__(self, client: MonitorClient, number: int, request: Request) -> None:
+        self.number = number
+        self.request = request
+        self._client = client
+        self._heard: asyncio.Queue[Packet | MonitorLost] = asyncio.Queue()
+
+    def hear(self, packet: Packet | MonitorLost) -> None:
+        self._heard.put_nowait(packet)
+
+    async def begun(self, opened: type[T]) -> tuple[T, list[int]]:
+        """It has begun: what was said, and the descriptors, which are the caller's."""
+        message, descriptors = await self._next()
+        try:
+            _raise_failure(message)
+            return decode(opened, message["open"], path="open"), descriptors
+        except BaseException:
+            fds.close_all(descriptors)
+            raise
+
+    async def ended(self, answer: type[T]) -> T:
+        """The last word. A failure is raised as what it names."""
+        message, descriptors = await self._next()
+        fds.close_all(descriptors)
+        _raise_failure(message)
+        return decode(answer, message["ok"], path="ok")
+
+    def end_input(self) -> None:
+        """Of an attachment: the client has no more input."""
+        if isinstance(self.request, Attach):
+            self._client.tell(EndInput(self.number))
+
+    def abandon(self) -> None:
+        """Of a command or an attachment: nobody wants it any more; its last word comes yet."""
+        if isinstance(self.request, (Exec, ExecStream, Attach)):
+            self._client.tell(Abandon(self.number))
+
+    def close(self) -> None:
+        """What comes after this is passed over."""
+        while not self._heard.empty():
+            packet = self._heard.get_nowait()
+            if not isinstance(packet, MonitorLost):
+                fds.close_all(packet[1])
+
+    async def _next(self) -> Packet:
+        packet = await self._heard.get()
+        if isinstance(packet, MonitorLost):
+            self._heard.put_nowait(packet)  # it stays lost
+            raise packet
+        return packet
 
 
 class MonitorClient:
@@ -34,7 +101,7 @@ class MonitorClient:
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self._talks: dict[int, Conversation] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._read)
         self._open = True
@@ -43,8 +110,12 @@ class MonitorClient:
 
     def keep(self) -> None:
         """Tells a new monitor that it is known, and to live on whatever becomes of us."""
+        self.tell(Keep())
+
+    def tell(self, request: Request) -> None:
+        """Sends what is never answered. A monitor that can't hear it now never does."""
         with contextlib.suppress(OSError):
-            fds.send(self._connection, {"id": 0, "do": WORDS[Keep]})
+            fds.send(self._connection, {"id": 0, "do": WORDS[type(request)], **_fields(request)})
 
     async def ask(
         self,
@@ -52,33 +123,44 @@ class MonitorClient:
         answer: type[T],
         descriptors: Sequence[int] = (),
         *,
-        patience: float | None = 60.0,
+        patience: float | None = PATIENCE,
     ) -> T:
         """Sends a request and waits for its answer; a Failure is raised as what it names."""
-        number = next(self._numbers)
-        message = {"id": number, "do": WORDS[type(request)], **_fields(request)}
-        future: asyncio.Future[Message] = self._loop.create_future()
-        self._waiting[number] = future
-        try:
+        with self._talk(request) as talk, _patient(request, patience):
             async with asyncio.timeout(patience):
-                await self._send(message, descriptors)
-                reply = await future
-        except asyncio.CancelledError:
-            if isinstance(request, Exec):
-                self._abandon(number)
-            raise
-        except TimeoutError:
-            if isinstance(request, Exec):
-                self._abandon(number)
-            text = f"the pod's monitor has not answered {message['do']!r} within {patience:g} s"
-            raise MonitorSilent(text) from None
-        finally:
-            self._waiting.pop(number, None)
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # seen: the connection may have ended while we were sending
-        if "failed" in reply:
-            raise exception_of(decode(Failure, reply["failed"], path="failed"))
-        return decode(answer, reply["ok"], path="ok")
+                await self._send(talk, descriptors)
+                return await talk.ended(answer)
+
+    async def descriptors(self, request: Request, opened: type[T]) -> tuple[T, list[int]]:
+        """Sends a request that is answered with descriptors, the caller's to close."""
+        with self._talk(request) as talk, _patient(request, PATIENCE):
+            async with asyncio.timeout(PATIENCE):
+                await self._send(talk, ())
+                return await talk.begun(opened)
+
+    async def open(
+        self,
+        request: ExecStream | Attach,
+        opened: type[T],
+        descriptors: Sequence[int],
+        *,
+        patience: float = PATIENCE,
+    ) -> tuple[T, list[int], Conversation]:
+        """Begins what lasts, until `ended` of the conversation; `release` it then.
+
+        Answers what was said, and descriptors that are the caller's.
+        """
+        talk = Conversation(self, next(self._numbers), request)
+        with self._undoing(talk), _patient(request, patience):
+            async with asyncio.timeout(patience):
+                await self._send(talk, descriptors)
+                said, received = await talk.begun(opened)
+        return said, received, talk
+
+    def release(self, talk: Conversation) -> None:
+        """Forgets a conversation. Idempotent."""
+        self._talks.pop(talk.number, None)
+        talk.close()
 
     def close(self) -> None:
         """Lets go of the monitor; it lives on."""
@@ -88,13 +170,32 @@ class MonitorClient:
             self._loop.remove_writer(self._connection)
             self._connection.close()
             self._wake()
-            self._fail_waiting("the connection was closed")
+            for talk in self._talks.values():
+                talk.hear(MonitorLost("the connection was closed"))
 
-    def _abandon(self, exec_id: int) -> None:
-        with contextlib.suppress(OSError):
-            fds.send(self._connection, {"id": 0, "do": "abandon", "exec_id": exec_id})
+    @contextlib.contextmanager
+    def _talk(self, request: Request) -> Iterator[Conversation]:
+        """A conversation, while inside."""
+        talk = Conversation(self, next(self._numbers), request)
+        with self._undoing(talk):
+            yield talk
+        self.release(talk)
 
-    async def _send(self, message: Mapping[str, object], descriptors: Sequence[int]) -> None:
+    @contextlib.contextmanager
+    def _undoing(self, talk: Conversation) -> Iterator[None]:
+        """Listens from here on; after a failure no longer. Given up, the monitor is told."""
+        self._talks[talk.number] = talk
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, (asyncio.CancelledError, MonitorSilent)):
+                talk.abandon()
+            self.release(talk)
+            raise
+
+    async def _send(self, talk: Conversation, descriptors: Sequence[int]) -> None:
+        word = WORDS[type(talk.request)]
+        message = {"id": talk.number, "do": word, **_fields(talk.request)}
         async with self._sending:
             while not self._try_to_send(message, descriptors):
                 await self._until_writable()
@@ -136,24 +237,36 @@ class MonitorClient:
             self._lost()
             return
         message, descriptors = received
-        fds.close_all(descriptors)
         if message.get("event") == "exit":
+            fds.close_all(descriptors)
             self._on_exit(decode(ContainerExit, message, path="exit"))
+            return
+        talk = self._talks.get(cast("int", message.get("id")))
+        if talk is None:
+            fds.close_all(descriptors)
         else:
-            future = self._waiting.get(cast("int", message.get("id")))
-            if future is not None and not future.done():
-                future.set_result(message)
+            talk.hear((message, descriptors))
 
     def _lost(self) -> None:
         if self._open:
             self.close()
             self._on_lost()
 
-    def _fail_waiting(self, text: str) -> None:
-        error = MonitorLost(text)
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(error)
+
+@contextlib.contextmanager
+def _patient(request: Request, patience: float | None) -> Iterator[None]:
+    """MonitorSilent where the time is up."""
+    try:
+        yield
+    except TimeoutError:
+        word = WORDS[type(request)]
+        text = f"the pod's monitor has not answered {word!r} within {patience:g} s"
+        raise MonitorSilent(text) from None
+
+
+def _raise_failure(message: Message) -> None:
+    if "failed" in message:
+        raise exception_of(decode(Failure, message["failed"], path="failed"))
 
 
 def _fields(request: Request) -> Message:

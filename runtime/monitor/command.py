@@ -1,4 +1,4 @@
-"""A command that is run in a container: exec, without a terminal of ours."""
+"""A command that is run in a container: exec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.init import channel, launch
 from runtime.init.values import ProcessPlan
 from runtime.linux import fds
 from runtime.linux.fds import Socket
-from runtime.monitor.messages import Exec, Executed
+from runtime.monitor.messages import Exec, ExecStream, Executed
 
 if TYPE_CHECKING:
     from runtime.monitor.container import Container
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
 Answer = Callable[[object], None]
+Begun = Callable[[object, list[int]], None]
 _ROUNDS = 20  # of looking for processes that were forked while we looked
 
 
@@ -54,10 +55,12 @@ def _parents() -> Iterable[tuple[int, int]]:
 class Command:
     """One exec'ed process; a child subreaper, so that its descendants can be found and killed."""
 
-    def __init__(self, container: Container, request: Exec, pod: Pod) -> None:
+    def __init__(self, container: Container, request: Exec | ExecStream, pod: Pod) -> None:
         self._container = container
         self._request = request
         self._pod = pod
+        self.begun: Begun | None = None  # told once the program runs, given the terminal's master
+        self._console_fd = -1
         self._pid = 0
         self._pidfd = -1
         self._channel: Socket | None = None
@@ -68,7 +71,7 @@ class Command:
         self._answer: Answer = lambda _result: None
 
     def start(self, stdio: list[int], answer: Answer) -> None:
-        """stdio: descriptors for stdin, stdout, stderr, the caller's to close."""
+        """stdio: stdin, stdout, stderr (-1: the container's /dev/null), the caller's to close."""
         self._answer = answer
         container, pod = self._container, self._pod
         who = container.who
@@ -99,17 +102,23 @@ class Command:
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
         pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
-        if self._request.timeout > 0:
+        if isinstance(self._request, Exec) and self._request.timeout > 0:
             self._timer = pod.loop.after(self._request.timeout, self._time_out)
 
     def _load_plan(self) -> ProcessPlan:
         """Only for the forked child: the container's process, but for what it runs."""
         container = self._container
         assert container.who is not None
+        plan = container.load_process()
+        terminal = isinstance(self._request, ExecStream) and self._request.terminal
+        env = plan.env
+        if terminal and not any(item.startswith("TERM=") for item in env):
+            env = (*env, "TERM=xterm")
         return replace(
-            container.load_process(),
+            plan,
             args=self._request.args,
-            terminal=False,
+            env=env,
+            terminal=terminal,
             identity=container.who,
             lookup=None,
         )
@@ -148,8 +157,21 @@ class Command:
             self._give_up(InitFailed(said.step, said.errno, said.text))
         elif isinstance(said, channel.Ready):
             self._ready = True
+        elif isinstance(said, channel.Console):
+            self._console_fd = said.master_fd
         elif said is None:
             self._close_channel()
+            self._begin()
+
+    def _begin(self) -> None:
+        """The program runs; whoever waits for it gets the terminal, which is nobody else's."""
+        if self.begun is not None and self._ready:
+            self.begun({}, [self._console_fd] if self._console_fd >= 0 else [])
+        self._close_console()
+
+    def _close_console(self) -> None:
+        fds.close_all((self._console_fd,))
+        self._console_fd = -1
 
     def _give_up(self, error: BaseException) -> None:
         self._failure = error
@@ -167,6 +189,7 @@ class Command:
             self._on_message()
         os.close(self._pidfd)
         self._pidfd = -1
+        self._close_console()
         if self._timer is not None:
             self._timer.cancel()
         if self._failure is None and not self._ready and not self._timed_out:

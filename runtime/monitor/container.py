@@ -29,6 +29,7 @@ from runtime.monitor.messages import (
 from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
+    from runtime.monitor.attachment import Attachment
     from runtime.monitor.pod import Pod
 
 Answer = Callable[[object], None]
@@ -60,6 +61,7 @@ class Container:
         self._log: LogFile | None = None
         self._streams: list[OutputStream] = []
         self._stdin_fd = -1
+        self.attachments: list[Attachment] = []
         self._plan_fd = -1
         self._started_at = 0
         self._stages: list[object] = []
@@ -108,6 +110,23 @@ class Container:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         if self.request.pid_namespace != "own":
             self.cgroup.kill()
+
+    @property
+    def stdin_fd(self) -> int:
+        """Where input goes: the pipe's write end, or the terminal's master; -1: nowhere."""
+        if self.request.terminal:
+            return self._streams[0].fd if self._streams else -1
+        return self._stdin_fd
+
+    def close_stdin(self) -> None:
+        """End of file for who reads it. A terminal has none."""
+        fds.close_all((self._stdin_fd,))
+        self._stdin_fd = -1
+
+    def output(self, number: int) -> OutputStream | None:
+        """Stream 1 or 2; a terminal's is 1. None: it has ended."""
+        stream = self._streams[number - 1] if number <= len(self._streams) else None
+        return stream if stream is not None and stream.open else None
 
     def reopen_log(self) -> None:
         if self._log is not None:
@@ -281,6 +300,8 @@ class Container:
             self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"
         for stream in self._streams:
             stream.finish()
+        for attachment in tuple(self.attachments):
+            attachment.end()
         if self._log is not None:
             if self._log.lost_bytes:
                 self._complaint = (

@@ -1,8 +1,10 @@
 """Every word between the daemon and a monitor. README.md of this package's parent draws the talk.
 
 A packet is {"id": N, "do": WORD, ...fields} from the daemon and {"id": N, "ok": {...}} or
-{"id": N, "failed": {...}} back; {"event": "exit", ...} comes unasked. Fields may be added, never
-renamed or given another meaning: a daemon meets monitors that an older version has forked.
+{"id": N, "failed": {...}} back; {"event": "exit", ...} comes unasked. ExecStream and Attach are
+answered twice: {"id": N, "open": {...}} when it has begun, with the descriptors that are now the
+daemon's, and one of the others at its end. Fields may be added, never renamed or given another
+meaning: a daemon meets monitors that an older version has forked.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class Start:
     pid_namespace: str = "own"
     log_path: str = ""
     stdin: bool = False
+    stdin_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,66 @@ class Executed:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecStream:
+    """Run a command for a client who listens; begun when its program runs. Answer: Executed.
+
+    streams: which of 0, 1, 2 travel as descriptors, the others are the container's /dev/null; with
+    a terminal none does, and its master comes back.
+    """
+
+    container_id: str
+    args: tuple[str, ...]
+    terminal: bool = False
+    streams: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Copy a container's output, from now on, to pipes; answered by Detached at the end.
+
+    streams: which of 1, 2 travel as the pipes' write ends. Begun: Attached, with the terminal's
+    master, or with the write end of stdin if `stdin` asks for it and it is open.
+    """
+
+    container_id: str
+    stdin: bool = False
+    streams: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """has_stdin: the container has one that is open; one of a terminal is."""
+
+    terminal: bool = False
+    has_stdin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """too_slow: the pipe was full, and neither the container nor its log waits for a reader."""
+
+    too_slow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndInput:
+    """The client of the Attach with this message id has no more input: where the container's stdin
+    is for one client only, it ends. Never answered."""
+
+    exec_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Answered once, as begun, with TCP sockets of the pod's network: IPv4, IPv6 if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Abandon:
-    """Whoever asked for the exec with this message id has gone: kill it. Never answered."""
+    """Whoever asked for the exec (or attach) with this message id has gone: kill it (detach).
+
+    Never answered.
+    """
 
     exec_id: int
 
@@ -203,13 +264,31 @@ class Failure:
     errno: int = 0
 
 
-Request = Keep | Start | Signal | Exec | Abandon | ReopenLog | Remove | Report | Shutdown
+Request = (
+    Keep
+    | Start
+    | Signal
+    | Exec
+    | ExecStream
+    | Attach
+    | EndInput
+    | Sockets
+    | Abandon
+    | ReopenLog
+    | Remove
+    | Report
+    | Shutdown
+)
 
 REQUESTS: Mapping[str, type[Request]] = {
     "keep": Keep,
     "start": Start,
     "signal": Signal,
     "exec": Exec,
+    "exec-stream": ExecStream,
+    "attach": Attach,
+    "end-input": EndInput,
+    "sockets": Sockets,
     "abandon": Abandon,
     "reopen-log": ReopenLog,
     "remove": Remove,

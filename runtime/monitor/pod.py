@@ -12,18 +12,23 @@ from runtime.init import launch
 from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan
 from runtime.linux.process import kill_and_wait
+from runtime.monitor.attachment import Attachment
 from runtime.monitor.command import Command
 from runtime.monitor.container import Container, State
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
+    Attach,
     ContainerExit,
     Exec,
+    ExecStream,
     SandboxReport,
     Start,
 )
 from runtime.monitor.reaper import Reaper
 
 Reply = Callable[[object], None]
+Begun = Callable[[object, list[int]], None]
+Asker = tuple[object, object]  # a connection, and the number of its message
 Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
 EXITS_DIRECTORY = "exits"
 
@@ -85,7 +90,7 @@ class Pod:
         self.hierarchy = hierarchy
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
-        self._commands: dict[object, Command] = {}
+        self._guests: dict[Asker, Command | Attachment] = {}
         self._ending: Callable[[], None] | None = None
 
     @property
@@ -116,27 +121,69 @@ class Pod:
 
         container.start(descriptors, answer)
 
-    def exec(self, request: Exec, number: object, stdio: list[int], reply: Reply) -> None:
-        """Runs a command in a container; `reply` gets Executed or the exception at its end."""
+    def exec(
+        self,
+        request: Exec | ExecStream,
+        asker: Asker,
+        stdio: list[int],
+        reply: Reply,
+        begun: Begun | None = None,
+    ) -> None:
+        """Runs a command in a container; `reply` gets Executed or the exception at its end.
+
+        stdio: three, -1 for the container's /dev/null; begun: told when the program runs.
+        """
         if len(stdio) != 3:
             raise ValueError(f"exec: expected three descriptors, got {len(stdio)}")
         command = Command(self.container(request.container_id), request, self)
-
-        def answer(result: object) -> None:
-            self._commands.pop(number, None)
-            reply(result)
-
-        self._commands[number] = command
+        command.begun = begun
+        self._guests[asker] = command
         try:
-            command.start(stdio, answer)
+            command.start(stdio, self._leaving(asker, reply))
         except BaseException:
-            self._commands.pop(number, None)
+            self._guests.pop(asker, None)
             raise
 
-    def abandon(self, number: object) -> None:
-        command = self._commands.get(number)
-        if command is not None:
-            command.kill()
+    def attach(
+        self, request: Attach, asker: Asker, pipes: list[int], reply: Reply, begun: Begun
+    ) -> None:
+        """Copies a container's output to pipes; `reply` gets Detached at the end."""
+        if len(pipes) != len(request.streams):
+            raise ValueError(f"attach: {len(request.streams)} streams, {len(pipes)} descriptors")
+        attachment = Attachment(
+            self.container(request.container_id), request, self._leaving(asker, reply)
+        )
+        self._guests[asker] = attachment
+        try:
+            attachment.start(pipes, begun)
+        except BaseException:
+            attachment.discard()
+            self._guests.pop(asker, None)
+            raise
+
+    def _leaving(self, asker: Asker, reply: Reply) -> Reply:
+        def answer(result: object) -> None:
+            self._guests.pop(asker, None)
+            reply(result)
+
+        return answer
+
+    def end_input(self, asker: Asker) -> None:
+        """The client of an attachment has no more input."""
+        guest = self._guests.get(asker)
+        if isinstance(guest, Attachment):
+            guest.end_input()
+
+    def abandon(self, asker: Asker) -> None:
+        """Who asked for a command or an attachment has gone."""
+        guest = self._guests.get(asker)
+        if guest is not None:
+            guest.kill()
+
+    def abandon_all(self, connection: object) -> None:
+        """The same, for all that were asked for by one connection."""
+        for asker in [asker for asker in self._guests if asker[0] is connection]:
+            self.abandon(asker)
 
     def remove(self, container_id: str, done: Callable[[], None]) -> None:
         """Forgets a container, once it has ended; kills it for that."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime.codec import decode, encode
 from runtime.errors import RuntimeFault
 from runtime.linux import fds
-from runtime.linux.fds import Message, Socket, accept
+from runtime.linux.fds import Message, Socket, accept, tcp_sockets
 from runtime.monitor.failures import failure_of
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     Abandon,
+    Attach,
     ContainerExit,
     Done,
+    EndInput,
     Exec,
+    ExecStream,
     Remove,
     ReopenLog,
     Signal,
@@ -22,8 +25,7 @@ from runtime.monitor.messages import (
 )
 from runtime.monitor.pod import Pod
 
-Reply = Callable[[object], None]
-Act = Callable[[Message, list[int], Reply], None]
+Act = Callable[[Message, list[int], "Asker"], None]
 
 
 class Connection:
@@ -34,13 +36,41 @@ class Connection:
         self.peer = peer
         self.open = True
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """descriptors: the caller's to close."""
         if not self.open:
             return
         try:
-            fds.send(self.peer, message)
+            fds.send(self.peer, message, descriptors)
         except OSError:
             self.open = False  # the loop sees the hang-up and clears away
+
+
+class Asker:
+    """Who waits for an answer: a connection, and the number of its message."""
+
+    __slots__ = ("connection", "number")
+
+    def __init__(self, connection: Connection, number: object) -> None:
+        self.connection = connection
+        self.number = number
+
+    @property
+    def key(self) -> tuple[object, object]:
+        return self.connection, self.number
+
+    def reply(self, answer: object) -> None:
+        """The end of it: a message, or an exception."""
+        if isinstance(answer, BaseException):
+            failure = encode(failure_of(answer))
+            self.connection.send({"id": self.number, "failed": failure})
+        else:
+            ok = answer if isinstance(answer, dict) else encode(answer)
+            self.connection.send({"id": self.number, "ok": ok})
+
+    def begun(self, opened: object, descriptors: list[int]) -> None:
+        """It has begun; the end comes later. descriptors: the caller's to close."""
+        self.connection.send({"id": self.number, "open": encode(opened)}, descriptors)
 
 
 class Server:
@@ -57,6 +87,10 @@ class Server:
             "start": self._start,
             "signal": self._signal,
             "exec": self._exec,
+            "exec-stream": self._exec_stream,
+            "attach": self._attach,
+            "end-input": self._end_input,
+            "sockets": self._sockets,
             "abandon": self._abandon,
             "reopen-log": self._reopen_log,
             "remove": self._remove,
@@ -92,21 +126,21 @@ class Server:
             return
         self._kept = True
         message, descriptors = received
-        reply = self._reply(connection, message.get("id"))
+        asker = Asker(connection, message.get("id"))
         try:
             act = self._acts.get(str(message.get("do")))
             if act is None:
                 raise RuntimeFault(f"this monitor doesn't know {message.get('do')!r}")
-            act(message, descriptors, reply)
+            act(message, descriptors, asker)
         except (RuntimeFault, OSError, ValueError) as error:
-            reply(error)
+            asker.reply(error)
         finally:
             fds.close_all(descriptors)
 
-    def _keep(self, _message: Message, _descriptors: list[int], _reply: Reply) -> None:
+    def _keep(self, _message: Message, _descriptors: list[int], _asker: Asker) -> None:
         """To have heard anything is enough."""
 
-    def _start(self, message: Message, descriptors: list[int], reply: Reply) -> None:
+    def _start(self, message: Message, descriptors: list[int], asker: Asker) -> None:
         get = message.get  # not decode: every object that it touches is a page of our own
         start = Start(
             container_id=str(message["container_id"]),
@@ -115,51 +149,65 @@ class Server:
             pid_namespace=str(get("pid_namespace", "own")),
             log_path=str(get("log_path", "")),
             stdin=bool(get("stdin")),
+            stdin_once=bool(get("stdin_once")),
         )
-        self._pod.start(start, descriptors, reply)
+        self._pod.start(start, descriptors, asker.reply)
 
-    def _signal(self, message: Message, _descriptors: list[int], reply: Reply) -> None:
+    def _signal(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         request = decode(Signal, message)
         self._pod.container(request.container_id).signal(request.signal)
-        reply(Done())
+        asker.reply(Done())
 
-    def _exec(self, message: Message, descriptors: list[int], reply: Reply) -> None:
-        self._pod.exec(decode(Exec, message), message.get("id"), descriptors, reply)
+    def _exec(self, message: Message, descriptors: list[int], asker: Asker) -> None:
+        self._pod.exec(decode(Exec, message), asker.key, descriptors, asker.reply)
 
-    def _abandon(self, message: Message, _descriptors: list[int], _reply: Reply) -> None:
-        self._pod.abandon(decode(Abandon, message).exec_id)
+    def _exec_stream(self, message: Message, descriptors: list[int], asker: Asker) -> None:
+        request = decode(ExecStream, message)
+        stdio = [-1, -1, -1]
+        for number, fd in zip(request.streams, descriptors, strict=True):
+            stdio[number] = fd
+        self._pod.exec(request, asker.key, stdio, asker.reply, asker.begun)
 
-    def _reopen_log(self, message: Message, _descriptors: list[int], reply: Reply) -> None:
+    def _attach(self, message: Message, descriptors: list[int], asker: Asker) -> None:
+        request = decode(Attach, message)
+        self._pod.attach(request, asker.key, descriptors, asker.reply, asker.begun)
+
+    def _end_input(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.end_input((asker.connection, decode(EndInput, message).exec_id))
+
+    def _abandon(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.abandon((asker.connection, decode(Abandon, message).exec_id))
+
+    def _sockets(self, _message: Message, _descriptors: list[int], asker: Asker) -> None:
+        """They belong to the network in which they are made: the pod's, as we are in it."""
+        sockets = tcp_sockets()
+        try:
+            asker.begun(Done(), sockets)
+        finally:
+            fds.close_all(sockets)
+
+    def _reopen_log(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.container(decode(ReopenLog, message).container_id).reopen_log()
-        reply(Done())
+        asker.reply(Done())
 
-    def _remove(self, message: Message, _descriptors: list[int], reply: Reply) -> None:
-        self._pod.remove(decode(Remove, message).container_id, lambda: reply(Done()))
+    def _remove(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.remove(decode(Remove, message).container_id, lambda: asker.reply(Done()))
 
-    def _report(self, _message: Message, _descriptors: list[int], reply: Reply) -> None:
-        reply(self._pod.report())
+    def _report(self, _message: Message, _descriptors: list[int], asker: Asker) -> None:
+        asker.reply(self._pod.report())
 
-    def _shutdown(self, _message: Message, _descriptors: list[int], reply: Reply) -> None:
-        self._pod.shutdown(lambda: self._say_goodbye(reply))
+    def _shutdown(self, _message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.shutdown(lambda: self._say_goodbye(asker))
 
-    def _say_goodbye(self, reply: Reply) -> None:
-        reply(Done())
+    def _say_goodbye(self, asker: Asker) -> None:
+        asker.reply(Done())
         self._loop.stop()
-
-    def _reply(self, connection: Connection, number: object) -> Reply:
-        def reply(answer: object) -> None:
-            if isinstance(answer, BaseException):
-                connection.send({"id": number, "failed": encode(failure_of(answer))})
-            else:
-                ok = answer if isinstance(answer, dict) else encode(answer)
-                connection.send({"id": number, "ok": ok})
-
-        return reply
 
     def _drop(self, connection: Connection) -> None:
         self._loop.unwatch(connection.peer.fileno())
         connection.peer.close()
         connection.open = False
         self._connections.remove(connection)
+        self._pod.abandon_all(connection)  # nobody is left to hear what becomes of it
         if not self._kept:
             self._loop.stop()  # the daemon died before it could write down that we exist

@@ -5,10 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from typing import TYPE_CHECKING
 
 from runtime.monitor.logfile import LogFile
 from runtime.monitor.logline import LineCutter
 from runtime.monitor.loop import Loop
+
+if TYPE_CHECKING:
+    from runtime.monitor.attachment import Tap
 
 READ_BYTES = 256 * 1024
 PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, what root may ask for
@@ -17,7 +21,12 @@ _LAST_READS = 64  # 16 MiB: more than any pipe holds
 
 
 class OutputStream:
-    """Drains one descriptor into the log, whole lines at a time. Without a log: into nothing."""
+    """Drains one descriptor into the log, whole lines at a time. Without a log: into nothing.
+
+    taps: who else gets the bytes, as they come.
+    """
+
+    taps: tuple[Tap, ...] = ()
 
     def __init__(self, loop: Loop, fd: int, stream: str, log: LogFile | None) -> None:
         """fd: a pipe's read end or a terminal's master; owned from here on. stream: "stdout"…"""
@@ -32,6 +41,11 @@ class OutputStream:
     @property
     def open(self) -> bool:
         return self._fd >= 0
+
+    @property
+    def fd(self) -> int:
+        """Ours; -1 after the end."""
+        return self._fd
 
     def read(self) -> None:
         """One read's worth: other streams of the pod get their turn."""
@@ -52,6 +66,8 @@ class OutputStream:
         self._loop.unwatch(self._fd)
         os.close(self._fd)
         self._fd = -1
+        for tap in self.taps:
+            tap.close()
 
     def _read_once(self) -> bool:
         """False: nothing is there now, or ever again."""
@@ -66,6 +82,8 @@ class OutputStream:
             return False
         if self._log is not None:
             self._log.append(self._cutter.feed(data, time.time_ns()))
+        for tap in self.taps:
+            tap.take(data)
         if len(data) >= _DEFAULT_PIPE_BYTES and not self._grown:
             self._grow()
         return True

@@ -1,0 +1,275 @@
+"""Streams to commands and containers: real monitors, pipes and terminals."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from runtime.cgroup import tree
+from runtime.errors import AttachmentTooSlow, ContainerNotFound, InitFailed
+from runtime.lifecycle import AttachRequest, ContainerRequest, Session, StreamedExec
+from runtime.linux.namespace import Clone, setns
+from runtime.linux.process import kill_and_wait
+from runtime.tests.node import Node, spawner_pid, until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    """A started runtime with a sandbox s1; afterwards nothing of it may be left."""
+    node = Node(tmp_path)
+    await node.runtime.start()
+    await node.create("s1")
+    yield node
+    await node.remove("s1")
+    await node.runtime.close()
+    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
+    assert node.leftovers() == []
+    hierarchy = tree.detect()
+    if hierarchy.cgroup(node.cgroup).exists():
+        hierarchy.cgroup(node.cgroup).remove()
+
+
+async def read(fd: int, *, until: bytes = b"", patience: float = 10.0) -> bytes:
+    """What comes out of a descriptor, until a text in it or until its end."""
+    loop = asyncio.get_running_loop()
+    data = b""
+    async with asyncio.timeout(patience):
+        while True:
+            readable = asyncio.Event()
+            loop.add_reader(fd, readable.set)
+            await readable.wait()
+            loop.remove_reader(fd)
+            try:
+                piece = os.read(fd, 65536)
+            except OSError as error:
+                if error.errno != errno.EIO:  # a terminal's end
+                    raise
+                piece = b""
+            data += piece
+            if not piece or (until and until in data):
+                return data
+
+
+async def running(node: Node, name: str, *args: str, **changes: object) -> None:
+    request = node.request("s1", name, *args)
+    await node.runtime.start_container(dataclasses.replace(request, **changes))  # type: ignore[arg-type]
+
+
+def with_terminal(request: ContainerRequest) -> ContainerRequest:
+    process = dataclasses.replace(request.spec.process, terminal=True)
+    return dataclasses.replace(request, spec=dataclasses.replace(request.spec, process=process))
+
+
+def command(
+    *args: str, terminal: bool = False, streams: tuple[int, ...] = (0, 1, 2)
+) -> StreamedExec:
+    return StreamedExec("s1", "c1", args, terminal, streams)
+
+
+async def test_a_command_gets_its_input_and_its_end_and_tells_its_exit_code(node: Node) -> None:
+    await running(node, "c1", "sleep", "100")
+    session = await node.runtime.open_exec(command("sh", "-c", "cat; echo bad >&2; exit 3"))
+    os.write(session.stdin_fd, b"to and fro\n")
+    assert await read(session.stdout_fd, until=b"\n") == b"to and fro\n"
+    session.end_input()
+    assert await read(session.stderr_fd) == b"bad\n"
+    assert await session.wait() == 3
+    assert await session.wait() == 3
+    await session.close()
+    await session.close()
+
+
+async def test_streams_that_nobody_wants_are_the_containers_null_device(node: Node) -> None:
+    await running(node, "c1", "sleep", "100")
+    script = "for x in 0 2; do busybox readlink /proc/self/fd/$x; done"
+    session = await node.runtime.open_exec(command("sh", "-c", script, streams=(1,)))
+    assert (session.stdin_fd, session.stderr_fd) == (-1, -1)
+    assert await read(session.stdout_fd) == b"/dev/null\n/dev/null\n"
+    await session.close()
+
+
+async def test_a_command_on_a_terminal_knows_its_size_and_ends_with_it(node: Node) -> None:
+    await running(node, "c1", "sleep", "100")
+    script = "echo $TERM; busybox stty -echo; read line; busybox stty size; exit 7"
+    session = await node.runtime.open_exec(command("sh", "-c", script, terminal=True))
+    assert session.stdin_fd == session.stdout_fd
+    assert session.stderr_fd == -1
+    assert await read(session.stdout_fd, until=b"\n") == b"xterm\r\n"
+    session.resize(width=123, height=45)
+    os.write(session.stdin_fd, b"go\n")
+    assert (await read(session.stdout_fd)).endswith(b"45 123\r\n")
+    assert await session.wait() == 7
+    await session.close()
+
+
+async def test_a_command_that_is_not_there_is_told_when_it_is_opened(node: Node) -> None:
+    await running(node, "c1", "sleep", "100")
+    for terminal in (False, True):
+        with pytest.raises(InitFailed, match="no-such-command"):
+            await node.runtime.open_exec(command("no-such-command", terminal=terminal))
+    with pytest.raises(ContainerNotFound):
+        await node.runtime.open_exec(StreamedExec("s1", "stranger", ("true",)))
+
+
+async def test_who_hangs_up_takes_the_command_and_its_children_along(node: Node) -> None:
+    await running(node, "c1", "sleep", "100")
+    for terminal in (False, True):
+        script = "sleep 1000 & sleep 1001 & echo up; wait"
+        session = await node.runtime.open_exec(command("sh", "-c", script, terminal=terminal))
+        assert (await read(session.stdout_fd, until=b"up")).startswith(b"up")
+        await session.close()
+        assert b"sleep 100" in (listed := await node.exec("s1", "c1", "ps"))
+        assert b"1000" not in listed
+        assert b"1001" not in listed
+
+
+async def test_a_command_ends_with_the_daemon_that_asked_for_it(node: Node) -> None:
+    await running(node, "c1", "sleep", "100")
+    session = await node.runtime.open_exec(command("sh", "-c", "echo up; sleep 1000"))
+    await read(session.stdout_fd, until=b"up")
+    await node.runtime.close()
+    node.runtime = node.new_runtime()
+    await node.runtime.start()
+    assert await node.runtime.reconnect("s1") is not None
+    async with asyncio.timeout(10):
+        while b"1000" in await node.exec("s1", "c1", "ps"):
+            pass
+    await session.close()
+
+
+async def test_all_who_are_attached_see_the_same_and_the_log_too(node: Node) -> None:
+    await running(node, "c1", "sh", "-c", "read x; echo $x; echo err >&2; exit 4", stdin=True)
+    first = await node.runtime.attach(AttachRequest("s1", "c1"))
+    second = await node.runtime.attach(AttachRequest("s1", "c1", streams=(1,)))
+    assert second.stdin_fd == -1
+    os.write(first.stdin_fd, b"hello\n")
+    assert await read(first.stdout_fd) == b"hello\n"
+    assert await read(first.stderr_fd) == b"err\n"
+    assert await read(second.stdout_fd) == b"hello\n"
+    assert (await first.wait(), await second.wait()) == (0, 0)
+    assert (await node.ended("c1")).exit_code == 4
+    assert node.lines("c1") == ["hello", "err"]
+    for session in (first, second):
+        await session.close()
+
+
+async def test_input_for_one_client_ends_with_it_and_that_for_many_does_not(node: Node) -> None:
+    await running(node, "c1", "sh", "-c", "cat; echo done", stdin=True, stdin_once=True)
+    session = await node.runtime.attach(AttachRequest("s1", "c1"))
+    os.write(session.stdin_fd, b"last words\n")
+    session.end_input()
+    assert await read(session.stdout_fd) == b"last words\ndone\n"
+    assert (await node.ended("c1")).exit_code == 0
+    await session.close()
+
+    await running(node, "c2", "sh", "-c", "cat; echo done", stdin=True)
+    for word in (b"one\n", b"two\n"):
+        session = await node.runtime.attach(AttachRequest("s1", "c2"))
+        os.write(session.stdin_fd, word)
+        assert await read(session.stdout_fd, until=b"\n") == word
+        session.end_input()
+        await session.close()
+    assert node.lines("c2") == ["one", "two"]
+
+
+async def test_the_input_of_a_client_that_is_killed_ends_too(node: Node) -> None:
+    await running(node, "c1", "sh", "-c", "cat; echo done", stdin=True, stdin_once=True)
+    session = await node.runtime.attach(AttachRequest("s1", "c1"))
+    os.write(session.stdin_fd, b"word\n")
+    await session.close()
+    assert (await node.ended("c1")).exit_code == 0
+    assert node.lines("c1") == ["word", "done"]
+
+
+async def test_a_terminal_can_be_attached_to_typed_at_and_resized(node: Node) -> None:
+    script = "busybox stty -echo; read x; busybox stty size; echo $x; read y; exit 5"
+    request = dataclasses.replace(node.request("s1", "c1", "sh", "-c", script), stdin=True)
+    await node.runtime.start_container(with_terminal(request))
+    session = await node.runtime.attach(AttachRequest("s1", "c1", streams=(0, 1)))
+    watcher = await node.runtime.attach(AttachRequest("s1", "c1", streams=(1,)))
+    assert session.terminal
+    session.resize(width=80, height=24)
+    os.write(session.stdin_fd, b"typed\n")
+    for one in (session, watcher):
+        assert b"24 80" in await read(one.stdout_fd, until=b"80\r\ntyped\r\n")
+    os.write(session.stdin_fd, b"bye\n")
+    assert await session.wait() == 0
+    assert (await node.ended("c1")).exit_code == 5
+    for one in (session, watcher):
+        await one.close()
+
+
+async def test_a_reader_who_does_not_read_holds_up_neither_container_nor_log(node: Node) -> None:
+    script = "read x; yes 0123456789 | head -c 4000000; echo end; sleep 100"
+    await running(node, "c1", "sh", "-c", script, stdin=True)
+    slow = await node.runtime.attach(AttachRequest("s1", "c1", streams=(1,)))
+    starter = await node.runtime.attach(AttachRequest("s1", "c1", streams=(0,)))
+    os.write(starter.stdin_fd, b"go\n")
+    with pytest.raises(AttachmentTooSlow):
+        await asyncio.wait_for(slow.wait(), 10)
+    got = await read(slow.stdout_fd)
+    assert got == (b"0123456789\n" * 400000)[: len(got)]  # no gap
+    log = node.log("c1")
+    await until(lambda: log.exists() and log.read_bytes().endswith(b"end\n"))
+    for session in (slow, starter):
+        await session.close()
+    assert await node.exec("s1", "c1", "echo", "alive") == b"alive\n"
+
+
+def listen_in(netns: Path, family: int, address: str) -> socket.socket:
+    """A listener on a free port, made in another network namespace; in a thread of its own."""
+    with open(netns) as namespace:
+        setns(namespace.fileno(), Clone.NEWNET)
+    listener = socket.socket(family)
+    listener.bind((address, 0))
+    listener.listen()
+    listener.setblocking(False)
+    return listener
+
+
+async def test_a_port_of_the_pod_can_be_dialed_by_either_family(node: Node) -> None:
+    netns = node.netns_dir / "cni-s1"
+    up = ("nsenter", f"--net={netns}", "ip", "link", "set", "lo", "up")
+    assert await (await asyncio.create_subprocess_exec(*up)).wait() == 0
+    loop = asyncio.get_running_loop()
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with concurrent.futures.ThreadPoolExecutor(1) as elsewhere:
+            listener = await loop.run_in_executor(elsewhere, listen_in, netns, family, address)
+        peer = await node.runtime.dial("s1", listener.getsockname()[1])
+        served, _ = await loop.sock_accept(listener)
+        await loop.sock_sendall(peer, b"ping")
+        assert await loop.sock_recv(served, 100) == b"ping"
+        for one in (peer, served, listener):
+            one.close()
+    with pytest.raises(ConnectionRefusedError):
+        await node.runtime.dial("s1", 9)
+
+
+async def test_nothing_of_a_session_is_left_open(node: Node) -> None:
+    await running(node, "c1", "cat", stdin=True)
+    monitor = (await node.runtime.reconnect("s1")).pid  # type: ignore[union-attr]
+
+    async def play() -> None:
+        sessions: list[Session] = [
+            await node.runtime.open_exec(command("cat")),
+            await node.runtime.open_exec(command("cat", terminal=True)),
+            await node.runtime.attach(AttachRequest("s1", "c1")),
+        ]
+        for session in sessions:
+            await session.close()
+
+    await play()
+    before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), monitor)]
+    for _ in range(10):
+        await play()
+    assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), monitor)] == before
