@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pytest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cri.tests.parts import eventually
 from cri.tests.sessions import Streams
 from e2e.spdy_client import Command, SpdyClient
 from e2e.websocket_client import until_said, websocket_client
 from runtime.errors import InitFailed
+
+if TYPE_CHECKING:
+    import pytest
 
 T = TypeVar("T")
 
