@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 from cri.errors import INTERNAL, message_of, status_of
 from cri.streaming import spdy_wire, websocket
@@ -87,8 +88,13 @@ class CommandStream:
 
     def received(self, data: bytes) -> None:
         try:
-            for event in self._wire.receive(data):
-                self._act(event)
+            events = self._wire.receive(data)
+            for is_input, group in groupby(events, lambda event: isinstance(event, Input)):
+                if is_input:
+                    self._feed([event.data for event in group if isinstance(event, Input)])
+                else:
+                    for event in group:
+                        self._act(event)
         except WireError as error:
             log.debug("%s %s: %s", self._command.kind, self._peer.name, error)
             self._wire.close()
@@ -205,11 +211,13 @@ class CommandStream:
 
     # what the client says
 
+    def _feed(self, pieces: list[bytes | memoryview]) -> None:
+        """Input, by one write however small the frames are in which it came."""
+        if not self._sink.write(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+            self._peer.hold(self._sink)
+
     def _act(self, event: Event) -> None:
         match event:
-            case Input():
-                if not self._sink.write(event.data):
-                    self._peer.hold(self._sink)
             case InputEnded():
                 self._sink.end(self._end_input)
             case Resized():
