@@ -77,7 +77,8 @@ class CommandStream:
         self._peer = peer
         self._wire = wire
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sink = Sink(lambda: peer.release(self._sink))
+        self._hold = object()
+        self._sink = Sink(partial(peer.release, self._hold))
         self._sources: list[Source] = []
         self._session: Session | None = None
         self._size: Resized | None = None
@@ -193,9 +194,9 @@ class CommandStream:
     def _disconnect(self) -> None:
         self._session = None
         self._sink.close()
-        self._peer.release(self._sink)
-        for source in self._sources:
-            source.close()
+        self._peer.release(self._hold)
+        while self._sources:
+            self._sources.pop().close()
 
     async def _conclude(self, status: bytes) -> None:
         """The last words, and the end of the connection."""
@@ -213,8 +214,8 @@ class CommandStream:
 
     def _feed(self, pieces: list[bytes | memoryview]) -> None:
         """Input, by one write however small the frames are in which it came."""
-        if not self._sink.write(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
-            self._peer.hold(self._sink)
+        if not self._sink.write(*pieces):
+            self._peer.hold(self._hold)
 
     def _act(self, event: Event) -> None:
         match event:

@@ -218,7 +218,8 @@ class Peer(asyncio.Protocol):
         self._hangups.forget(self._fd)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self.talk.lost(reason)
+        talk, self.talk = self.talk, Deaf()  # neither keeps the other: what streamed is freed now
+        talk.lost(reason)
 
 
 def _keep_alive(connection: socket.socket) -> None:
