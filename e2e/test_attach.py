@@ -92,6 +92,15 @@ def test_the_end_of_input_that_is_for_one_ends_the_containers_input(pod: Pod) ->
     assert container.wait().exit_code == 0
 
 
+def test_input_that_is_for_one_ends_when_its_client_leaves_without_a_word(pod: Pod) -> None:
+    container = talker(pod, stdin_once=True)
+    with attached(container, stdin=True) as client:
+        client.send(b"hello\n")
+        client.until_said(b"hello\n")
+    assert container.wait().exit_code == 0
+    assert container.log("stdout") == ["hello", "over"]
+
+
 def test_input_that_is_for_many_outlives_each(pod: Pod) -> None:
     container = talker(pod)
     for word in (b"one", b"two"):
