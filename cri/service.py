@@ -44,6 +44,7 @@ from cri.rpc import (
     sandbox_status,
     sandbox_stop,
     status,
+    stream_urls,
     version,
 )
 
@@ -98,6 +99,8 @@ RUNTIME: Mapping[str, Rpc] = {
         container_status.container_status, api.ContainerStatusRequest, reads=True
     ),
     "ExecSync": Rpc(container_exec_sync.exec_sync, api.ExecSyncRequest, probes=True),
+    "Exec": Rpc(stream_urls.exec_, api.ExecRequest),
+    "Attach": Rpc(stream_urls.attach, api.AttachRequest),
     "ReopenContainerLog": Rpc(
         container_reopen_log.reopen_container_log, api.ReopenContainerLogRequest
     ),

@@ -57,8 +57,10 @@ class SpdyClient:
         plain = socket.create_connection((target.hostname, target.port or 80), timeout=PATIENCE)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         secure = target.scheme == "https"
-        context = context or ssl.create_default_context()
-        self.socket = context.wrap_socket(plain, server_hostname="localhost") if secure else plain
+        self.socket = plain
+        if secure:
+            context = context or ssl.create_default_context()
+            self.socket = context.wrap_socket(plain, server_hostname="localhost")
         lines = [
             f"{method} {target.path} HTTP/1.1",
             f"Host: {target.netloc}",

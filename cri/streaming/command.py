@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 from cri.errors import INTERNAL, message_of, status_of
 from cri.streaming import spdy_wire, websocket
@@ -76,7 +77,8 @@ class CommandStream:
         self._peer = peer
         self._wire = wire
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sink = Sink(lambda: peer.release(self._sink))
+        self._hold = object()
+        self._sink = Sink(partial(peer.release, self._hold))
         self._sources: list[Source] = []
         self._session: Session | None = None
         self._size: Resized | None = None
@@ -87,8 +89,13 @@ class CommandStream:
 
     def received(self, data: bytes) -> None:
         try:
-            for event in self._wire.receive(data):
-                self._act(event)
+            events = self._wire.receive(data)
+            for is_input, group in groupby(events, lambda event: isinstance(event, Input)):
+                if is_input:
+                    self._feed([event.data for event in group if isinstance(event, Input)])
+                else:
+                    for event in group:
+                        self._act(event)
         except WireError as error:
             log.debug("%s %s: %s", self._command.kind, self._peer.name, error)
             self._wire.close()
@@ -187,9 +194,9 @@ class CommandStream:
     def _disconnect(self) -> None:
         self._session = None
         self._sink.close()
-        self._peer.release(self._sink)
-        for source in self._sources:
-            source.close()
+        self._peer.release(self._hold)
+        while self._sources:
+            self._sources.pop().close()
 
     async def _conclude(self, status: bytes) -> None:
         """The last words, and the end of the connection."""
@@ -205,11 +212,13 @@ class CommandStream:
 
     # what the client says
 
+    def _feed(self, pieces: list[bytes | memoryview]) -> None:
+        """Input, by one write however small the frames are in which it came."""
+        if not self._sink.write(*pieces):
+            self._peer.hold(self._hold)
+
     def _act(self, event: Event) -> None:
         match event:
-            case Input():
-                if not self._sink.write(event.data):
-                    self._peer.hold(self._sink)
             case InputEnded():
                 self._sink.end(self._end_input)
             case Resized():

@@ -108,6 +108,8 @@ class RequestReader:
 
 
 def _request(event: h11.Request) -> Request:
+    if sum(len(name) + len(value) for name, value in event.headers) > MOST_HEAD:
+        raise Refused(431, f"headers of more than {MOST_HEAD} bytes")
     headers: dict[str, list[str]] = {}
     for name, value in event.headers:
         values = (part.strip() for part in value.decode("latin-1").split(","))

@@ -162,7 +162,9 @@ class Peer(asyncio.Protocol):
             transport.abort()
             return
         self._writable.set()
-        transport.set_write_buffer_limits(high=0)
+        # asyncio's TLS counts from `high` on, its TCP beyond it
+        secure = transport.get_extra_info("sslcontext") is not None
+        transport.set_write_buffer_limits(high=int(secure), low=0)
         connection = transport.get_extra_info("socket")
         _keep_alive(connection)
         host, port = transport.get_extra_info("peername")[:2]
@@ -216,7 +218,8 @@ class Peer(asyncio.Protocol):
         self._hangups.forget(self._fd)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self.talk.lost(reason)
+        talk, self.talk = self.talk, Deaf()  # neither keeps the other: what streamed is freed now
+        talk.lost(reason)
 
 
 def _keep_alive(connection: socket.socket) -> None:

@@ -13,15 +13,19 @@ import array
 import asyncio
 import contextlib
 import fcntl
+import mmap
 import os
 import termios
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 CHUNK = 256 * 1024
 PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, what root may ask for
 _DEFAULT_PIPE_BYTES = 64 * 1024
 _HEADROOM = 16  # the longest header before a payload: 11 bytes, of WebSocket
+_MOST_PIECES = 1024  # IOV_MAX
+_NO_BUFFER = memoryview(b"")
 
 Bytes = bytes | bytearray | memoryview
 Frame = Callable[[memoryview], tuple[bytes, Bytes]]
@@ -49,7 +53,8 @@ class Source:
         self._frame = frame
         self._write = write
         self._told = ended
-        self._buffer = memoryview(bytearray(_HEADROOM + CHUNK))
+        # pages that are never used are never there, and go back to the kernel at the end
+        self._buffer = memoryview(mmap.mmap(-1, _HEADROOM + CHUNK, flags=mmap.MAP_PRIVATE))
         self._payload = self._buffer[_HEADROOM:]
         self._reading = False
         self._paused = False
@@ -81,6 +86,7 @@ class Source:
     def close(self) -> None:
         """Read no more. Idempotent."""
         self._unwatch()
+        self._buffer = self._payload = _NO_BUFFER
         for future in (self._over, self._paid):
             if not future.done():
                 future.set_result(None)
@@ -174,11 +180,11 @@ class Sink:
         else:
             self._flush()
 
-    def write(self, data: Bytes) -> bool:
+    def write(self, *pieces: Bytes) -> bool:
         """False: not all is written; whoever sends it should wait for `drained`."""
         if self._closed or self._finish is not None:
             return True
-        self._kept.append(memoryview(data))
+        self._kept.extend(memoryview(piece) for piece in pieces if len(piece))
         if not self._writing and self._fd >= 0:
             self._flush()
         self._held = bool(self._kept)
@@ -202,13 +208,7 @@ class Sink:
     def _flush(self) -> None:
         try:
             while self._kept:
-                piece = self._kept[0]
-                count = os.write(self._fd, piece)
-                self.passed += count
-                if count < len(piece):
-                    self._kept[0] = piece[count:]
-                else:
-                    self._kept.popleft()
+                self._written(os.writev(self._fd, list(islice(self._kept, _MOST_PIECES))))
         except (BlockingIOError, InterruptedError):
             if not self._writing:
                 self._writing = True
@@ -221,6 +221,15 @@ class Sink:
             self._give_up()
             return
         self._settled()
+
+    def _written(self, count: int) -> None:
+        self.passed += count
+        while count:
+            piece = self._kept.popleft()
+            if len(piece) > count:
+                self._kept.appendleft(piece[count:])
+                return
+            count -= len(piece)
 
     def _give_up(self) -> None:
         self._kept.clear()

@@ -127,14 +127,8 @@ class Sizes:
 
     def feed(self, data: bytes | memoryview) -> list[Resized]:
         """The sizes that are complete. Raises WireError for what is not JSON."""
-        self._text += data
-        found = []
-        while True:
-            end = self._text.find(b"}") + 1
-            if not end:
-                break
-            found.append(_size(self._text[:end]))
-            self._text = self._text[end:].lstrip()
+        *texts, self._text = (self._text + data).split(b"}")
+        found = [_size(text + b"}") for text in texts]
         if len(self._text) > MOST_RESIZE_BYTES:
             raise WireError("resize channel: what is this? A size takes 30 bytes")
         return found

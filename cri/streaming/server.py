@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 HEAD_SECONDS = 10.0  # for a request to arrive
 MOST_WAITING = 256  # connections without a request; then the oldest of them has to go
 MOST_CONNECTIONS = 1024
-END_SECONDS = 10.0  # for streams to end with the daemon
+END_SECONDS = 3.0  # for streams to end with the daemon
 CREATION_TIMEOUT = 30.0
 
 
@@ -166,7 +166,7 @@ class StreamServer:
                 peer.abort(outcome)
                 self.forget(peer)
                 log.info(
-                    "%s over %s for %s: %s after %.1f s",
+                    "%s over %s for %s: %s after %.2f s",
                     *(f"{purpose.kind} {purpose.subject}", switched.transport, peer.name),
                     *(outcome, time.monotonic() - started),
                 )

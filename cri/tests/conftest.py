@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cri.tests.pods import Node
+from cri.tests.sessions import Streams, streaming
 from runtime.linux import mount
 from runtime.linux.namespace import Clone, unshare
 
@@ -43,3 +44,10 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await node.start()
     yield node
     await node.end()
+
+
+@pytest.fixture
+async def streams() -> AsyncIterator[Streams]:
+    """A stream server; afterwards nothing of it is left."""
+    async with streaming() as made:
+        yield made

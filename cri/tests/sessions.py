@@ -69,10 +69,10 @@ class ProcessSession:
 
     async def wait(self) -> int:
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        loop.add_reader(self._pidfd, lambda: ended.done() or ended.set_result(None))
+        ended = asyncio.Event()
+        loop.add_reader(self._pidfd, ended.set)
         try:
-            await ended
+            await ended.wait()
         finally:
             loop.remove_reader(self._pidfd)
         code = self.process.wait()

@@ -6,22 +6,20 @@ import asyncio
 import hashlib
 import logging
 import socket
-import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pytest
-from kubernetes.client import Configuration
-from kubernetes.stream.ws_client import WSClient
-
-from cri.streaming import purpose
 from cri.tests.parts import eventually
-from cri.tests.sessions import Streams, streaming
-from e2e.spdy_client import Command, NotUpgraded, SpdyClient
+from cri.tests.sessions import Streams
+from e2e.spdy_client import Command, SpdyClient
+from e2e.websocket_client import until_said, websocket_client
 from runtime.errors import InitFailed
+
+if TYPE_CHECKING:
+    import pytest
 
 T = TypeVar("T")
 
@@ -29,12 +27,6 @@ V4, V1 = "v4.channel.k8s.io", "channel.k8s.io"
 PLAIN = ("stdin", "stdout", "stderr")
 TERMINAL = ("stdin", "stdout", "resize")
 SUCCESS = '{"metadata":{},"status":"Success"}'
-
-
-@pytest.fixture
-async def streams() -> AsyncIterator[Streams]:
-    async with streaming() as made:
-        yield made
 
 
 async def spdy(url: str, play: Callable[[SpdyClient], T], *protocols: str) -> T:
@@ -47,28 +39,14 @@ async def spdy(url: str, play: Callable[[SpdyClient], T], *protocols: str) -> T:
     return await asyncio.to_thread(run)
 
 
-async def websocket(url: str, play: Callable[[WSClient], T], protocol: str = "") -> T:
+async def websocket(url: str, play: Callable[[Any], T], protocol: str = "") -> T:
     """The same with Kubernetes' own client for Python."""
 
     def run() -> T:
-        headers = {"sec-websocket-protocol": protocol} if protocol else {}
-        target = url.replace("http://", "ws://")
-        client = WSClient(Configuration(), target, headers, True, binary=True)
-        try:
+        with websocket_client(url, protocol) as client:
             return play(client)
-        finally:
-            client.close()
-            client.sock.shutdown()  # after the server's goodbye it forgets its socket
 
     return await asyncio.to_thread(run)
-
-
-def until_said(client: WSClient, text: bytes) -> None:
-    """Its first messages are empty."""
-    said = b""
-    while said != text:
-        said += client.read_stdout(timeout=10)
-        assert client.is_open()
 
 
 # the same behaviour behind both protocols
@@ -89,7 +67,7 @@ async def test_input_output_half_close_and_exit_code_over_spdy(streams: Streams)
 
 
 async def test_input_output_half_close_and_exit_code_over_websocket(streams: Streams) -> None:
-    def play(client: WSClient) -> None:
+    def play(client: Any) -> None:
         assert client.subprotocol == "v5.channel.k8s.io"
         client.write_stdin(b"hello ")
         until_said(client, b"hello ")
@@ -120,7 +98,7 @@ async def test_a_terminal_has_a_size_that_changes_over_spdy(streams: Streams) ->
 
 
 async def test_a_terminal_has_a_size_that_changes_over_websocket(streams: Streams) -> None:
-    def play(client: WSClient) -> None:
+    def play(client: Any) -> None:
         client.write_channel(4, b'{"Width":120,"Height":40}')
         client.write_stdin("\n")
         client.run_forever(timeout=10)
@@ -210,7 +188,7 @@ async def test_sixteen_mebibytes_go_through_both_ways_unchanged(streams: Streams
 
 
 async def test_a_lot_of_output_arrives_whole_over_websocket(streams: Streams) -> None:
-    def play(client: WSClient) -> int:
+    def play(client: Any) -> int:
         client.run_forever(timeout=60)
         assert client.returncode == 0
         return len(client.read_channel(1))
@@ -259,14 +237,21 @@ async def test_a_command_that_does_not_read_stops_its_client(streams: Streams) -
     def play(client: SpdyClient) -> int:
         command = Command(client, PLAIN)
         client.socket.settimeout(0.3)
-        sent = 0
-        with pytest.raises(TimeoutError):
-            while sent < 200 << 20:
-                client.socket.sendall(frame(client, command, b"x" * 65536))
-                sent += 65536
-        return sent
+        return sent_until_stuck(client, frame(client, command, b"x" * 65536))
 
     assert await spdy(url, play) < 100 << 20
+
+
+def sent_until_stuck(client: SpdyClient, data: bytes) -> int:
+    """How many bytes go out, of the same again and again, until the server reads no more."""
+    sent = 0
+    try:
+        while sent < 400 << 20:
+            client.socket.sendall(data)
+            sent += len(data)
+    except TimeoutError:
+        return sent
+    raise AssertionError("it takes everything")
 
 
 def frame(client: SpdyClient, command: Command, data: bytes) -> bytes:
@@ -292,128 +277,3 @@ async def test_a_command_that_closes_its_input_goes_on(streams: Streams) -> None
 
     url = streams.exec("sh", "-c", "exec <&-; echo closed; sleep 0.3; echo end")
     assert await spdy(url, play) == b"closed\nend\n"
-
-
-# clients that leave, and ends that come from elsewhere
-
-
-@pytest.mark.parametrize("how", ["close", "reset", "while its input is stuck"])
-async def test_a_client_that_leaves_takes_its_command_with_it(streams: Streams, how: str) -> None:
-    def play(client: SpdyClient) -> None:
-        command = Command(client, PLAIN)
-        command.until_said(b"here")
-        if how == "reset":
-            linger = struct.pack("ii", 1, 0)
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        if how == "while its input is stuck":  # more than a pipe holds, so we read no more
-            command.send(b"x" * ((1 << 20) + 100_000))
-
-    await spdy(streams.exec("sh", "-c", "echo here; exec sleep 1000"), play)
-    await eventually(streams.all_over)
-    assert streams.sessions[0].process.returncode == -9
-
-
-async def test_a_websocket_that_says_goodbye_takes_its_command_with_it(streams: Streams) -> None:
-    await websocket(
-        streams.exec("sh", "-c", "echo here; exec sleep 1000"),
-        lambda client: until_said(client, b"here\n"),
-    )
-    await eventually(streams.all_over)
-
-
-async def test_the_end_of_the_daemon_ends_all_streams_and_says_so() -> None:
-    ready = threading.Event()
-
-    def play(client: SpdyClient) -> str:
-        command = Command(client, PLAIN)
-        command.until_said(b"here")
-        ready.set()
-        return command.result().status
-
-    async with streaming() as streams:
-        playing = asyncio.create_task(spdy(streams.exec("sh", "-c", "echo here; sleep 99"), play))
-        await asyncio.to_thread(ready.wait, 20)
-    assert "podwright is ending" in await playing
-
-
-async def test_silence_ends_a_stream_after_the_idle_timeout(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
-    async with streaming(idle_timeout=0.3) as streams:
-
-        def play(client: SpdyClient) -> None:
-            Command(client, PLAIN)
-            while client.read():
-                pass
-
-        await spdy(streams.exec("sleep", "1000"), play)
-        await eventually(streams.all_over)
-    assert "nothing was sent for 0.3 s" in caplog.text
-
-
-async def test_a_client_that_opens_too_few_streams_is_sent_away(
-    streams: Streams, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-
-    def play(client: SpdyClient) -> None:
-        Command(client, PLAIN[:1])
-        while client.read():
-            pass
-
-    await spdy(streams.exec("true", creation_timeout=0.2), play)
-    await eventually(streams.all_over)
-    assert streams.sessions == []
-    assert "has not opened its streams in 0.2 s" in caplog.text
-
-
-async def test_garbage_after_the_upgrade_ends_the_stream(streams: Streams) -> None:
-    def play(client: SpdyClient) -> None:
-        client.socket.sendall(b"\x80\x02" + b"garbage" * 10)
-        while client.read():
-            pass
-
-    await spdy(streams.exec("cat"), play)
-    await eventually(streams.all_over)
-
-
-async def test_a_client_that_never_reads_answers_can_not_make_us_keep_them(
-    streams: Streams,
-) -> None:
-    def play(client: SpdyClient) -> int:
-        Command(client, PLAIN)
-        ping = struct.pack(">HHII", 0x8003, 6, 4, 1) * 4096
-        client.socket.settimeout(0.5)
-        sent = 0
-        with pytest.raises(TimeoutError):
-            while sent < 400 << 20:
-                sent += client.socket.send(ping)
-        return sent
-
-    assert await spdy(streams.exec("sleep", "1000"), play) < 100 << 20
-
-
-async def test_work_that_must_be_done_is_done_however_often_it_is_cancelled() -> None:
-    gate = asyncio.Event()
-    done = []
-
-    async def work() -> None:
-        await gate.wait()
-        done.append(True)
-
-    task = asyncio.create_task(purpose.uninterrupted(work()))
-    for _ in range(3):
-        await asyncio.sleep(0)
-        task.cancel()
-    gate.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert done == [True]
-
-
-async def test_a_protocol_that_nobody_serves_is_refused(streams: Streams) -> None:
-    with pytest.raises(NotUpgraded, match="v9") as raised:
-        await spdy(streams.exec("true"), lambda _: None, "v9.channel.k8s.io")
-    assert raised.value.status == 403
-    assert raised.value.headers["x-accepted-stream-protocol-versions"]
