@@ -57,8 +57,8 @@ class PortForward:
 
     ports: what was asked for: over SPDY and in a tunnel no other port is forwarded then, and the
     channels of a WebSocket are these; without any, clients name ports as they need them.
-    dial: answers a connected, non-blocking socket for a port; an OSError, RuntimeFault or CriFault is
-    told to the client. gone: returns when the pod has stopped: our sockets keep its network alive.
+    dial: answers a connected, non-blocking socket for a port; an OSError, RuntimeFault or CriFault
+    is told to the client. gone: returns when the pod has stopped: sockets keep its network alive.
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""Port forwarding with somebody who is slow: the other waits, memory is bounded, ends are noticed."""
+"""Port forwarding with somebody who is slow: the other waits, memory is bounded."""
 
 from __future__ import annotations
 
