@@ -23,18 +23,19 @@ async def stage() -> AsyncIterator[Stage]:
         yield stage
 
 
-def fill(client: SpdyClient, connection: Forwarded) -> int:
-    """Sends until nothing more is taken; how much was taken."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+def fill(stage: Stage, client: SpdyClient, connection: Forwarded) -> int:
+    """Sends until the server reads no more and nothing is taken; how much was taken."""
+    (peer,) = stage.server._peers
     piece = client.connection.data_header(connection.data, CHUNK) + bytes(CHUNK)
-    client.socket.settimeout(1)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
+    client.socket.settimeout(0.1)
     sent = 0
-    try:
-        while sent < 64 << 20:
-            client.socket.sendall(piece)
-            sent += len(piece)
-    except TimeoutError:
-        pass
+    while sent < 64 << 20:
+        try:
+            sent += client.socket.send(piece[sent % len(piece) :])
+        except TimeoutError:
+            if peer._holders:
+                break
     client.socket.settimeout(PATIENCE)
     return sent
 
@@ -43,7 +44,7 @@ async def test_a_pod_that_takes_nothing_makes_the_client_wait(stage: Stage) -> N
     def play(client: SpdyClient) -> None:
         connection = Forwarded(client, stage.pod.port)
         pod = stage.pod.accept()
-        assert fill(client, connection) < 64 << 20
+        assert fill(stage, client, connection) < 64 << 20
         (peer,) = stage.server._peers
         assert isinstance(peer.talk, ForwardStream)
         (made,) = peer.talk._connections.values()
@@ -84,7 +85,7 @@ async def test_a_client_that_goes_while_the_pod_takes_nothing_is_noticed(stage: 
     def play(client: SpdyClient) -> None:
         connection = Forwarded(client, stage.pod.port)
         pod = stage.pod.accept()
-        fill(client, connection)
+        fill(stage, client, connection)
         client.close()
         with pytest.raises(ConnectionResetError):
             read(pod)
