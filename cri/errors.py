@@ -120,6 +120,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.CgroupRefused: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupBusy: Status(StatusCode.ABORTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
+    runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),
     runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),
     image.ImageNotFound: Status(StatusCode.NOT_FOUND),
