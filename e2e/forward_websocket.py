@@ -23,12 +23,16 @@ _untyped: Any = ws_client
 def channels(url: str, *ports: int) -> Iterator[Any]:
     """A session with two channels a port; its `socket(port)` is a connection."""
     target = url.replace("http://", "ws://")
+    before = set(threading.enumerate())
     made = _untyped.create_websocket(Configuration(), target, {})
     session = _untyped.PortForward(made, ports)
+    relays = [one for one in threading.enumerate() if "port forward" in one.name]
     try:
         yield session
     finally:
         session.close()
+        for relay in set(relays) - before:  # it still reads from what is closed next
+            relay.join(PATIENCE)
         made.shutdown()
 
 
