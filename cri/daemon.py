@@ -76,6 +76,7 @@ async def serve(options: Options) -> None:
         await server.start()
         stack.push_async_callback(_finish, services)
         stack.push_async_callback(server.stop, GRACE_SECONDS)
+        stack.callback(services.events.close)  # streams without an end get one
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections needn't look at it
         pods = len(services.store.sandboxes)

@@ -66,6 +66,10 @@ class NameTaken(CriFault):
     """A sandbox or container of this name and attempt is there, and it isn't the same."""
 
 
+class LimitReached(CriFault):
+    """One of our own bounds; the text says which, and what to do."""
+
+
 class PathHangs(CriFault):
     """A file system does not answer."""
 
@@ -101,6 +105,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     InvalidRequest: Status(StatusCode.INVALID_ARGUMENT),
     WrongState: Status(StatusCode.FAILED_PRECONDITION),
     NameTaken: Status(StatusCode.ALREADY_EXISTS),
+    LimitReached: Status(StatusCode.RESOURCE_EXHAUSTED),
     PathHangs: Status(StatusCode.DEADLINE_EXCEEDED),
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from cri.api import api_pb2 as api
 from cri.errors import INTERNAL, message_of, status_of
 from cri.rpc import (
     container_create,
+    container_events,
     container_exec_sync,
     container_list,
     container_remove,
@@ -74,7 +75,18 @@ class Rpc:
     probes: bool = False
 
 
-RUNTIME: Mapping[str, Rpc] = {
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An RPC whose answer comes in pieces: `function` is an async generator of messages, or bytes.
+
+    It reads: it is logged at debug, at its beginning and its end.
+    """
+
+    function: Callable[[Services, Any], AsyncGenerator[Message | bytes, None]]
+    request: type[Message]
+
+
+RUNTIME: Mapping[str, Rpc | Stream] = {
     "Version": Rpc(version.version, api.VersionRequest, reads=True),
     "Status": Rpc(status.status, api.StatusRequest, reads=True),
     "RuntimeConfig": Rpc(runtime_config.runtime_config, api.RuntimeConfigRequest, reads=True),
@@ -88,11 +100,13 @@ RUNTIME: Mapping[str, Rpc] = {
         sandbox_status.pod_sandbox_status, api.PodSandboxStatusRequest, reads=True
     ),
     "ListPodSandbox": Rpc(sandbox_list.list_pod_sandbox, api.ListPodSandboxRequest, reads=True),
+    "StreamPodSandboxes": Stream(sandbox_list.stream_pod_sandboxes, api.StreamPodSandboxesRequest),
     "CreateContainer": Rpc(container_create.create_container, api.CreateContainerRequest),
     "StartContainer": Rpc(container_start.start_container, api.StartContainerRequest),
     "StopContainer": Rpc(container_stop.stop_container, api.StopContainerRequest),
     "RemoveContainer": Rpc(container_remove.remove_container, api.RemoveContainerRequest),
     "ListContainers": Rpc(container_list.list_containers, api.ListContainersRequest, reads=True),
+    "StreamContainers": Stream(container_list.stream_containers, api.StreamContainersRequest),
     "ContainerStatus": Rpc(
         container_status.container_status, api.ContainerStatusRequest, reads=True
     ),
@@ -100,23 +114,26 @@ RUNTIME: Mapping[str, Rpc] = {
     "ReopenContainerLog": Rpc(
         container_reopen_log.reopen_container_log, api.ReopenContainerLogRequest
     ),
+    "GetContainerEvents": Stream(container_events.get_container_events, api.GetEventsRequest),
 }
 
-IMAGE: Mapping[str, Rpc] = {
+IMAGE: Mapping[str, Rpc | Stream] = {
     "ListImages": Rpc(image_list.list_images, api.ListImagesRequest, reads=True),
+    "StreamImages": Stream(image_list.stream_images, api.StreamImagesRequest),
     "ImageStatus": Rpc(image_status.image_status, api.ImageStatusRequest, reads=True),
     "PullImage": Rpc(image_pull.pull_image, api.PullImageRequest),
     "RemoveImage": Rpc(image_remove.remove_image, api.RemoveImageRequest),
     "ImageFsInfo": Rpc(image_fs_info.image_fs_info, api.ImageFsInfoRequest, reads=True),
 }
 
-TABLES: Mapping[str, Mapping[str, Rpc]] = {
+Tables = Mapping[str, Mapping[str, Rpc | Stream]]
+TABLES: Tables = {
     "runtime.v1.RuntimeService": RUNTIME,
     "runtime.v1.ImageService": IMAGE,
 }
 
 
-def server(services: Services, tables: Mapping[str, Mapping[str, Rpc]] = TABLES) -> grpc.aio.Server:
+def server(services: Services, tables: Tables = TABLES) -> grpc.aio.Server:
     """A server of both CRI services and of our own; not yet bound, not yet started."""
     made = grpc.aio.server(
         options=[
@@ -149,11 +166,13 @@ def _names(service: str) -> list[str]:
 
 
 def _handler(
-    services: Services, table: Mapping[str, Rpc], service: str, name: str
+    services: Services, table: Mapping[str, Rpc | Stream], service: str, name: str
 ) -> grpc.RpcMethodHandler[Any, Any]:
     rpc = table.get(name)
     if rpc is None:
         return _missing(service, name)
+    if isinstance(rpc, Stream):
+        return _stream_handler(services, rpc, name)
 
     async def handle(request: Message, context: Context) -> Message | bytes:
         start = time.monotonic_ns()
@@ -169,6 +188,26 @@ def _handler(
         return result
 
     return grpc.unary_unary_rpc_method_handler(handle, rpc.request.FromString, _serialize)
+
+
+def _stream_handler(services: Services, rpc: Stream, name: str) -> grpc.RpcMethodHandler[Any, Any]:
+    async def handle(request: Message, context: Context) -> None:
+        start = time.monotonic_ns()
+        log.debug("%s: begins", name)
+        await context.send_initial_metadata(())  # the client knows by it that we are at work
+        try:
+            # written by us, not yielded to gRPC: it would leave a cancelled generator lying about
+            async with contextlib.aclosing(rpc.function(services, request)) as answers:
+                async for answer in answers:
+                    await context.write(answer)
+        except asyncio.CancelledError:
+            log.debug("%s: the client has gone after %s", name, _since(start))
+            raise
+        except Exception as error:  # noqa: BLE001 - the RPC guard
+            await _refuse(error, name, start, context)
+        log.debug("%s: ended after %s", name, _since(start))
+
+    return grpc.unary_stream_rpc_method_handler(handle, rpc.request.FromString, _serialize)
 
 
 def _missing(service: str, name: str) -> grpc.RpcMethodHandler[Any, Any]:

@@ -122,6 +122,7 @@ class Containers(Records[Container, ContainerStatus]):
     """All containers. `name`: see `container_name`."""
 
     def __init__(self, database: Database) -> None:
+        self._of_sandbox: dict[str, dict[str, Container]] = {}  # by sandbox id, by id, oldest first
         super().__init__(
             database,
             "containers",
@@ -130,9 +131,20 @@ class Containers(Records[Container, ContainerStatus]):
             not_found=ContainerNotFound,
         )
 
-    def of_sandbox(self, sandbox_id: str) -> list[Container]:
+    def of_sandbox(self, sandbox_id: str) -> tuple[Container, ...]:
         """The containers of a sandbox (whole id), oldest first."""
-        return [one for one in self.all() if one.metadata.sandbox_id == sandbox_id]
+        return tuple(self._of_sandbox.get(sandbox_id, {}).values())
+
+    def _keep(self, record: Container) -> None:
+        super()._keep(record)
+        self._of_sandbox.setdefault(record.metadata.sandbox_id, {})[record.id] = record
+
+    def _drop(self, record: Container) -> None:
+        super()._drop(record)
+        siblings = self._of_sandbox[record.metadata.sandbox_id]
+        del siblings[record.id]
+        if not siblings:
+            del self._of_sandbox[record.metadata.sandbox_id]
 
     def select(self, wanted: api.ContainerFilter) -> list[Container]:
         """Those that match every given part of a filter.

@@ -1,0 +1,41 @@
+"""A long list travels in messages that a client can take."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cri.api import api_pb2 as api
+from cri.rpc import pieces
+
+
+def item(number: int, size: int = 0) -> bytes:
+    one = api.Container(id=str(number), image_ref="x" * size)
+    return api.StreamContainersResponse(containers=[one]).SerializeToString()
+
+
+def test_of_nothing_there_is_no_message() -> None:
+    assert list(pieces.pieces([])) == []
+
+
+def test_a_message_has_so_many_items_at_most() -> None:
+    many = pieces.MOST_ITEMS * 2 + 1
+    parts = [
+        api.StreamContainersResponse.FromString(piece).containers
+        for piece in pieces.pieces(map(item, range(many)))
+    ]
+    assert [len(part) for part in parts] == [pieces.MOST_ITEMS, pieces.MOST_ITEMS, 1]
+    assert [int(one.id) for part in parts for one in part] == list(range(many))
+
+
+def test_an_item_larger_than_a_message_may_be_travels_alone() -> None:
+    large = item(1, pieces.MOST_BYTES + 1)
+    assert list(pieces.pieces([item(0), large, item(2)])) == [item(0), large, item(2)]
+
+
+@given(st.lists(st.integers(0, 2 * pieces.MOST_BYTES // 5), max_size=12))
+def test_every_item_comes_once_and_no_message_is_empty_or_too_large(sizes: list[int]) -> None:
+    items = [item(number, size) for number, size in enumerate(sizes)]
+    found = list(pieces.pieces(items))
+    assert b"".join(found) == b"".join(items)
+    assert all(0 < len(piece) <= pieces.MOST_BYTES for piece in found)
