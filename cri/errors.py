@@ -1,6 +1,6 @@
 """The one table: exception class -> gRPC status.
 
-Handlers raise; the guard in service.py asks `status_of`. The nearest class in the MRO wins; what is
+Handlers raise; the guard in guard.py asks `status_of`. The nearest class in the MRO wins; what is
 not listed is INTERNAL, a fault of ours, and is logged with its traceback. A message may carry a
 prefix which kubelet looks for in errors with code UNKNOWN. UNAVAILABLE is never used: to a client
 it means that nobody is listening at the socket.
@@ -118,6 +118,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     runtime.InvalidSpec: Status(StatusCode.INVALID_ARGUMENT),
     runtime.InitFailed: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupRefused: Status(StatusCode.FAILED_PRECONDITION),
+    cgroup.MemoryInUse: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupBusy: Status(StatusCode.ABORTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),

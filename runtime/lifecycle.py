@@ -55,6 +55,7 @@ from runtime.seccomp.compile import install_flags, program
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
+from runtime.update import Updates
 
 __all__ = [
     "AttachRequest",
@@ -130,7 +131,7 @@ class Runtime:
     """Runs sandboxes below a state directory.
 
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
-    whose monitor died without having been asked to.
+    whose monitor died without having been asked to. updates: once started, changes of limits.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Runtime:
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
         self._hierarchy = await asyncio.to_thread(tree.detect)
+        self.updates = Updates(self._hierarchy)
         await self._spawner.start()
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:

@@ -13,6 +13,8 @@ from cri.rpc import container_status
 from cri.store.sandbox import SandboxState
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from cri.rpc.services import Services
     from cri.store.sandbox import Sandbox
 
@@ -67,5 +69,12 @@ def _info(sandbox: Sandbox) -> dict[str, object]:
         "netnsPath": sandbox.metadata.netns_path,
         "cgroupParent": sandbox.metadata.cgroup_parent,
         "runtimeHandler": sandbox.metadata.runtime_handler,
-        "config": MessageToDict(sandbox.config, preserving_proto_field_name=True),
+        "overhead": _plain(sandbox.config.linux.overhead),
+        "resources": _plain(sandbox.config.linux.resources),
+        "config": _plain(sandbox.config),
     }
+
+
+def _plain(message: Message) -> dict[str, object]:
+    plain: dict[str, object] = MessageToDict(message, preserving_proto_field_name=True)
+    return plain

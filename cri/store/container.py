@@ -109,6 +109,13 @@ class Container:
         """The state as CRI knows it."""
         return _API_STATE[self.status.state]
 
+    def with_resources(self, resources: api.LinuxContainerResources) -> Container:
+        """The same container, with other resources in its config."""
+        config = api.ContainerConfig()
+        config.CopyFrom(self.config)
+        config.linux.resources.CopyFrom(resources)
+        return Container(self.metadata, config, self.status)
+
     def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
         return codec.encode(self.metadata), self.config.SerializeToString()

@@ -100,6 +100,21 @@ class Sandbox:
         """The state as CRI knows it."""
         return _API_STATE[self.status.state]
 
+    def with_resources(
+        self,
+        *,
+        overhead: api.LinuxContainerResources | None,
+        resources: api.LinuxContainerResources | None,
+    ) -> Sandbox:
+        """The same sandbox, with what is given of these in its config."""
+        config = api.PodSandboxConfig()
+        config.CopyFrom(self.config)
+        if overhead is not None:
+            config.linux.overhead.CopyFrom(overhead)
+        if resources is not None:
+            config.linux.resources.CopyFrom(resources)
+        return Sandbox(self.metadata, config, self.status)
+
     def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
         return codec.encode(self.metadata), self.config.SerializeToString()

@@ -10,7 +10,7 @@ import pytest
 
 from cri.api import api_pb2 as api
 from cri.errors import WrongState
-from cri.service import Stream
+from cri.guard import Stream
 from cri.tests.parts import parts, serving
 from cri.tests.test_store import container, sandbox
 
