@@ -14,10 +14,11 @@ import pytest
 from cri import recover
 from cri.api import api_pb2 as api
 from cri.events import What
-from cri.rpc.container_remove import remove_container
+from cri.rpc.container_start import after_start
 from cri.store.container import ContainerState
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState
 from cri.tests.pods import FOREVER, Node, eventually
+from runtime.lifecycle import ContainerExit, Started
 
 pytestmark = pytest.mark.root
 
@@ -65,17 +66,19 @@ async def test_a_life_of_a_moment_is_told_in_its_order_and_whole(node: Node) -> 
         assert 0 < before.started_at == after.started_at < after.finished_at
 
 
-async def test_an_exit_that_overtakes_its_start_does_not_keep_it_from_being_removed(
-    node: Node,
-) -> None:
-    container_id = await node.create(await node.run(), "true")
-    start = asyncio.create_task(node.start_one(container_id))
-    remove = asyncio.create_task(
-        remove_container(node.services, api.RemoveContainerRequest(container_id=container_id))
-    )
-    async with asyncio.timeout(5):  # less than a kill that is repeated
-        await asyncio.gather(start, remove)
-    assert node.services.store.containers.all() == ()
+async def test_an_exit_that_overtakes_its_start_waits_for_it_and_for_no_lock(node: Node) -> None:
+    sandbox_id = await node.run()
+    container_id = await node.create(sandbox_id, *FOREVER)
+    containers = node.services.store.containers
+    with node.services.events.watch() as watcher:
+        async with node.services.locks.hold(container_id):  # as a start does, then a removal
+            recover.on_exit(node.services, ContainerExit(sandbox_id, container_id, 0, 9))
+            assert containers.get(container_id).status.state is ContainerState.CREATED
+            containers.update(container_id, lambda status: after_start(status, Started(1, 8)))
+            await node.ended(container_id)
+        told = [event.what for event in watcher.unread() if event.subject == container_id]
+    assert told == [What.CREATED, What.STARTED, What.STOPPED]
+    assert containers.get(container_id).status.started_at == 8
 
 
 async def test_what_can_t_be_written_down_is_tried_again(
