@@ -79,4 +79,4 @@ async def _apply(
         return
     undo.push("put the old limits back", services.runtime.updates.put_back, wanted, done)
     for note in done.notes:
-        log.warning("container %s: %s", container.id, note)
+        log.info("container %s: %s", container.id, note)
