@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
-from cri.rpc.pieces import pieces
+from cri.rpc.pieces import cut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -24,7 +24,7 @@ async def stream_images(
 ) -> AsyncGenerator[bytes, None]:
     """The same in pieces: serialised StreamImagesResponses."""
     found = _select(services, request.filter)
-    for piece in pieces(
+    for piece in cut(
         api.StreamImagesResponse(images=[image_message(one)]).SerializeToString() for one in found
     ):
         yield piece

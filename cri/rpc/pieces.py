@@ -11,7 +11,7 @@ MOST_ITEMS = 3000
 MOST_BYTES = 4 << 20  # of a message, unless a single item is larger; kubelet takes 16 MiB
 
 
-def pieces(items: Iterable[bytes]) -> Iterator[bytes]:
+def cut(items: Iterable[bytes]) -> Iterator[bytes]:
     """Serialised messages that hold each item once, in order; none is empty, so of nothing none.
 
     items: each one a message with that one item, as protobuf lets such be joined.
