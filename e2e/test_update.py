@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -218,6 +220,10 @@ def test_an_update_is_found_in_the_trace(container: Container, pod: Pod) -> None
     (timeline,) = [one for one in timelines if one["rpc"] == "UpdateContainerResources"]
     assert timeline["sandbox"] == pod.id
     assert "change limits" in [stage["name"] for stage in timeline["stages"]]
+    program = str(Path(sys.executable).with_name("podwright"))
+    words = [program, "--address", pod.kubelet.node.client.address, "trace", "--all", pod.id]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "UpdateContainerResources" in shown
 
 
 def test_an_unknown_container_or_pod_is_not_found(kubelet: Kubelet) -> None:
