@@ -49,11 +49,11 @@ def test_pods_containers_and_images_are_those_of_the_lists(
         api.StreamPodSandboxesRequest(),
         api.StreamPodSandboxesResponse,
     )
-    assert [one for piece in told for one in piece.pod_sandboxes] == kubelet.sandboxes()
+    assert [one for batch in told for one in batch.pod_sandboxes] == kubelet.sandboxes()
     found = ask(
         channel, "StreamContainers", api.StreamContainersRequest(), api.StreamContainersResponse
     )
-    streamed = [one for piece in found for one in piece.containers]
+    streamed = [one for batch in found for one in batch.containers]
     assert streamed == kubelet.containers()
     assert [one.id for one in streamed] == [one.id for one in containers]
     one_pod = api.ContainerFilter(pod_sandbox_id=pods[1].id[:13])
@@ -63,10 +63,10 @@ def test_pods_containers_and_images_are_those_of_the_lists(
         api.StreamContainersRequest(filter=one_pod),
         api.StreamContainersResponse,
     )
-    assert [one.id for piece in filtered for one in piece.containers] == [containers[1].id]
+    assert [one.id for batch in filtered for one in batch.containers] == [containers[1].id]
     images = ask(channel, "StreamImages", api.StreamImagesRequest(), api.StreamImagesResponse)
     listed = kubelet.client.call("ListImages", api.ListImagesRequest(), api.ListImagesResponse)
-    assert [one for piece in images for one in piece.images] == list(listed.images)
+    assert [one for batch in images for one in batch.images] == list(listed.images)
 
 
 def test_of_nothing_there_is_an_end_and_no_message(channel: grpc.Channel) -> None:

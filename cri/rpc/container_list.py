@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.rpc.pieces import cut
+from cri.rpc.batches import batches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,5 +27,5 @@ async def stream_containers(
 ) -> AsyncGenerator[bytes, None]:
     """Serialised StreamContainersResponses; all as it is now: none twice, none missing."""
     found = services.store.containers.select(request.filter)
-    for piece in cut(container.listed for container in found):
-        yield piece
+    for batch in batches(container.listed for container in found):
+        yield batch

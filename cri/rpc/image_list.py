@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
-from cri.rpc.pieces import cut
+from cri.rpc.batches import batches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -22,12 +22,12 @@ async def list_images(services: Services, request: api.ListImagesRequest) -> api
 async def stream_images(
     services: Services, request: api.StreamImagesRequest
 ) -> AsyncGenerator[bytes, None]:
-    """The same in pieces: serialised StreamImagesResponses."""
+    """The same as serialised StreamImagesResponses."""
     found = _select(services, request.filter)
-    for piece in cut(
+    for batch in batches(
         api.StreamImagesResponse(images=[image_message(one)]).SerializeToString() for one in found
     ):
-        yield piece
+        yield batch
 
 
 def _select(services: Services, wanted: api.ImageFilter) -> Sequence[Image]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.rpc.pieces import cut
+from cri.rpc.batches import batches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,5 +27,5 @@ async def stream_pod_sandboxes(
 ) -> AsyncGenerator[bytes, None]:
     """Serialised StreamPodSandboxesResponses; all as it is now: none twice, none missing."""
     found = services.store.sandboxes.select(request.filter)
-    for piece in cut(sandbox.listed for sandbox in found):
-        yield piece
+    for batch in batches(sandbox.listed for sandbox in found):
+        yield batch

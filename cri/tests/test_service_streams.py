@@ -47,26 +47,26 @@ def served(function: object) -> dict[str, dict[str, Stream]]:
     return {RUNTIME: {"StreamContainers": stream}}
 
 
-async def test_lists_come_in_pieces_with_the_filter_of_lists(
+async def test_lists_come_in_batches_with_the_filter_of_lists(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cri.rpc.pieces.MOST_ITEMS", 2)
+    monkeypatch.setattr("cri.rpc.batches.MOST_ITEMS", 2)
     pods = [services.store.sandboxes.add(sandbox(f"p{n}")).id for n in range(5)]
     for pod in pods[1:]:
         services.store.sandboxes.update(pod, lambda status: status.made(pid=1, ips=()))
     mains = [services.store.containers.add(container(pod)).id for pod in pods]
     async with serving(services) as channel:
         call = ask(channel, "RuntimeService/StreamPodSandboxes", api.StreamPodSandboxesRequest())
-        told = [api.StreamPodSandboxesResponse.FromString(piece) async for piece in call]
-        assert [[one.id for one in piece.pod_sandboxes] for piece in told] == [pods[1:3], pods[3:]]
+        told = [api.StreamPodSandboxesResponse.FromString(batch) async for batch in call]
+        assert [[one.id for one in batch.pod_sandboxes] for batch in told] == [pods[1:3], pods[3:]]
         request = api.StreamContainersRequest()
         call = ask(channel, "RuntimeService/StreamContainers", request)
-        found = [api.StreamContainersResponse.FromString(piece) async for piece in call]
-        assert [one.id for piece in found for one in piece.containers] == mains
+        found = [api.StreamContainersResponse.FromString(batch) async for batch in call]
+        assert [one.id for batch in found for one in batch.containers] == mains
         request.filter.pod_sandbox_id = pods[3]
         call = ask(channel, "RuntimeService/StreamContainers", request)
-        found = [api.StreamContainersResponse.FromString(piece) async for piece in call]
-        assert [[one.id for one in piece.containers] for piece in found] == [[mains[3]]]
+        found = [api.StreamContainersResponse.FromString(batch) async for batch in call]
+        assert [[one.id for one in batch.containers] for batch in found] == [[mains[3]]]
 
 
 async def test_an_empty_list_is_an_end_without_a_message(services: Services) -> None:
@@ -77,7 +77,7 @@ async def test_an_empty_list_is_an_end_without_a_message(services: Services) -> 
             "ImageService/StreamImages",
         ):
             call = ask(channel, name, api.VersionRequest())
-            assert [piece async for piece in call] == []
+            assert [batch async for batch in call] == []
             assert await call.code() is grpc.StatusCode.OK
 
 

@@ -11,18 +11,18 @@ MOST_ITEMS = 3000
 MOST_BYTES = 4 << 20  # of a message, unless a single item is larger; kubelet takes 16 MiB
 
 
-def cut(items: Iterable[bytes]) -> Iterator[bytes]:
+def batches(frames: Iterable[bytes]) -> Iterator[bytes]:
     """Serialised messages that hold each item once, in order; none is empty, so of nothing none.
 
-    items: each one a message with that one item, as protobuf lets such be joined.
+    frames: each a message with that one item, for protobuf lets such be joined.
     """
-    piece: list[bytes] = []
+    batch: list[bytes] = []
     size = 0
-    for item in items:
-        if piece and (len(piece) >= MOST_ITEMS or size + len(item) > MOST_BYTES):
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(item)
-        size += len(item)
-    if piece:
-        yield b"".join(piece)
+    for frame in frames:
+        if batch and (len(batch) >= MOST_ITEMS or size + len(frame) > MOST_BYTES):
+            yield b"".join(batch)
+            batch, size = [], 0
+        batch.append(frame)
+        size += len(frame)
+    if batch:
+        yield b"".join(batch)
