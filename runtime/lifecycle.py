@@ -55,6 +55,7 @@ from runtime.seccomp.compile import install_flags, program
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
+from runtime.usage import Usages
 
 __all__ = [
     "AttachRequest",
@@ -130,7 +131,7 @@ class Runtime:
     """Runs sandboxes below a state directory.
 
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
-    whose monitor died without having been asked to.
+    whose monitor died without having been asked to. usages: what cgroups use.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Runtime:
         self._on_lost = on_lost
         self._monitors: dict[str, MonitorClient] = {}
         self._cgroup_layout = CgroupLayout()
+        self.usages = Usages()
 
     async def start(self) -> None:
         """Finds the spawner of this code's version, or starts one."""
@@ -310,6 +312,7 @@ class Runtime:
             client.close()
         self._monitors.clear()
         self._spawner.close()
+        await self.usages.close()
 
     def _netns_path(self, sandbox_id: str) -> str:
         return os.fspath(self._netns_dir / f"cni-{sandbox_id}")

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
+import os
 import resource
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,14 +26,24 @@ from typing import Final, TypeVar, cast
 from runtime.cgroup import files, processes, tree
 from runtime.cgroup.descriptors import CgroupGone, Descriptors
 from runtime.cgroup.processes import Processes
-from runtime.cgroup.usage import Detail, Format, Usage
+from runtime.cgroup.usage import Detail, DeviceIo, Format, Memory, Pressure, Stall, Usage
 from runtime.cgroup.usage_v1 import FormatV1
 from runtime.cgroup.usage_v2 import FormatV2
 from runtime.cgroup.v1 import HierarchyV1
 from runtime.cgroup.v2 import HierarchyV2
 from runtime.errors import RuntimeFault
 
-__all__ = ["Detail", "Processes", "Usage", "Usages"]
+__all__ = [
+    "Detail",
+    "DeviceIo",
+    "Memory",
+    "Pressure",
+    "Processes",
+    "Stall",
+    "Usage",
+    "Usages",
+    "block_device",
+]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -213,6 +225,15 @@ class Usages:
         if self._reader is None:
             self._reader = self._open_reader()
         return read(self._reader, paths)
+
+
+@functools.lru_cache(256)
+def block_device(major: int, minor: int) -> str:
+    """The device file of a disk; "" for one that has none (tmpfs), or has gone."""
+    try:
+        return "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{major}:{minor}"))
+    except OSError:
+        return ""
 
 
 def _format(hierarchy: tree.Hierarchy) -> Format:
