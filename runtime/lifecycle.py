@@ -284,6 +284,7 @@ class Runtime:
 
         It works as well where the monitor is already dead, or does not answer.
         """
+        self.usages.forget(cgroup_parent)
         client = self._monitors.pop(sandbox_id, None)
         if client is not None:
             try:
