@@ -118,7 +118,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """user, system, throttled: ns. failures: how often the memory limit was hit, v1 alone."""
+    """user, system, throttled: ns. failures: how often a limit of memory was met."""
 
     user: int = 0
     system: int = 0

@@ -37,6 +37,7 @@ _DETAIL: Final = (
     ("memory", "memory.max_usage_in_bytes"),
     ("memory", "memory.kmem.usage_in_bytes"),
     ("memory", "memory.failcnt"),
+    ("memory", "memory.memsw.failcnt"),
     ("memory", "memory.oom_control"),
     ("memory", "memory.soft_limit_in_bytes"),
     ("pids", "pids.current"),
@@ -79,7 +80,7 @@ class FormatV1:
 
     def detail(self, contents: Contents) -> Detail:
         """See `Format.detail`."""
-        user, system, cpu, peak, kernel, failures, oom, soft, *rest = contents
+        user, system, cpu, peak, kernel, failures, both_failures, oom, soft, *rest = contents
         threads, threads_max, operations, sizes, shares, quota, period = rest
         throttling = keyed(cpu)
         return Detail(
@@ -90,7 +91,8 @@ class FormatV1:
             throttled=throttling.get(b"throttled_time", 0),
             peak=limit(peak),
             kernel=limit(kernel),
-            failures=limit(failures),
+            # where the two limits are one, as kubelet has them, the second is met first
+            failures=number(failures) + number(both_failures),
             oom_kills=keyed(oom).get(b"oom_kill", 0),
             threads=limit(threads),
             threads_max=limit(threads_max),

@@ -94,7 +94,7 @@ class FormatV2:
     def detail(self, contents: Contents) -> Detail:
         """See `Format.detail`."""
         cpu, stat, peak, events, low, threads, threads_max, io, weight, cpu_max = contents
-        time = keyed(cpu)
+        time, happened = keyed(cpu), keyed(events)
         quota, period = _cpu_max(cpu_max)
         return Detail(
             user=time.get(b"user_usec", 0) * 1000,
@@ -104,7 +104,8 @@ class FormatV2:
             throttled=time.get(b"throttled_usec", 0) * 1000,
             peak=limit(peak),
             kernel=keyed(stat).get(b"kernel"),  # since Linux 5.18
-            oom_kills=keyed(events).get(b"oom_kill", 0),
+            failures=happened.get(b"max"),
+            oom_kills=happened.get(b"oom_kill", 0),
             threads=limit(threads),
             threads_max=limit(threads_max),
             io=_io(io),
