@@ -21,30 +21,27 @@ if TYPE_CHECKING:
     from runtime.usage import Usage
 
 SLICE = 64  # containers in a row: a third of a millisecond; then others have the event loop
-_STATS = 1  # the field of all three responses
+_STATS = 1  # the field of all three responses: of one, of a list, of a stream
 
 
 async def container_stats(services: Services, request: api.ContainerStatsRequest) -> bytes:
     """A serialised ContainerStatsResponse. Raises ContainerNotFound."""
     container = services.store.containers.get(request.container_id)
-    return usage_messages.field(_STATS, (await pieces(services, [container]))[0])
+    return usage_messages.field(_STATS, (await _pieces(services, [container]))[0])
 
 
 async def list_container_stats(services: Services, request: api.ListContainerStatsRequest) -> bytes:
     """A serialised ListContainerStatsResponse."""
-    found = await pieces(services, select(services, request.filter))
-    return b"".join(usage_messages.field(_STATS, piece) for piece in found)
+    return b"".join(await frames_of(services, request.filter))
 
 
-async def stats_of(
-    services: Services, wanted: api.ContainerStatsFilter
-) -> list[api.ContainerStats]:
-    """The same as messages, for answers that are streams."""
-    found = await pieces(services, select(services, wanted))
-    return [api.ContainerStats.FromString(piece) for piece in found]
+async def frames_of(services: Services, wanted: api.ContainerStatsFilter) -> list[bytes]:
+    """Each a serialised response of one container, whether answered at once or as a stream."""
+    found = await _pieces(services, _select(services, wanted))
+    return [usage_messages.field(_STATS, piece) for piece in found]
 
 
-def select(services: Services, wanted: api.ContainerStatsFilter) -> list[Container]:
+def _select(services: Services, wanted: api.ContainerStatsFilter) -> list[Container]:
     """As ListContainers understands its filter."""
     return services.store.containers.select(
         api.ContainerFilter(
@@ -63,7 +60,7 @@ def cgroup_of(services: Services, container: Container) -> str:
     return "" if sandbox is None else f"{sandbox.metadata.cgroup_parent}/{container.id}"
 
 
-async def pieces(services: Services, containers: Sequence[Container]) -> list[bytes]:
+async def _pieces(services: Services, containers: Sequence[Container]) -> list[bytes]:
     """A serialised ContainerStats of each."""
     cgroups = [cgroup_of(services, container) for container in containers]
     usages = await services.runtime.usages.usages([cgroup for cgroup in cgroups if cgroup])

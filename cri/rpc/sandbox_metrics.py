@@ -47,16 +47,11 @@ async def list_pod_sandbox_metrics(
     services: Services, request: api.ListPodSandboxMetricsRequest
 ) -> bytes:
     """A serialised ListPodSandboxMetricsResponse, of all pods that are ready."""
-    return b"".join([field(_METRICS, piece) async for piece in _pieces(services)])
+    return b"".join([frame async for frame in frames_of(services)])
 
 
-async def metrics_of(services: Services) -> list[api.PodSandboxMetrics]:
-    """The same as messages, for answers that are streams."""
-    return [api.PodSandboxMetrics.FromString(piece) async for piece in _pieces(services)]
-
-
-async def _pieces(services: Services) -> AsyncIterator[bytes]:
-    """A serialised PodSandboxMetrics of each pod.
+async def frames_of(services: Services) -> AsyncIterator[bytes]:
+    """Each a serialised response of one pod, whether answered at once or as a stream.
 
     A container has some sixty metrics, which take a tenth of a millisecond: others get the event
     loop in between.
@@ -72,7 +67,7 @@ async def _pieces(services: Services) -> AsyncIterator[bytes]:
         for container in look.pods.containers[sandbox.id]:
             parts.append(look.container(sandbox, container))
             await asyncio.sleep(0)
-        yield b"".join(parts)
+        yield field(_METRICS, b"".join(parts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,16 +40,13 @@ async def list_pod_sandbox_stats(
     services: Services, request: api.ListPodSandboxStatsRequest
 ) -> bytes:
     """A serialised ListPodSandboxStatsResponse."""
-    found = await _pieces(services, _select(services, request.filter))
-    return b"".join(usage_messages.field(_STATS, piece) for piece in found)
+    return b"".join(await frames_of(services, request.filter))
 
 
-async def stats_of(
-    services: Services, wanted: api.PodSandboxStatsFilter
-) -> list[api.PodSandboxStats]:
-    """The same as messages, for answers that are streams."""
+async def frames_of(services: Services, wanted: api.PodSandboxStatsFilter) -> list[bytes]:
+    """Each a serialised response of one pod, whether answered at once or as a stream."""
     found = await _pieces(services, _select(services, wanted))
-    return [api.PodSandboxStats.FromString(piece) for piece in found]
+    return [usage_messages.field(_STATS, piece) for piece in found]
 
 
 def _select(services: Services, wanted: api.PodSandboxStatsFilter) -> list[Sandbox]:
