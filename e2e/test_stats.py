@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
 from cri.api import api_pb2 as api
+from cri.cli.main import main
 from e2e.kubelet import Container, Kubelet, Pod, refused, until
 from e2e.node import Node
 
@@ -344,3 +347,29 @@ def test_cpu_metrics_tell_programs_from_the_kernel(kubelet: Kubelet, pod: Pod) -
     until(lambda: seconds("container_cpu_usage_seconds_total") >= 2, "two seconds of CPU time")
     assert seconds("container_cpu_user_seconds_total") >= 1
     assert seconds("container_cpu_system_seconds_total") <= 1
+
+
+def test_a_person_sees_who_uses_what(kubelet: Kubelet, pod: Pod) -> None:
+    busy = limited(pod, ["sh", "-c", "while true; do :; done"], memory=64 * MIB)
+    pod.container(["true"]).start().wait()
+    name = pod.config.metadata.name
+
+    def said(*words: str) -> str:
+        environment = {"PODWRIGHT_ADDRESS": kubelet.node.address}
+        done = CliRunner().invoke(main, ["stats", *words], env=environment)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    headers, of_pod, of_container = said(name).splitlines()
+    assert headers.split()[:3] == ["POD", "CPU", "MEMORY"]
+    assert of_pod.split()[0] == f"e2e/{name}"
+    assert of_pod.split()[-1] == "1"
+    assert of_container.split()[0] == busy.config.metadata.name
+    assert 0.1 < float(of_container.split()[1]) < 1.2
+    assert of_container.split()[4:6] == ["of", "67.1"]
+    (told,) = json.loads(said(name, "-o", "json"))
+    (inside,) = told["containers"]
+    assert (told["id"], inside["id"]) == (pod.id, busy.id)
+    assert told["processes"] == 1
+    assert inside["cpu_nanoseconds"] > 0
+    assert name in said()

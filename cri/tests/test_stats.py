@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from typing import TYPE_CHECKING
@@ -140,6 +141,9 @@ async def test_descriptors_go_with_the_container_and_with_the_pod(node: Node) ->
 
 
 async def test_a_pod_of_our_own_cgroup_parent_is_counted(node: Node) -> None:
+    cgroup = dataclasses.replace(node.services.config.cgroup, parent=node.cgroup)
+    configured = dataclasses.replace(node.services.config, cgroup=cgroup)
+    node.services = dataclasses.replace(node.services, config=configured)
     config = node.sandbox_config()
     config.linux.cgroup_parent = ""
     sandbox_id = await node.run(config)
@@ -148,6 +152,7 @@ async def test_a_pod_of_our_own_cgroup_parent_is_counted(node: Node) -> None:
     assert linux.cpu.usage_core_nano_seconds.value > 0
     assert linux.memory.working_set_bytes.value > 0
     await node.remove_pod(sandbox_id)
+    await eventually(lambda: not kept_open(node))
 
 
 async def test_a_pod_without_containers_is_told_of(node: Node) -> None:
