@@ -16,12 +16,13 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cri import VERSION, recover, service
+from cri import VERSION, recover, service, writable
 from cri.config import Config, ConfigError, load, override
 from cri.listen import listen
 from cri.paths import Paths
@@ -83,7 +84,7 @@ async def serve(options: Options) -> None:
         text = f"serving {config.endpoint}, {pods} sandboxes"
         log.info("podwright %s: %s, after %.2f s", VERSION, text, time.monotonic() - began)
         notifier.ready(text)
-        async with _watchdog(notifier):
+        async with _watchdog(notifier), writable.refreshing(services):
             await stop.wait()
         log.info("stopping; pods run on")
         notifier.stopping()
@@ -115,6 +116,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         runtime = Runtime(paths.state, Path(config.netns_dir), on_exit=on_exit, on_lost=on_lost)
         network = PodNetwork(_network_settings(config))
         services = Services(config, paths, store, images, network, runtime)
+        _raise_descriptor_limit()
         await runtime.start()
         stack.push_async_callback(runtime.close)
         await network.start([sandbox.id for sandbox in store.sandboxes])
@@ -123,6 +125,13 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         await images.collect([container.id for container in store.containers])
         remember_boot(paths.boot_id)
         yield services
+
+
+def _raise_descriptor_limit() -> None:
+    """Statistics keep some files of each container open. Of what we start, the spawner gets back
+    what we were given, since containers inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _make(directory: Path) -> None:

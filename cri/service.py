@@ -18,6 +18,7 @@ from cri.rpc import (
     container_remove,
     container_reopen_log,
     container_start,
+    container_stats,
     container_status,
     container_stop,
     container_update,
@@ -29,8 +30,10 @@ from cri.rpc import (
     image_status,
     runtime_config,
     sandbox_list,
+    sandbox_metrics,
     sandbox_remove,
     sandbox_run,
+    sandbox_stats,
     sandbox_status,
     sandbox_stop,
     sandbox_update,
@@ -67,6 +70,20 @@ RUNTIME: Mapping[str, Rpc | Stream] = {
     "StreamContainers": Stream(container_list.stream_containers, api.StreamContainersRequest),
     "ContainerStatus": Rpc(
         container_status.container_status, api.ContainerStatusRequest, reads=True
+    ),
+    "ContainerStats": Rpc(container_stats.container_stats, api.ContainerStatsRequest, reads=True),
+    "ListContainerStats": Rpc(
+        container_stats.list_container_stats, api.ListContainerStatsRequest, reads=True
+    ),
+    "PodSandboxStats": Rpc(sandbox_stats.pod_sandbox_stats, api.PodSandboxStatsRequest, reads=True),
+    "ListPodSandboxStats": Rpc(
+        sandbox_stats.list_pod_sandbox_stats, api.ListPodSandboxStatsRequest, reads=True
+    ),
+    "ListMetricDescriptors": Rpc(
+        sandbox_metrics.list_metric_descriptors, api.ListMetricDescriptorsRequest, reads=True
+    ),
+    "ListPodSandboxMetrics": Rpc(
+        sandbox_metrics.list_pod_sandbox_metrics, api.ListPodSandboxMetricsRequest, reads=True
     ),
     "ExecSync": Rpc(container_exec_sync.exec_sync, api.ExecSyncRequest, probes=True),
     "UpdateContainerResources": Rpc(

@@ -88,6 +88,7 @@ class Container:
     config: api.ContainerConfig
     status: ContainerStatus = field(default_factory=ContainerStatus)
     _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -103,6 +104,13 @@ class Container:
         if not self._listed:
             object.__setattr__(self, "_listed", _frame(self))
         return self._listed
+
+    @property
+    def attributes(self) -> bytes:
+        """The part of its serialised ContainerStats that never changes. Made on demand."""
+        if not self._attributes:
+            object.__setattr__(self, "_attributes", _attributes(self))
+        return self._attributes
 
     @property
     def api_state(self) -> api.ContainerState:
@@ -197,6 +205,17 @@ def _frame(container: Container) -> bytes:
                 annotations=container.config.annotations,
             )
         ]
+    ).SerializeToString()
+
+
+def _attributes(container: Container) -> bytes:
+    return api.ContainerStats(
+        attributes=api.ContainerAttributes(
+            id=container.id,
+            metadata=container.config.metadata,
+            labels=container.config.labels,
+            annotations=container.config.annotations,
+        )
     ).SerializeToString()
 
 

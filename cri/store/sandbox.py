@@ -79,6 +79,7 @@ class Sandbox:
     config: api.PodSandboxConfig
     status: SandboxStatus = field(default_factory=SandboxStatus)
     _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -94,6 +95,13 @@ class Sandbox:
         if not self._listed:
             object.__setattr__(self, "_listed", _frame(self))
         return self._listed
+
+    @property
+    def attributes(self) -> bytes:
+        """The part of its serialised PodSandboxStats that never changes. Made on demand."""
+        if not self._attributes:
+            object.__setattr__(self, "_attributes", _attributes(self))
+        return self._attributes
 
     @property
     def api_state(self) -> api.PodSandboxState:
@@ -169,6 +177,17 @@ def _frame(sandbox: Sandbox) -> bytes:
                 runtime_handler=sandbox.metadata.runtime_handler,
             )
         ]
+    ).SerializeToString()
+
+
+def _attributes(sandbox: Sandbox) -> bytes:
+    return api.PodSandboxStats(
+        attributes=api.PodSandboxAttributes(
+            id=sandbox.id,
+            metadata=sandbox.config.metadata,
+            labels=sandbox.config.labels,
+            annotations=sandbox.config.annotations,
+        )
     ).SerializeToString()
 
 
