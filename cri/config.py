@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from cri.endpoint import Endpoint
+from cri.toml_lines import Key, line_of
 from network.config import check_interface_name, parse_subnet
 
 DEFAULT_FILE = Path("/etc/podwright/podwright.toml")
 
 T = TypeVar("T")
 Check = Callable[[T], str]  # "": good; else what is wrong with the value
-Key = tuple[str, ...]  # ("network", "mtu")
 
 
 class ConfigError(Exception):
@@ -78,6 +79,14 @@ def _subnets(value: tuple[str, ...]) -> str:
 def _hosts(value: tuple[str, ...]) -> str:
     bad = [host for host in value if not re.fullmatch(r"[\w.\[\]:-]+", host)]
     return f"{bad[0]!r} is no host[:port]" if bad else ""
+
+
+def _endpoint(value: str) -> str:
+    try:
+        Endpoint.parse(value)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _cgroup_parent(value: str) -> str:
@@ -172,6 +181,34 @@ class ContainersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamingConfig:
+    address: str = key(
+        "127.0.0.1:0",
+        "Where exec, attach and port-forward are served; port 0: any. Not loopback: needs TLS.",
+        _endpoint,
+    )
+    idle_timeout: int = key(14400, "Seconds of silence that end a stream.", _between(1, 604800))
+    creation_timeout: int = key(
+        30, "Seconds that a client has to open its channels.", _between(1, 3600)
+    )
+    tls_cert_file: str = key("", "PEM; read again when it changes.", _absolute_or_empty)
+    tls_key_file: str = key("", "PEM; goes with tls_cert_file.", _absolute_or_empty)
+    client_ca_file: str = key("", "PEM: clients must be certified by it.", _absolute_or_empty)
+
+    def problem(self) -> tuple[str, str]:
+        """A key that does not go with the others, and why; empty: all go together."""
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            missing = "tls_key_file" if self.tls_cert_file else "tls_cert_file"
+            return missing, "is missing: certificate and key go together"
+        if self.client_ca_file and not self.tls_cert_file:
+            return "client_ca_file", "is of use only with tls_cert_file and tls_key_file"
+        if not self.tls_cert_file and not Endpoint.parse(self.address).loopback:
+            text = f"= {self.address!r}: can be reached from elsewhere, so it needs "
+            return "address", text + "tls_cert_file and tls_key_file; or use 127.0.0.1:0"
+        return "", ""
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddedHandler:
     """The runtime which is part of podwright. It has no keys."""
 
@@ -207,6 +244,9 @@ class Config:
     containers: ContainersConfig = field(
         default_factory=ContainersConfig, metadata={"doc": "What containers get by default."}
     )
+    streaming: StreamingConfig = field(
+        default_factory=StreamingConfig, metadata={"doc": "Exec, attach and port-forward."}
+    )
     handlers: HandlersConfig = field(
         default_factory=HandlersConfig, metadata={"doc": "Runtimes, by RuntimeClass handler."}
     )
@@ -234,7 +274,19 @@ def load(file: Path | None = None) -> Config:
     config = Config()
     for source in sources:
         config = parse(_read(source), source, base=config)
+    name, problem = config.streaming.problem()
+    if problem:
+        raise ConfigError(*_where(sources, name), f"streaming.{name} {problem}")
     return config
+
+
+def _where(sources: Sequence[Path], name: str) -> tuple[Path, int]:
+    """The last file and line that sets a key of [streaming], or the last that has the table."""
+    for path in (("streaming", name), ("streaming",)):
+        for source in reversed(sources):
+            if line := line_of(_read(source), path):
+                return source, line
+    return sources[0], 0
 
 
 def parse(text: str, source: Path | str = "<text>", *, base: Config | None = None) -> Config:
@@ -257,31 +309,6 @@ def override(config: Config, **values: str | None) -> Config:
     for path, problem in _problems(Config, given, ()):
         raise ConfigError(f"--{path[0].replace('_', '-')}", 0, problem)
     return _apply(config, given)
-
-
-def line_of(text: str, path: Key) -> int:
-    """The line on which a key is set: the first beginning of the text, cut at a line's end, that is
-    TOML and has the key; the statement begins after the longest shorter one. Exact, if not fast."""
-    lines = text.splitlines()
-    begin = 0
-    for count in range(1, len(lines) + 1):
-        try:
-            data: object = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
-            continue
-        if _has(data, path):
-            blank = (not line.strip() or line.lstrip().startswith("#") for line in lines[begin:])
-            return begin + 1 + next((n for n, skip in enumerate(blank) if not skip), 0)
-        begin = count
-    return 0
-
-
-def _has(data: object, path: Key) -> bool:
-    for name in path:
-        if not isinstance(data, dict) or name not in data:
-            return False
-        data = data[name]
-    return True
 
 
 def _read(source: Path) -> str:

@@ -24,10 +24,13 @@ from typing import TYPE_CHECKING
 
 from cri import VERSION, recover, service, writable
 from cri.config import Config, ConfigError, load, override
+from cri.endpoint import Endpoint
 from cri.listen import listen
 from cri.paths import Paths
 from cri.rpc.services import Services
 from cri.store.store import Store
+from cri.streaming.server import StreamServer, StreamSettings
+from cri.streaming.tls import CantServe, TlsFiles
 from cri.systemd import Notifier, passed_sockets
 from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
@@ -115,7 +118,8 @@ async def _services(config: Config) -> AsyncIterator[Services]:
 
         runtime = Runtime(paths.state, Path(config.netns_dir), on_exit=on_exit, on_lost=on_lost)
         network = PodNetwork(_network_settings(config))
-        services = Services(config, paths, store, images, network, runtime)
+        streams = StreamServer(_stream_settings(config))
+        services = Services(config, paths, store, images, network, runtime, streams)
         _raise_descriptor_limit()
         await runtime.start()
         stack.push_async_callback(runtime.close)
@@ -124,6 +128,11 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         await recover.recover(services, rebooted=rebooted)
         await images.collect([container.id for container in store.containers])
         remember_boot(paths.boot_id)
+        try:
+            await streams.start()
+        except CantServe as error:
+            raise CantStart(str(error)) from error
+        stack.push_async_callback(streams.close)
         yield services
 
 
@@ -184,6 +193,21 @@ def _image_settings(config: Config) -> ImageSettings:
         keep_blobs=images.keep_blobs,
         pinned=images.pinned,
         progress_timeout=images.progress_timeout,
+    )
+
+
+def _stream_settings(config: Config) -> StreamSettings:
+    streaming = config.streaming
+    tls = None
+    if streaming.tls_cert_file:
+        authority = Path(streaming.client_ca_file) if streaming.client_ca_file else None
+        files = Path(streaming.tls_cert_file), Path(streaming.tls_key_file)
+        tls = TlsFiles(*files, authority)
+    return StreamSettings(
+        endpoint=Endpoint.parse(streaming.address),
+        idle_timeout=streaming.idle_timeout,
+        creation_timeout=streaming.creation_timeout,
+        tls=tls,
     )
 
 

@@ -82,6 +82,10 @@ class ImageVolumeFailed(CriFault):
     """An image can't be mounted as a volume."""
 
 
+class StreamsExhausted(CriFault):
+    """Too many streams were asked for that nobody has opened."""
+
+
 class StateNotWritten(CriFault):
     """A change of state could not be written down, so it was not made."""
 
@@ -109,6 +113,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     PathHangs: Status(StatusCode.DEADLINE_EXCEEDED),
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
+    StreamsExhausted: Status(StatusCode.RESOURCE_EXHAUSTED),
     StateNotWritten: Status(StatusCode.ABORTED),
     StateDiskFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     TimeoutError: Status(StatusCode.DEADLINE_EXCEEDED),
@@ -121,6 +126,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.MemoryInUse: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupBusy: Status(StatusCode.ABORTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
+    runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),
     runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),
     image.ImageNotFound: Status(StatusCode.NOT_FOUND),

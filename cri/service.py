@@ -31,6 +31,7 @@ from cri.rpc import (
     runtime_config,
     sandbox_list,
     sandbox_metrics,
+    sandbox_port_forward,
     sandbox_remove,
     sandbox_run,
     sandbox_stats,
@@ -38,6 +39,7 @@ from cri.rpc import (
     sandbox_stop,
     sandbox_update,
     status,
+    stream_urls,
     version,
 )
 
@@ -86,6 +88,9 @@ RUNTIME: Mapping[str, Rpc | Stream] = {
         sandbox_metrics.list_pod_sandbox_metrics, api.ListPodSandboxMetricsRequest, reads=True
     ),
     "ExecSync": Rpc(container_exec_sync.exec_sync, api.ExecSyncRequest, probes=True),
+    "Exec": Rpc(stream_urls.exec_, api.ExecRequest),
+    "Attach": Rpc(stream_urls.attach, api.AttachRequest),
+    "PortForward": Rpc(sandbox_port_forward.port_forward, api.PortForwardRequest),
     "UpdateContainerResources": Rpc(
         container_update.update_container_resources, api.UpdateContainerResourcesRequest
     ),

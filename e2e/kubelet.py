@@ -202,6 +202,20 @@ class Container:
         request = api.ExecSyncRequest(container_id=self.id, cmd=command, timeout=timeout)
         return self.kubelet.client.call("ExecSync", request, api.ExecSyncResponse, timeout=60)
 
+    def exec_url(self, *command: str, tty: bool = False, stdin: bool = True) -> str:
+        """Where to stream a command: with all the channels that there are."""
+        request = api.ExecRequest(
+            container_id=self.id, cmd=command, tty=tty, stdin=stdin, stdout=True, stderr=not tty
+        )
+        return self.kubelet.client.call("Exec", request, api.ExecResponse).url
+
+    def attach_url(self, *, tty: bool = False, stdin: bool = False) -> str:
+        """Where to stream the container's own input and output."""
+        request = api.AttachRequest(
+            container_id=self.id, tty=tty, stdin=stdin, stdout=True, stderr=not tty
+        )
+        return self.kubelet.client.call("Attach", request, api.AttachResponse).url
+
     def shell(self, script: str) -> str:
         """What a shell script says inside the container; AssertionError if it fails."""
         answer = self.exec("sh", "-c", script)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cri.config import Config
     from cri.paths import Paths
     from cri.store.store import Store
+    from cri.streaming.server import StreamServer
     from image.store import ImageStore
     from network.pod_network import PodNetwork
     from runtime.lifecycle import Runtime
@@ -30,6 +31,7 @@ class Services:
     images: ImageStore
     network: PodNetwork
     runtime: Runtime
+    streams: StreamServer
     events: Events = field(init=False)  # follows the store
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids

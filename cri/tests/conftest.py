@@ -6,11 +6,17 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from cri.tests.pods import Node
+from cri.tests.sessions import Streams, streaming
 from runtime.linux import mount
 from runtime.linux.namespace import Clone, unshare
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,3 +49,10 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await node.start()
     yield node
     await node.end()
+
+
+@pytest.fixture
+async def streams() -> AsyncIterator[Streams]:
+    """A stream server; afterwards nothing of it is left."""
+    async with streaming() as made:
+        yield made

@@ -10,10 +10,12 @@ import grpc
 
 from cri import service
 from cri.config import Config, override
+from cri.endpoint import Endpoint
 from cri.listen import listen
 from cri.paths import Paths
 from cri.rpc.services import Services
 from cri.store.store import Store
+from cri.streaming.server import StreamServer, StreamSettings
 from image.store import ImageSettings, ImageStore, RegistrySettings, UnpackLimits
 from network.config import NetworkSettings
 from network.pod_network import PodNetwork
@@ -34,6 +36,11 @@ IMAGES = ImageSettings(
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
+def stream_server() -> StreamServer:
+    """On loopback, at any port; not started."""
+    return StreamServer(StreamSettings(Endpoint.parse("127.0.0.1:0")))
+
+
 @contextlib.asynccontextmanager
 async def parts(directory: Path, images_as: ImageSettings = IMAGES) -> AsyncIterator[Services]:
     """A daemon's parts, with the network off and no spawner started."""
@@ -48,7 +55,7 @@ async def parts(directory: Path, images_as: ImageSettings = IMAGES) -> AsyncIter
     runtime = Runtime(paths.state, netns_dir, on_exit=lambda _: None, on_lost=lambda _: None)
     await network.start([])
     try:
-        yield Services(config, paths, store, images, network, runtime)
+        yield Services(config, paths, store, images, network, runtime, stream_server())
     finally:
         await network.close()
         await images.close()

@@ -27,6 +27,7 @@ from cri.rpc.sandbox_stop import stop_pod_sandbox
 from cri.rpc.services import Services
 from cri.store.container import ContainerState
 from cri.store.store import Store
+from cri.tests.parts import stream_server
 from image.manifest import ImageConfig, Platform
 from image.store import Image, Overlay
 from image.writable import FileSystem, Occupancy
@@ -182,6 +183,7 @@ class Node:
             cast("ImageStore", self.images),
             cast("PodNetwork", self.network),
             runtime,
+            stream_server(),
         )
         await runtime.start()
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from cri.cli.config import default_text
 from cri.cli.main import main
-from cri.config import Config, ConfigError, line_of, load, override, parse
+from cri.config import Config, ConfigError, load, override, parse
+from cri.toml_lines import line_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ def test_the_defaults_are_what_the_printed_default_configuration_says() -> None:
     uncommented = re.sub(r"^#(?=\w+ = )", "", default_text(), flags=re.MULTILINE)
     assert parse(uncommented) == Config()
     assert parse(default_text()) == Config()
-    for section in ("network", "images", "cgroup", "containers", "handlers.podwright"):
+    for section in ("network", "images", "cgroup", "containers", "streaming", "handlers.podwright"):
         assert f"[{section}]" in uncommented
 
 
@@ -145,3 +146,34 @@ def test_config_default_prints_a_file_that_passes_the_check(tmp_path: Path) -> N
     file = tmp_path / "p.toml"
     file.write_text(CliRunner().invoke(main, ["config", "default"]).output)
     assert CliRunner().invoke(main, ["config", "check", str(file)]).output == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            'address = "0.0.0.0:10010"',
+            r"toml:2: streaming.address = '0.0.0.0:10010': can be reached",
+        ),
+        ('address = "10010"', r"toml:2: streaming.address = '10010': must be address:port"),
+        ('tls_cert_file = "/c"', r"toml:1: streaming.tls_key_file is missing"),
+        ('\ntls_key_file = "/k"', r"toml:1: streaming.tls_cert_file is missing"),
+        ('\nclient_ca_file = "/k"', r"toml:3: streaming.client_ca_file is of use only with"),
+        ("idle_timeout = 0", r"toml:2: streaming.idle_timeout = 0: must be from 1"),
+    ],
+)
+def test_streams_that_could_be_overheard_are_no_configuration(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    file = tmp_path / "podwright.toml"
+    file.write_text(f"[streaming]\n{text}\n")
+    with pytest.raises(ConfigError, match=problem):
+        load(file)
+
+
+def test_a_drop_in_may_bring_the_certificate_that_an_address_needs(tmp_path: Path) -> None:
+    (tmp_path / "podwright.toml").write_text('[streaming]\naddress = "[::]:10010"\n')
+    (tmp_path / "conf.d").mkdir()
+    drop_in = tmp_path / "conf.d" / "tls.toml"
+    drop_in.write_text('[streaming]\ntls_cert_file = "/c"\ntls_key_file = "/k"\n')
+    assert load(tmp_path / "podwright.toml").streaming.tls_cert_file == "/c"

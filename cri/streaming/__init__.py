@@ -1,0 +1,1 @@
+"""Exec, attach and port forwarding: what kubelet and crictl stream over HTTP."""
