@@ -16,12 +16,13 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cri import VERSION, recover, service
+from cri import VERSION, recover, service, writable
 from cri.config import Config, ConfigError, load, override
 from cri.endpoint import Endpoint
 from cri.listen import listen
@@ -79,13 +80,14 @@ async def serve(options: Options) -> None:
         await server.start()
         stack.push_async_callback(_finish, services)
         stack.push_async_callback(server.stop, GRACE_SECONDS)
+        stack.callback(services.events.close)  # streams without an end get one
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections needn't look at it
         pods = len(services.store.sandboxes)
         text = f"serving {config.endpoint}, {pods} sandboxes"
         log.info("podwright %s: %s, after %.2f s", VERSION, text, time.monotonic() - began)
         notifier.ready(text)
-        async with _watchdog(notifier):
+        async with _watchdog(notifier), writable.refreshing(services):
             await stop.wait()
         log.info("stopping; pods run on")
         notifier.stopping()
@@ -118,6 +120,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
         services = Services(config, paths, store, images, network, runtime, streams)
+        _raise_descriptor_limit()
         await runtime.start()
         stack.push_async_callback(runtime.close)
         await network.start([sandbox.id for sandbox in store.sandboxes])
@@ -131,6 +134,13 @@ async def _services(config: Config) -> AsyncIterator[Services]:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
         yield services
+
+
+def _raise_descriptor_limit() -> None:
+    """Statistics keep some files of each container open. Of what we start, the spawner gets back
+    what we were given, since containers inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _make(directory: Path) -> None:

@@ -1,6 +1,6 @@
 """The one table: exception class -> gRPC status.
 
-Handlers raise; the guard in service.py asks `status_of`. The nearest class in the MRO wins; what is
+Handlers raise; the guard in guard.py asks `status_of`. The nearest class in the MRO wins; what is
 not listed is INTERNAL, a fault of ours, and is logged with its traceback. A message may carry a
 prefix which kubelet looks for in errors with code UNKNOWN. UNAVAILABLE is never used: to a client
 it means that nobody is listening at the socket.
@@ -66,6 +66,10 @@ class NameTaken(CriFault):
     """A sandbox or container of this name and attempt is there, and it isn't the same."""
 
 
+class LimitReached(CriFault):
+    """One of our own bounds; the text says which, and what to do."""
+
+
 class PathHangs(CriFault):
     """A file system does not answer."""
 
@@ -105,6 +109,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     InvalidRequest: Status(StatusCode.INVALID_ARGUMENT),
     WrongState: Status(StatusCode.FAILED_PRECONDITION),
     NameTaken: Status(StatusCode.ALREADY_EXISTS),
+    LimitReached: Status(StatusCode.RESOURCE_EXHAUSTED),
     PathHangs: Status(StatusCode.DEADLINE_EXCEEDED),
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
@@ -118,6 +123,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     runtime.InvalidSpec: Status(StatusCode.INVALID_ARGUMENT),
     runtime.InitFailed: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupRefused: Status(StatusCode.FAILED_PRECONDITION),
+    cgroup.MemoryInUse: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupBusy: Status(StatusCode.ABORTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),

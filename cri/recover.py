@@ -13,10 +13,11 @@ The removers are those of the RPCs. What they can't remove now is left for Stop 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from cri.errors import StateNotWritten
+from cri.errors import ContainerNotFound, StateNotWritten
 from cri.rpc import container_exit, sandbox_stop
 from cri.rpc.container_start import after_start
 from cri.rpc.finish import background
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0  # what can't be written down (a full disk) is tried again
+ANSWER_SECONDS = 5.0  # a start's answer, after the exit: both are on their way already
 REBOOTED = "the node was rebooted"
 MONITOR_DIED = "the pod's monitor died, and all of the pod with it"
 MONITOR_GONE = "the pod's monitor died while no daemon was there, and all of the pod with it"
@@ -56,11 +58,22 @@ async def recover(services: Services, *, rebooted: bool) -> None:
 
 
 def on_exit(services: Services, exit_: ContainerExit) -> None:
-    """A container has ended: written down, then published."""
+    """A container has ended: written down, then published.
+
+    The word of a very short life may overtake the one of its start, which is then written first.
+    """
+    what = f"exit of container {exit_.container_id}"
+    container = services.store.containers.exact(exit_.container_id)
+    if (
+        container is not None
+        and container.status.state is ContainerState.CREATED
+        and container.id in services.locks.held()
+    ):
+        background(services, what, _until_written(what, lambda: _exited_early(services, exit_)))
+        return
     try:
         container_exit.exited(services, exit_)
     except StateNotWritten as error:
-        what = f"exit of container {exit_.container_id}"
         log.error("%s, to be tried again: %s", what, error)
         background(services, what, _until_written(what, lambda: _exited(services, exit_)))
 
@@ -82,6 +95,17 @@ async def _until_written(what: str, attempt: Callable[[], Awaitable[None]]) -> N
 
 
 async def _exited(services: Services, exit_: ContainerExit) -> None:
+    container_exit.exited(services, exit_)
+
+
+async def _exited_early(services: Services, exit_: ContainerExit) -> None:
+    """Let whoever starts the container write that down first. Not by its lock: who removes it
+    would hold that, and wait for the exit."""
+    with contextlib.suppress(TimeoutError, ContainerNotFound):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await services.store.containers.until(
+                exit_.container_id, lambda one: one.status.state is not ContainerState.CREATED
+            )
     container_exit.exited(services, exit_)
 
 

@@ -40,6 +40,7 @@ from image.settings import ImageSettings, RegistrySettings, UnpackLimits
 from image.snapshot import Overlay, Snapshots
 from image.view import FilesystemUsage, Image, Usage, View, mountpoint
 from image.worker.pool import Pool, finished
+from image.writable import Writable
 
 __all__ = [
     "Credentials",
@@ -78,8 +79,8 @@ class ImageStore:
             patience=settings.progress_timeout,
             idle_seconds=settings.idle_seconds,
         )
-        layers_dir = root / "layers"
-        self._layers = Layers(layers_dir, catalog, self._pool, self._trash, settings.limits)
+        self._layers = Layers(root / "layers", catalog, self._pool, self._trash, settings.limits)
+        self.writable = Writable(mountpoint(root, "containers"), self._snapshots, self._pool)
         self._images = Images(
             catalog, self._content, self._layers, self._pool, node_platform(), settings
         )
@@ -237,7 +238,9 @@ class ImageStore:
         ids = visible(record.layers, self._catalog)
         roots = (self._catalog.layers[item].root for item in ids)
         root = next((attributes for attributes in roots if attributes is not None), None)
-        return self._snapshots.prepare(container_id, ids or [_EMPTY], root)
+        overlay = self._snapshots.prepare(container_id, ids or [_EMPTY], root)
+        self.writable.begin(container_id, overlay.upper)
+        return overlay
 
     def snapshot(self, container_id: str) -> Overlay | None:
         """What `prepare` answered for this container."""
@@ -249,6 +252,7 @@ class ImageStore:
         Its name is free at once; its files go in the background.
         """
         path = self._trash.name()
+        self.writable.forget(container_id)
         if self._snapshots.drop(container_id, path):
             self._trash.remove_later(path)
             await finished(self._tidy(documents=False))
@@ -331,7 +335,7 @@ class ImageStore:
     def usage(self) -> Usage:
         """What is on disk, as counted when it was written."""
         layers = self._catalog.layers.values()
-        size, count = self._blobs
+        (size, count), (written, inodes) = self._blobs, self.writable.total()
         containers = len(self._snapshots.used)
         return Usage(
             timestamp=time.time_ns(),
@@ -341,7 +345,9 @@ class ImageStore:
                 sum(layer.inodes for layer in layers) + count,
             ),
             containers=FilesystemUsage(
-                mountpoint(self._root, "containers"), 3 * 4096 * containers, 4 * containers
+                self.writable.mountpoint,
+                written + 2 * 4096 * containers,
+                inodes + 3 * containers,
             ),
         )
 

@@ -46,8 +46,8 @@ class FilesystemUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """timestamp: ns since 1970. containers: directories only; what was written in them since is not
-    counted: that would need a walk, or a quota.
+    """timestamp: ns since 1970. containers: what they had written when it was counted last, see
+    `image.writable`.
     """
 
     timestamp: int

@@ -32,7 +32,8 @@ from network.netlink.linkwatch import Linkwatch
 from network.nftables.layout import Forward, replace_table, table_of
 from network.nftables.transaction import add_elements, batch, get_table
 from network.plugins import bridge, host_local, loopback, portmap
-from network.result import Attach, Result, Stage
+from network.result import Attach, Result, Stage, Traffic
+from network.traffic import Counters
 
 INTERFACE = "eth0"
 
@@ -73,6 +74,7 @@ class Attachments:
         self._route = Channel.open(NETLINK_ROUTE)
         self._netfilter = Channel.open(NETLINK_NETFILTER)
         self._linkwatch = Linkwatch()
+        self._counters = Counters(self._route)
 
     def close(self) -> None:
         self._route.close()
@@ -160,6 +162,10 @@ class Attachments:
         self._doom_strays()
         self.sweep()
         return tuple(released)
+
+    def traffic(self) -> dict[str, dict[str, Traffic]]:
+        """By sandbox id and interface, as the pods see it. Raises OSError."""
+        return self._counters.read(self.journal)
 
     def sweep(self) -> None:
         """Deletes doomed veth pairs that are still there."""

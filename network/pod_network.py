@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import ParamSpec, TypeVar
 
 from network import status
@@ -20,7 +20,7 @@ from network.attachments import Attachments
 from network.config import NetworkSettings
 from network.errors import NetworkFault, NetworkNotReady
 from network.journal import Phase
-from network.result import Attach, NetworkStatus, Result
+from network.result import Attach, NetworkStatus, Result, Traffic
 
 _LOG = logging.getLogger(__name__)
 _SWEEP_SECONDS = 1.0  # most pods' interfaces are gone by then without our doing
@@ -104,6 +104,13 @@ class PodNetwork:
         """What an attached sandbox has got, also after a restart; None: it is not attached."""
         record = self._attachments.journal.get(sandbox_id) if self._attachments else None
         return record.result() if record and record.phase == Phase.ADDED else None
+
+    async def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
+        """What pods have received and sent, by sandbox id and by interface in the pod.
+
+        A pod with the node's network is not in it. Raises OSError, NetworkNotReady.
+        """
+        return await self._run(self._started().traffic)
 
     async def collect(self, live: Collection[str]) -> tuple[str, ...]:
         """Releases what sandboxes that are not in `live` have. Answers those sandboxes' ids.

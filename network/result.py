@@ -60,6 +60,33 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What an interface has received and sent since it was made. The order is the kernel's."""
+
+    rx_packets: int = 0
+    tx_packets: int = 0
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rx_errors: int = 0
+    tx_errors: int = 0
+    rx_dropped: int = 0
+    tx_dropped: int = 0
+
+    def other_end(self) -> Traffic:
+        """As the other end of a pair sees it."""
+        return Traffic(
+            rx_packets=self.tx_packets,
+            tx_packets=self.rx_packets,
+            rx_bytes=self.tx_bytes,
+            tx_bytes=self.rx_bytes,
+            rx_errors=self.tx_errors,
+            tx_errors=self.rx_errors,
+            rx_dropped=self.tx_dropped,
+            tx_dropped=self.rx_dropped,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkStatus:
     """The CRI's NetworkReady condition. reason and message are empty when ready."""
 

@@ -55,6 +55,8 @@ from runtime.seccomp.compile import install_flags, program
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
+from runtime.update import Updates
+from runtime.usage import Usages
 
 __all__ = [
     "AttachRequest",
@@ -130,7 +132,8 @@ class Runtime:
     """Runs sandboxes below a state directory.
 
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
-    whose monitor died without having been asked to.
+    whose monitor died without having been asked to. updates: once started, changes of limits;
+    usages: what cgroups use.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Runtime:
         self._on_lost = on_lost
         self._monitors: dict[str, MonitorClient] = {}
         self._cgroup_layout = CgroupLayout()
+        self.usages = Usages()
 
     async def start(self) -> None:
         """Finds the spawner of this code's version, or starts one."""
@@ -155,6 +159,7 @@ class Runtime:
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
         self._hierarchy = await asyncio.to_thread(tree.detect)
+        self.updates = Updates(self._hierarchy)
         await self._spawner.start()
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
@@ -282,6 +287,7 @@ class Runtime:
 
         It works as well where the monitor is already dead, or does not answer.
         """
+        self.usages.forget(cgroup_parent)
         client = self._monitors.pop(sandbox_id, None)
         if client is not None:
             try:
@@ -310,6 +316,7 @@ class Runtime:
             client.close()
         self._monitors.clear()
         self._spawner.close()
+        await self.usages.close()
 
     def _netns_path(self, sandbox_id: str) -> str:
         return os.fspath(self._netns_dir / f"cni-{sandbox_id}")

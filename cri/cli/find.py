@@ -36,7 +36,7 @@ def containers(client: Client, sandbox_id: str = "") -> list[api.Container]:
     return sorted(answer.containers, key=lambda item: item.created_at)
 
 
-def pod_name(sandbox: api.PodSandbox | api.PodSandboxStatus) -> str:
+def pod_name(sandbox: api.PodSandbox | api.PodSandboxStatus | api.PodSandboxAttributes) -> str:
     """namespace/name"""
     return f"{sandbox.metadata.namespace}/{sandbox.metadata.name}"
 

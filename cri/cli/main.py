@@ -17,6 +17,7 @@ VERBS: Mapping[str, str] = {
     "serve": "Run the daemon that kubelet and crictl talk to.",
     "run": "Run a pod from a Pod manifest.",
     "ps": "List pods and their containers.",
+    "stats": "Show what pods use.",
     "images": "List, pull, import and remove images.",
     "logs": "Show a container's log.",
     "exec": "Run a command in a container.",

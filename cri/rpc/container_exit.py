@@ -6,6 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+from cri.rpc import container_stats
 from cri.store.container import ContainerState
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def exited(services: Services, exit_: ContainerExit) -> None:
     container = services.store.containers.exact(exit_.container_id)
     if container is None:
         return
+    forget_cgroup(services, container)
     services.store.containers.update(container.id, lambda status: after_exit(status, exit_))
 
 
@@ -53,8 +55,16 @@ def start_failed(services: Services, container_id: str, error: Exception) -> Non
     )
 
 
+def forget_cgroup(services: Services, container: Container) -> None:
+    """Its monitor removes the cgroup; what is open of it for statistics is closed."""
+    cgroup = container_stats.cgroup_of(services, container)
+    if cgroup:
+        services.runtime.usages.forget(cgroup)
+
+
 def vanished(services: Services, container: Container, why: str) -> None:
     """A container whose pod is gone; nobody can say how it ended."""
+    forget_cgroup(services, container)
     services.store.containers.update(
         container.id, lambda status: _ended(status, UNKNOWN, "Unknown", why)
     )

@@ -1,23 +1,41 @@
-"""ListImages: the images that are here, from memory."""
+"""ListImages, StreamImages: the images that are here, from memory."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
+from cri.rpc.batches import batches
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
     from cri.rpc.services import Services
     from image.store import Image
 
 
 async def list_images(services: Services, request: api.ListImagesRequest) -> api.ListImagesResponse:
     """All images, or the one that the filter names; nothing if there is none."""
-    wanted = request.filter.image.image
-    if not wanted:
-        return api.ListImagesResponse(images=map(image_message, services.images.list()))
-    found = services.images.find(wanted)
-    return api.ListImagesResponse(images=[image_message(found)] if found else [])
+    return api.ListImagesResponse(images=map(image_message, _select(services, request.filter)))
+
+
+async def stream_images(
+    services: Services, request: api.StreamImagesRequest
+) -> AsyncGenerator[bytes, None]:
+    """The same as serialised StreamImagesResponses."""
+    found = _select(services, request.filter)
+    for batch in batches(
+        api.StreamImagesResponse(images=[image_message(one)]).SerializeToString() for one in found
+    ):
+        yield batch
+
+
+def _select(services: Services, wanted: api.ImageFilter) -> Sequence[Image]:
+    name = wanted.image.image
+    if not name:
+        return services.images.list()
+    found = services.images.find(name)
+    return [found] if found else []
 
 
 def image_message(image: Image) -> api.Image:

@@ -9,9 +9,12 @@ from google.protobuf.json_format import MessageToDict
 
 from cri.api import api_pb2 as api
 from cri.errors import SandboxNotFound
+from cri.rpc import container_status
 from cri.store.sandbox import SandboxState
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from cri.rpc.services import Services
     from cri.store.sandbox import Sandbox
 
@@ -23,7 +26,13 @@ async def pod_sandbox_status(
     sandbox = services.store.sandboxes.get(request.pod_sandbox_id)
     if sandbox.status.state is SandboxState.INITIALIZING:
         raise SandboxNotFound(request.pod_sandbox_id)
-    response = api.PodSandboxStatusResponse(status=status_message(sandbox))
+    containers = services.store.containers.of_sandbox(sandbox.id)
+    response = api.PodSandboxStatusResponse(
+        status=status_message(sandbox),
+        # the pod as a whole at one moment, which kubelet compares with the times of events
+        containers_statuses=[container_status.status_message(services, one) for one in containers],
+        timestamp=services.events.now(),
+    )
     if request.verbose:
         response.info["info"] = json.dumps(_info(sandbox))
         timelines = services.recorder.of_sandbox(sandbox.id)
@@ -60,5 +69,12 @@ def _info(sandbox: Sandbox) -> dict[str, object]:
         "netnsPath": sandbox.metadata.netns_path,
         "cgroupParent": sandbox.metadata.cgroup_parent,
         "runtimeHandler": sandbox.metadata.runtime_handler,
-        "config": MessageToDict(sandbox.config, preserving_proto_field_name=True),
+        "overhead": _plain(sandbox.config.linux.overhead),
+        "resources": _plain(sandbox.config.linux.resources),
+        "config": _plain(sandbox.config),
     }
+
+
+def _plain(message: Message) -> dict[str, object]:
+    plain: dict[str, object] = MessageToDict(message, preserving_proto_field_name=True)
+    return plain

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cri.events import Events
 from cri.locks import Flights, Locks
 from cri.trace import Recorder
 
@@ -31,8 +32,12 @@ class Services:
     network: PodNetwork
     runtime: Runtime
     streams: StreamServer
+    events: Events = field(init=False)  # follows the store
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)
     specs: dict[str, Spec] = field(default_factory=dict)  # by container id: see container_spec
     busy: set[asyncio.Task[object]] = field(default_factory=set)  # requests that change something
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "events", Events(self.store))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from image.manifest import ImageConfig
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OOM_SCORES = range(-1000, 1001)
 MAX_ID = 2**31 - 1  # what Kubernetes allows; larger ones would be cut by the kernel's interfaces
 
 
@@ -97,7 +98,7 @@ def user(security: api.LinuxContainerSecurityContext, image: ImageConfig) -> Use
 def oom_score(config: api.ContainerConfig, lowest: int) -> int:
     """Always set, lest the container inherits ours, which protects the daemon."""
     wanted = config.linux.resources.oom_score_adj
-    if not -1000 <= wanted <= 1000:
+    if wanted not in OOM_SCORES:
         raise InvalidRequest(
             "config.linux.resources.oom_score_adj", f"{wanted} is not between -1000 and 1000"
         )

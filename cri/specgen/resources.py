@@ -11,18 +11,23 @@ if TYPE_CHECKING:
     from cri.api import api_pb2 as api
     from cri.specgen.subject import Subject
 
-_FIELD = "config.linux.resources"
 NOTHING = DeviceRule(allow=False)
 EVERYTHING = DeviceRule(allow=True)
 
 
 def resources(subject: Subject) -> Resources:
     """In CRI zero means "not specified"; the devices every container has are the runtime's."""
-    wanted = subject.config.linux.resources
     rules = (EVERYTHING,) if subject.security.privileged else (NOTHING, *subject.facts.device_rules)
+    return translated(subject.config.linux.resources, "config.linux.resources", devices=rules)
+
+
+def translated(
+    wanted: api.LinuxContainerResources, field: str, *, devices: tuple[DeviceRule, ...] = ()
+) -> Resources:
+    """CRI's words in those of the specification. field: where they stand in the request."""
     return Resources(
-        devices=rules,
-        memory=_memory(wanted),
+        devices=devices,
+        memory=_memory(wanted, field),
         cpu=_cpu(wanted),
         hugepage_limits=tuple(
             HugepageLimit(limit.page_size, limit.limit) for limit in wanted.hugepage_limits
@@ -31,14 +36,14 @@ def resources(subject: Subject) -> Resources:
     )
 
 
-def _memory(wanted: api.LinuxContainerResources) -> Memory | None:
+def _memory(wanted: api.LinuxContainerResources, field: str) -> Memory | None:
     """Without a word on swap there is none: memory and swap together may not be more."""
     limit, swap = wanted.memory_limit_in_bytes, wanted.memory_swap_limit_in_bytes
     if not limit and not swap:
         return None
     if 0 < swap < limit:
         raise InvalidRequest(
-            f"{_FIELD}.memory_swap_limit_in_bytes",
+            f"{field}.memory_swap_limit_in_bytes",
             f"{swap} is below memory_limit_in_bytes, {limit}: it counts memory and swap together",
         )
     return Memory(limit=limit or None, swap=swap or limit or None)

@@ -88,6 +88,7 @@ class Container:
     config: api.ContainerConfig
     status: ContainerStatus = field(default_factory=ContainerStatus)
     _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -105,9 +106,23 @@ class Container:
         return self._listed
 
     @property
+    def attributes(self) -> bytes:
+        """The part of its serialised ContainerStats that never changes. Made on demand."""
+        if not self._attributes:
+            object.__setattr__(self, "_attributes", _attributes(self))
+        return self._attributes
+
+    @property
     def api_state(self) -> api.ContainerState:
         """The state as CRI knows it."""
         return _API_STATE[self.status.state]
+
+    def with_resources(self, resources: api.LinuxContainerResources) -> Container:
+        """The same container, with other resources in its config."""
+        config = api.ContainerConfig()
+        config.CopyFrom(self.config)
+        config.linux.resources.CopyFrom(resources)
+        return Container(self.metadata, config, self.status)
 
     def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
@@ -122,6 +137,7 @@ class Containers(Records[Container, ContainerStatus]):
     """All containers. `name`: see `container_name`."""
 
     def __init__(self, database: Database) -> None:
+        self._of_sandbox: dict[str, dict[str, Container]] = {}  # by sandbox id, by id, oldest first
         super().__init__(
             database,
             "containers",
@@ -130,9 +146,20 @@ class Containers(Records[Container, ContainerStatus]):
             not_found=ContainerNotFound,
         )
 
-    def of_sandbox(self, sandbox_id: str) -> list[Container]:
+    def of_sandbox(self, sandbox_id: str) -> tuple[Container, ...]:
         """The containers of a sandbox (whole id), oldest first."""
-        return [one for one in self.all() if one.metadata.sandbox_id == sandbox_id]
+        return tuple(self._of_sandbox.get(sandbox_id, {}).values())
+
+    def _keep(self, record: Container) -> None:
+        super()._keep(record)
+        self._of_sandbox.setdefault(record.metadata.sandbox_id, {})[record.id] = record
+
+    def _drop(self, record: Container) -> None:
+        super()._drop(record)
+        siblings = self._of_sandbox[record.metadata.sandbox_id]
+        del siblings[record.id]
+        if not siblings:
+            del self._of_sandbox[record.metadata.sandbox_id]
 
     def select(self, wanted: api.ContainerFilter) -> list[Container]:
         """Those that match every given part of a filter.
@@ -178,6 +205,17 @@ def _frame(container: Container) -> bytes:
                 annotations=container.config.annotations,
             )
         ]
+    ).SerializeToString()
+
+
+def _attributes(container: Container) -> bytes:
+    return api.ContainerStats(
+        attributes=api.ContainerAttributes(
+            id=container.id,
+            metadata=container.config.metadata,
+            labels=container.config.labels,
+            annotations=container.config.annotations,
+        )
     ).SerializeToString()
 
 

@@ -2,7 +2,8 @@
 
 Readers (`get`, `find`, `all`) take no lock and touch no file. A change is written first and seen
 afterwards; if it can't be written it raises and nothing has changed. Records are immutable: who
-holds one sees a consistent, perhaps slightly old, state.
+holds one sees a consistent, perhaps slightly old, state. Whoever follows the collection is told of
+every change in the same turn of the loop, once it is written and seen: none can slip between.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from cri.store import index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from cri.store.database import Database
 
@@ -33,7 +35,7 @@ class Record(Protocol):
         """Unique among the records of the collection that are not being removed."""
 
     def dump(self) -> tuple[object, bytes]:
-        """What never changes: metadata (JSON shape), config (protobuf)."""
+        """Metadata (JSON shape), which never changes, and config (protobuf), which hardly does."""
 
     def dump_status(self) -> object:
         """What changes (JSON shape)."""
@@ -41,6 +43,9 @@ class Record(Protocol):
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S")
+
+Follower = Callable[[R | None, R | None], None]
+"""Told of a change: the record before (None: it is new) and after (None: it is gone)."""
 
 
 class Records(Generic[R, S]):
@@ -62,6 +67,7 @@ class Records(Generic[R, S]):
         self._by_id: dict[str, R] = {}
         self._by_name: dict[str, str] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._followers: list[Follower[R]] = []
         for record_id, metadata, config, status in database.rows(table):
             try:
                 self._keep(load(json.loads(metadata), config, json.loads(status)))
@@ -101,6 +107,10 @@ class Records(Generic[R, S]):
         record_id = self._by_name.get(name)
         return None if record_id is None else self._by_id[record_id]
 
+    def follow(self, follower: Follower[R]) -> None:
+        """Have a function told of every change from now on. It must be quick, and never raise."""
+        self._followers.append(follower)
+
     def add(self, record: R) -> R:
         """Write a new record down, then show it. To be called before the first side effect."""
         if record.id in self._by_id:
@@ -111,6 +121,7 @@ class Records(Generic[R, S]):
             *(record.id, json.dumps(metadata), config, json.dumps(record.dump_status())),
         )
         self._keep(record)
+        self._tell(None, record)
         return record
 
     def update(self, record_id: str, change: Callable[[S], S]) -> R:
@@ -123,8 +134,22 @@ class Records(Generic[R, S]):
             f"UPDATE {self._table} SET status = ? WHERE id = ?",  # noqa: S608 - ours
             *(json.dumps(new.dump_status()), new.id),
         )
-        self._keep(new)
-        self._announce(new.id)
+        self._replace(old, new)
+        return new
+
+    def amend(self, record_id: str, change: Callable[[R], R]) -> R:
+        """Replace a record by what `change` makes of it: the config too, but neither id nor name.
+
+        For the few requests that change what was asked for. Raises what `change` raises.
+        """
+        old = self.get(record_id)
+        new = change(old)
+        _, config = new.dump()
+        self._database.execute(
+            f"UPDATE {self._table} SET config = ?, status = ? WHERE id = ?",  # noqa: S608 - ours
+            *(config, json.dumps(new.dump_status()), new.id),
+        )
+        self._replace(old, new)
         return new
 
     def remove(self, record_id: str) -> None:
@@ -133,10 +158,9 @@ class Records(Generic[R, S]):
         if record is None:
             return
         self._database.execute(f"DELETE FROM {self._table} WHERE id = ?", record_id)  # noqa: S608 - ours
-        del self._by_id[record_id]
-        if self._by_name.get(record.name) == record_id:
-            del self._by_name[record.name]
+        self._drop(record)
         self._announce(record_id)
+        self._tell(record, None)
 
     async def until(self, record_id: str, condition: Callable[[R], bool]) -> R:
         """Wait until the record meets a condition; the caller sets the deadline.
@@ -150,6 +174,20 @@ class Records(Generic[R, S]):
     def _keep(self, record: R) -> None:
         self._by_id[record.id] = record
         self._by_name[record.name] = record.id
+
+    def _drop(self, record: R) -> None:
+        del self._by_id[record.id]
+        if self._by_name.get(record.name) == record.id:
+            del self._by_name[record.name]
+
+    def _replace(self, old: R, new: R) -> None:
+        self._keep(new)
+        self._announce(new.id)
+        self._tell(old, new)
+
+    def _tell(self, old: R | None, new: R | None) -> None:
+        for follower in self._followers:
+            follower(old, new)
 
     def _announce(self, record_id: str) -> None:
         event = self._changed.pop(record_id, None)

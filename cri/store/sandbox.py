@@ -79,6 +79,7 @@ class Sandbox:
     config: api.PodSandboxConfig
     status: SandboxStatus = field(default_factory=SandboxStatus)
     _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -96,9 +97,31 @@ class Sandbox:
         return self._listed
 
     @property
+    def attributes(self) -> bytes:
+        """The part of its serialised PodSandboxStats that never changes. Made on demand."""
+        if not self._attributes:
+            object.__setattr__(self, "_attributes", _attributes(self))
+        return self._attributes
+
+    @property
     def api_state(self) -> api.PodSandboxState:
         """The state as CRI knows it."""
         return _API_STATE[self.status.state]
+
+    def with_resources(
+        self,
+        *,
+        overhead: api.LinuxContainerResources | None,
+        resources: api.LinuxContainerResources | None,
+    ) -> Sandbox:
+        """The same sandbox, with what is given of these in its config."""
+        config = api.PodSandboxConfig()
+        config.CopyFrom(self.config)
+        if overhead is not None:
+            config.linux.overhead.CopyFrom(overhead)
+        if resources is not None:
+            config.linux.resources.CopyFrom(resources)
+        return Sandbox(self.metadata, config, self.status)
 
     def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
@@ -154,6 +177,17 @@ def _frame(sandbox: Sandbox) -> bytes:
                 runtime_handler=sandbox.metadata.runtime_handler,
             )
         ]
+    ).SerializeToString()
+
+
+def _attributes(sandbox: Sandbox) -> bytes:
+    return api.PodSandboxStats(
+        attributes=api.PodSandboxAttributes(
+            id=sandbox.id,
+            metadata=sandbox.config.metadata,
+            labels=sandbox.config.labels,
+            annotations=sandbox.config.annotations,
+        )
     ).SerializeToString()
 
 

@@ -22,7 +22,7 @@ from network.pod_network import PodNetwork
 from runtime.lifecycle import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from google.protobuf.message import Message
@@ -64,7 +64,7 @@ async def parts(directory: Path, images_as: ImageSettings = IMAGES) -> AsyncIter
 
 @contextlib.asynccontextmanager
 async def serving(
-    services: Services, tables: Mapping[str, Mapping[str, service.Rpc]] = service.TABLES
+    services: Services, tables: service.Tables = service.TABLES
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server of these parts."""
     server = service.server(services, tables)

@@ -30,14 +30,15 @@ from cri.store.store import Store
 from cri.tests.parts import stream_server
 from image.manifest import ImageConfig, Platform
 from image.store import Image, Overlay
-from network.result import Attach, Result
+from image.writable import FileSystem, Occupancy
+from network.result import Attach, Result, Traffic
 from runtime.cgroup import tree
 from runtime.lifecycle import ContainerExit, Runtime
 from runtime.linux.process import kill_and_wait
 from runtime.spawner.client import SpawnerClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from image.store import ImageStore
     from network.pod_network import PodNetwork
@@ -56,12 +57,30 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 @dataclass(slots=True)
+class Writable:
+    """What containers have written: as a test says."""
+
+    mountpoint: str
+    written: dict[str, Occupancy] = field(default_factory=dict)
+    error: OSError | None = None
+
+    def find(self, container_id: str) -> Occupancy | None:
+        return self.written.get(container_id)
+
+    def file_system(self) -> FileSystem:
+        if self.error:
+            raise self.error
+        return FileSystem(1 << 30, 1000, 900, 8, 0)
+
+
+@dataclass(slots=True)
 class Images:
     """One image, busybox; snapshots are directories."""
 
     path: Path
     overlays: dict[str, Overlay] = field(default_factory=dict)
     discard_error: Exception | None = None
+    writable: Writable = field(default_factory=lambda: Writable("/var/lib/podwright"))
 
     def __post_init__(self) -> None:
         binaries = self.path / "busybox" / "bin"
@@ -103,6 +122,14 @@ class Network:
     detach_error: Exception | None = None
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
+    counted: Traffic | None = None
+    traffic_error: OSError | None = None
+
+    async def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
+        if self.traffic_error:
+            raise self.traffic_error
+        found = {"eth0": self.counted} if self.counted else {}
+        return dict.fromkeys(self.attached, found)
 
     async def attach(self, request: Attach) -> Result:
         self.attached.add(request.sandbox_id)

@@ -13,9 +13,12 @@ import pytest
 
 from cri import recover
 from cri.api import api_pb2 as api
+from cri.events import What
+from cri.rpc.container_start import after_start
 from cri.store.container import ContainerState
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState
 from cri.tests.pods import FOREVER, Node, eventually
+from runtime.lifecycle import ContainerExit, Started
 
 pytestmark = pytest.mark.root
 
@@ -48,6 +51,34 @@ async def test_a_pod_lives_on_when_the_connection_to_its_monitor_breaks(node: No
     os.kill(node.services.store.containers.get(container_id).status.pid, signal.SIGKILL)
     await node.ended(container_id)
     assert (await node.status(container_id)).exit_code == 137
+
+
+async def test_a_life_of_a_moment_is_told_in_its_order_and_whole(node: Node) -> None:
+    sandbox_id = await node.run()
+    with node.services.events.watch() as watcher:
+        for number in range(20):
+            await node.ended(await node.running(sandbox_id, "true", name=f"c{number}"))
+        events = list(watcher.unread())[2:]  # without the sandbox's own
+    assert [event.what for event in events] == [What.CREATED, What.STARTED, What.STOPPED] * 20
+    for started, stopped in zip(events[1::3], events[2::3], strict=True):
+        before, after = started.containers[-1].status, stopped.containers[-1].status
+        assert (before.state, after.state) == (ContainerState.RUNNING, ContainerState.EXITED)
+        assert 0 < before.started_at == after.started_at < after.finished_at
+
+
+async def test_an_exit_that_overtakes_its_start_waits_for_it_and_for_no_lock(node: Node) -> None:
+    sandbox_id = await node.run()
+    container_id = await node.create(sandbox_id, *FOREVER)
+    containers = node.services.store.containers
+    with node.services.events.watch() as watcher:
+        async with node.services.locks.hold(container_id):  # as a start does, then a removal
+            recover.on_exit(node.services, ContainerExit(sandbox_id, container_id, 0, 9))
+            assert containers.get(container_id).status.state is ContainerState.CREATED
+            containers.update(container_id, lambda status: after_start(status, Started(1, 8)))
+            await node.ended(container_id)
+        told = [event.what for event in watcher.unread() if event.subject == container_id]
+    assert told == [What.CREATED, What.STARTED, What.STOPPED]
+    assert containers.get(container_id).status.started_at == 8
 
 
 async def test_what_can_t_be_written_down_is_tried_again(
@@ -88,6 +119,8 @@ async def test_a_new_daemon_knows_what_runs_and_what_ended_meanwhile(node: Node)
     await eventually(exits.exists)
     await node.start()
     await node.recover()
+    with node.services.events.watch() as watcher:
+        assert [(one.what, one.subject) for one in watcher.unread()] == [(What.STOPPED, brief)]
     told = await node.status(brief)
     assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 5, "Error")
     assert told.finished_at < time.time_ns()

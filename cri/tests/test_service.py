@@ -13,7 +13,7 @@ import pytest
 from cri import service, trace
 from cri.api import api_pb2 as api
 from cri.errors import ContainerNotFound, WrongState
-from cri.service import Rpc
+from cri.guard import Rpc
 from cri.tests.parts import call, parts, serving
 from cri.tests.test_store import container, sandbox
 from image.errors import RegistryUnavailable
@@ -153,7 +153,7 @@ async def test_what_is_not_found_is_not_loud(
 
     error = await refused(services, fail)
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert [r for r in caplog.records if r.name == "cri.service" and r.levelno > 10] == []
+    assert [r for r in caplog.records if r.name == "cri.guard" and r.levelno > 10] == []
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "%"])
@@ -191,7 +191,7 @@ async def test_a_change_leaves_a_line_in_the_log_and_a_timeline(
         "OK",
     )
     assert [name for name, _, _ in timeline.stages] == ["network"]
-    (line,) = [r.message for r in caplog.records if r.name == "cri.service"]
+    (line,) = [r.message for r in caplog.records if r.name == "cri.guard"]
     assert line.startswith("RunPodSandbox: ok in ")
     assert line.endswith("ms (default/web, sandbox 555555555555)")
 
@@ -219,7 +219,7 @@ async def test_reading_is_neither_logged_at_info_nor_remembered(
     async with serving(services) as channel:
         await call(channel, f"{RUNTIME}/Version", api.VersionRequest(), api.VersionResponse)
     assert services.recorder.recent() == ()
-    assert [r for r in caplog.records if r.name == "cri.service"] == []
+    assert [r for r in caplog.records if r.name == "cri.guard"] == []
 
 
 async def test_a_client_that_gives_up_cancels_the_handler(services: Services) -> None:

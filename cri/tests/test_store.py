@@ -207,7 +207,7 @@ def test_containers_are_selected_by_id_sandbox_state_and_labels(store: Store) ->
     assert select(api.ContainerFilter(state=running)) == [b]
     created = api.ContainerStateValue(state=api.CONTAINER_CREATED)
     assert select(api.ContainerFilter(state=created, label_selector={"app": "x"})) == [a]
-    assert store.containers.of_sandbox("1" * 64) == [a]
+    assert store.containers.of_sandbox("1" * 64) == (a,)
 
 
 def test_an_ambiguous_id_in_a_filter_matches_nothing(store: Store) -> None:

@@ -27,7 +27,10 @@ from image.unpack.apply import Attributes
 from image.worker.messages import (
     LENGTH,
     Failed,
+    Measure,
+    Measured,
     Message,
+    Occupancy,
     Progress,
     Remote,
     Resolve,
@@ -53,6 +56,8 @@ MESSAGES: list[Message] = [
     Unpacked(Result(0, 0, None, False)),
     Settle("/t", RESULT, ("/a", "/b"), 3),
     Settled(),
+    Measure(("/a", "/b")),
+    Measured((Occupancy(5, 6, True, 7, 0.5), None)),
     Progress(1, 2, 3),
     Failed("StorageFull", ("/x", "why")),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from image import directory, layer
+from image import directory, layer, walk
 from image.content import Content, Ingest
 from image.digest import Digest, Verifier
 from image.errors import DigestMismatch, ImageFault, LayerMalformed, UnsupportedImage
@@ -21,6 +22,9 @@ from image.unpack.apply import Counters
 from image.worker.messages import (
     Answer,
     Job,
+    Measure,
+    Measured,
+    Occupancy,
     Remote,
     Resolve,
     Resolved,
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 _FILE_CHUNK: Final = 1 << 20
 _NESTING: Final = 4  # indexes inside of indexes
+_LAST: Final = 19  # the lowest priority there is
 
 
 @dataclass(slots=True)
@@ -71,6 +76,8 @@ def run(job: Job, connections: Connections, counters: Counters) -> Answer:
             settle(Path(job.target), job.result, lowers, job.depth)
             directory.sync_file_system(Path(job.target))
             return Settled()
+        case Measure():
+            return measure(job, counters)
 
 
 # --- resolve --------------------------------------------------------------------------------------
@@ -197,3 +204,27 @@ def _file(source: Source) -> Iterator[bytes]:
         while left and (chunk := file.read(min(left, _FILE_CHUNK))):
             left -= len(chunk)
             yield chunk
+
+
+# --- measure --------------------------------------------------------------------------------------
+
+
+def measure(job: Measure, counters: Counters) -> Measured:
+    """With what the processors have left: nobody waits for it."""
+    os.setpriority(os.PRIO_PROCESS, 0, _LAST)
+    return Measured(tuple([_occupancy(Path(name), counters) for name in job.directories]))
+
+
+def _occupancy(path: Path, counters: Counters) -> Occupancy | None:
+    before = counters.entries
+
+    def progress(inodes: int) -> None:
+        counters.entries = before + inodes
+
+    begin = time.thread_time()
+    try:
+        found = walk.occupied(path, progress=progress)
+    except FileNotFoundError:
+        return None
+    seconds = time.thread_time() - begin
+    return Occupancy(found.bytes, found.inodes, found.whole, time.time_ns(), seconds)

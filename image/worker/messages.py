@@ -1,9 +1,9 @@
 """What daemon and worker say to each other: frozen dataclasses as JSON, length first.
 
     daemon                          worker
-      | -- Resolve | Unpack | Settle --> |
+      | -- Resolve | Unpack | Settle | Measure --> |
       | <-- Progress ------------------- |   any number, when there was any
-      | <-- Resolved | Unpacked | Settled | Failed -- |
+      | <-- Resolved | Unpacked | Settled | Measured | Failed -- |
       |                  ...             |   the next job; end of file: the worker exits
 
 Both sides are the same version: the daemon starts its own workers. What a worker says is checked
@@ -120,6 +120,31 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """Walk directories and count what they take."""
+
+    directories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """What a directory takes, see `image.walk`. taken_at: ns since 1970; seconds: of CPU time."""
+
+    bytes: int
+    inodes: int
+    whole: bool
+    taken_at: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One for each directory; None: it is not there."""
+
+    directories: tuple[Occupancy | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """So far: compressed bytes fetched, entries and bytes of file contents unpacked."""
 
@@ -151,12 +176,15 @@ class Failed:
         return ImageFault(f"{self.kind}: {self.arguments}")
 
 
-Job = Resolve | Unpack | Settle
-Answer = Resolved | Unpacked | Settled | Failed
+Job = Resolve | Unpack | Settle | Measure
+Answer = Resolved | Unpacked | Settled | Measured | Failed
 Message = Job | Answer | Progress
 _KINDS: Final[Mapping[str, type]] = {
     kind.__name__: kind
-    for kind in (Resolve, Unpack, Settle, Resolved, Unpacked, Settled, Failed, Progress)
+    for kind in (
+        *(Resolve, Unpack, Settle, Measure),
+        *(Resolved, Unpacked, Settled, Measured, Failed, Progress),
+    )
 }
 
 

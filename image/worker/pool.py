@@ -165,6 +165,17 @@ class Pool:
             raise answer.error()
         return answer
 
+    async def run_apart(self, job: Job) -> Answer:
+        """As `run`, by a worker that is ended with the job, and takes no place of a layer's."""
+        worker = await Worker.start(self._lock_file)
+        try:
+            answer = await worker.run(job, lambda _: None, self._patience)
+        finally:
+            await finished(worker.stop())
+        if isinstance(answer, Failed):
+            raise answer.error()
+        return answer
+
     async def _take(self) -> Worker:
         """A worker that lives: somebody may have killed an idle one for its memory."""
         while True:

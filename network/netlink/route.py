@@ -21,10 +21,13 @@ from network.netlink.wire import (
     u8,
     u32,
 )
+from network.result import Traffic
 
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg
+_STATS = struct.Struct("=BxHII")  # if_stats_msg: family, padding, index, wanted
+_COUNTERS = struct.Struct("=8Q")  # rtnl_link_stats64 begins as Traffic does
 _AF_BRIDGE_MODE_HAIRPIN = 1
 _UP = 1  # IFF_UP
 _ADDRESS_NODAD = 0x02  # IFA_F_NODAD: usable at once, no duplicate address detection
@@ -49,6 +52,8 @@ class Rtm(enum.IntEnum):
     NEWADDR = 20
     NEWROUTE = 24
     GETROUTE = 26
+    NEWSTATS = 92
+    GETSTATS = 94
 
 
 class Ifla(enum.IntEnum):
@@ -82,6 +87,7 @@ class Rta(enum.IntEnum):
     GATEWAY = 5
 
 
+_STATS_LINK_64 = 1  # IFLA_STATS_LINK_64
 _INET6_ADDR_GEN_MODE = 8  # IFLA_INET6_ADDR_GEN_MODE
 _BRPORT_MODE = 4  # IFLA_BRPORT_MODE
 _ALIAS_LENGTH = 200  # the kernel's limit is 256 bytes (IFALIASZ)
@@ -213,6 +219,12 @@ def get_links() -> Request:
     return Request(Rtm.GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0), what="listing interfaces")
 
 
+def get_counters() -> Request:
+    """Of all interfaces: an eighth of what `get_links` would be answered (Linux 4.7)."""
+    body = _STATS.pack(socket.AF_UNSPEC, 0, 0, 1 << (_STATS_LINK_64 - 1))
+    return Request(Rtm.GETSTATS, body, what="reading interfaces' counters")
+
+
 def add_address(index: int, address: Address, prefix: int) -> Request:
     """An address that works from the first packet on. One that is there already is left as is."""
     body = (
@@ -258,6 +270,13 @@ def parse_link(reply: Reply) -> Link:
         alias=string(values.get(Ifla.IFALIAS, b"")),
         up=bool(flags & _UP),
     )
+
+
+def parse_counters(reply: Reply) -> tuple[int, Traffic]:
+    """The interface's index, and its numbers."""
+    _family, _padding, index, _mask = _STATS.unpack_from(reply.body)
+    values = attributes(reply.body[_STATS.size :])
+    return index, Traffic(*_COUNTERS.unpack_from(values[_STATS_LINK_64]))
 
 
 def parse_route(reply: Reply) -> Route | None:

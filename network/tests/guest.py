@@ -74,6 +74,13 @@ def udp_ask(address: str, port: int, source_port: int = 0, wait: float = 1.0) ->
             return type(error).__name__
 
 
+def udp_send(address: str, port: int, size: int, count: int) -> None:
+    """Datagrams that nobody answers."""
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as client:
+        for _ in range(count):
+            client.sendto(bytes(size), (address, port))
+
+
 def ping(address: str, count: int = 1, wait: float = 3.0) -> list[float]:
     """Seconds of each round trip; as many as came back."""
     version6 = ":" in address

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ifstatsmsg import ifstatsmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from network.netlink import route
-from network.netlink.wire import Reply, Request, decode, encode
+from network.netlink.wire import Reply, Request, attribute, decode, encode
+from network.result import Traffic
 
 
 def read(message: type, request: Request) -> Any:
@@ -103,6 +105,24 @@ def test_links_that_pyroute2_writes_are_read() -> None:
     assert route.parse_link(reply) == route.Link(
         9, "pw1", "veth", "0a:58:0a:57:00:02", 1400, 4, 8, "words", up=True
     )
+
+
+def test_counters_are_asked_for_as_pyroute2_reads_it() -> None:
+    found = read(ifstatsmsg, route.get_counters())
+    assert found["header"]["type"] == 94
+    assert (found["family"], found["ifindex"], found["filter_mask"]) == (0, 0, 1)
+
+
+def test_counters_are_read_in_the_kernels_order() -> None:
+    numbers = struct.pack("=8Q", 1, 2, 3, 4, 5, 6, 7, 8) + bytes(17 * 8)
+    body = struct.pack("=BxHII", 0, 0, 9, 1) + attribute(1, numbers)
+    index, traffic = route.parse_counters(Reply(92, 0, 0, body))
+    assert index == 9
+    assert traffic == Traffic(
+        rx_packets=1, tx_packets=2, rx_bytes=3, tx_bytes=4,
+        rx_errors=5, tx_errors=6, rx_dropped=7, tx_dropped=8,
+    )  # fmt: skip
+    assert traffic.other_end() == Traffic(2, 1, 4, 3, 6, 5, 8, 7)
 
 
 def test_only_unicast_routes_of_the_main_table_count() -> None:

@@ -25,6 +25,22 @@ class CgroupRefused(RuntimeFault):
         self.remedy = remedy
 
 
+class MemoryInUse(RuntimeFault):
+    """A memory limit below what is in use: whoever set it would end processes.
+
+    limit, used: bytes; used is without the page cache that the kernel gives back first.
+    """
+
+    def __init__(self, field: str, limit: int, used: int) -> None:
+        super().__init__(
+            f"{field}: {limit} bytes is less than the {used} bytes that the container's processes "
+            "use now: choose a limit above that, or have them use less first"
+        )
+        self.field = field
+        self.limit = limit
+        self.used = used
+
+
 class CgroupBusy(RuntimeFault):
     """Processes live in a cgroup that should be empty. pids: 0 for those of other namespaces."""
 

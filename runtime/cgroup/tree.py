@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.cgroup.errors import CgroupsUnusable
-from runtime.cgroup.limits import Limits
+from runtime.cgroup.limits import Limits, Setting
 from runtime.cgroup.stats import MemoryUsage
 from runtime.cgroup.v1 import CONTROLLERS, HierarchyV1
 from runtime.cgroup.v2 import HierarchyV2
@@ -53,6 +53,12 @@ class Cgroup(Protocol):
     def oom_kills(self) -> int: ...
 
     def memory(self) -> MemoryUsage: ...
+
+    def memory_held(self) -> int:
+        """Bytes in use, but for page cache that nobody has read lately. 0 without the cgroup."""
+
+    def value(self, setting: Setting) -> str | None:
+        """What the kernel has for a setting now; None: it has no such file."""
 
     def remove(self, *, timeout: float = 2.0) -> None:
         """Depth first, idempotent; waits up to `timeout` seconds for processes that are ending."""

@@ -186,6 +186,22 @@ class CgroupV1:
             peak=int(files.read(f"{directory}/memory.max_usage_in_bytes")),
         )
 
+    def memory_held(self) -> int:
+        """Bytes in use, but for page cache that nobody has read lately. 0 without the cgroup."""
+        try:
+            used = self.memory().current
+        except FileNotFoundError:
+            return 0
+        directory = self.directories.get("memory", "")
+        return max(0, used - counter(f"{directory}/memory.stat", "total_inactive_file"))
+
+    def value(self, setting: Setting) -> str | None:
+        """What the kernel has for a setting now; None: it has no such file."""
+        try:
+            return files.read(f"{self.directories[setting.controller]}/{setting.file}")
+        except (KeyError, FileNotFoundError):
+            return None
+
     def remove(self, *, timeout: float = 2.0) -> None:
         """Removes it in every hierarchy, depth first; idempotent. Raises CgroupBusy.
 

@@ -162,6 +162,21 @@ class CgroupV2:
             peak = int(files.read(f"{self.directory}/memory.peak"))
         return MemoryUsage(current=int(files.read(f"{self.directory}/memory.current")), peak=peak)
 
+    def memory_held(self) -> int:
+        """Bytes in use, but for page cache that nobody has read lately. 0 without the cgroup."""
+        try:
+            used = self.memory().current
+        except FileNotFoundError:
+            return 0
+        return max(0, used - counter(f"{self.directory}/memory.stat", "inactive_file"))
+
+    def value(self, setting: Setting) -> str | None:
+        """What the kernel has for a setting now; None: it has no such file."""
+        try:
+            return files.read(f"{self.directory}/{setting.file}")
+        except FileNotFoundError:
+            return None
+
     def remove(self, *, timeout: float = 2.0) -> None:
         """Removes it, depth first; idempotent. Raises CgroupBusy.
 

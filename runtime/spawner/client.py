@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ class SpawnerClient:
         self._connection: socket.socket | None = None
         self._pid = 0  # of the spawner, if it is our child
         self._lock = asyncio.Lock()
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # before anyone raises it
 
     async def start(self) -> int:
         """Makes sure that a spawner of this code's version runs; answers its pid."""
@@ -154,7 +156,10 @@ class SpawnerClient:
         return received
 
     def _launch(self, version: str) -> None:
-        """Starts a fresh interpreter that inherits the listening socket: no race for the name."""
+        """Starts a fresh interpreter that inherits the listening socket: no race for the name.
+
+        Containers inherit its limit of open files: that with which we were started.
+        """
         self._reap()
         log_fd = os.open(
             self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -178,6 +183,7 @@ class SpawnerClient:
                 ],
                 setsid=True,
             )
+            resource.prlimit(self._pid, resource.RLIMIT_NOFILE, self._open_files)
 
     def _last_words(self) -> str:
         lines = self._log_path.read_text(errors="replace").strip().splitlines()

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -341,3 +342,21 @@ async def test_failed_starts_leave_no_descriptor_in_the_monitor(node: Node) -> N
     for number in range(1, 6):
         await fail(number)
     assert len(os.listdir(f"/proc/{pid}/fd")) == before
+
+
+async def test_containers_have_the_limit_of_open_files_with_which_the_daemon_was_started(
+    tmp_path: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    try:
+        node = Node(tmp_path)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # as the daemon does
+        await node.runtime.start()
+        pid = await spawner_pid(node)
+        given = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        await node.runtime.close()
+        await asyncio.to_thread(kill_and_wait, os.pidfd_open(pid))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert given == (hard // 2, hard)
