@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from e2e.crictl import Crictl
 from e2e.images import Image, Registry
 from e2e.kubelet import Container, Kubelet, Pod, until
 from e2e.node import REGISTRY, Node, started
-from e2e.test_network import server
+from e2e.test_network import get, server
 
 BUSYBOX = f"{REGISTRY}/library/busybox:1.35"
 UNUSED = f"{REGISTRY}/tests/unused:1"
@@ -257,15 +256,8 @@ def test_port_forward_leads_into_the_pod(
         said = forwarding.expect(" -> 8080")
         found = re.search(r"127\.0\.0\.1:(\d+) -> 8080", said)
         assert found is not None
-        port = int(found[1])
-        pages = [node.inside(lambda: _page(port)) for _ in range(3)]
-    assert len(set(pages)) == 1
-    assert pages[0] == node.inside(lambda: _page(8080, pod.ip))
-
-
-def _page(port: int, host: str = "127.0.0.1") -> bytes:
-    with urllib.request.urlopen(f"http://{host}:{port}/", timeout=10) as answer:
-        return bytes(answer.read())
+        pages = {get(node, "127.0.0.1", int(found[1])) for _ in range(3)}
+    assert pages == {get(node, pod.ip, 8080)}
 
 
 # figures
