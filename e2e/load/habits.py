@@ -107,10 +107,12 @@ class Habits:
                 "ListPodSandbox", api.ListPodSandboxRequest(), api.ListPodSandboxResponse
             )
             now = {one.id: {one.id: one.state} for one in sandboxes.items}
+            self._expect_all(len(now))
         with self.samples["ListContainers"].timed():
             containers = self.client.call(
                 "ListContainers", api.ListContainersRequest(), api.ListContainersResponse
             )
+            self._expect_all(len(containers.containers), but=1)
             for one in containers.containers:
                 now.setdefault(one.pod_sandbox_id, {})[one.id] = one.state
         for sandbox_id, states in now.items():
@@ -130,16 +132,25 @@ class Habits:
     def stats(self) -> None:
         with self.samples["ListContainerStats"].timed():
             request = api.ListContainerStatsRequest()
-            self.client.call("ListContainerStats", request, api.ListContainerStatsResponse)
+            answer = self.client.call("ListContainerStats", request, api.ListContainerStatsResponse)
+            self._expect_all(len(answer.stats), but=1)
         with self.samples["ListPodSandboxStats"].timed():
             of_pods = api.ListPodSandboxStatsRequest()
-            self.client.call("ListPodSandboxStats", of_pods, api.ListPodSandboxStatsResponse)
+            told = self.client.call("ListPodSandboxStats", of_pods, api.ListPodSandboxStatsResponse)
+            self._expect_all(len(told.stats))
+
+    def _expect_all(self, found: int, *, but: int = 0) -> None:
+        """A list that lacks somebody has failed. `but`: so many may be missing, as a container that
+        is being replaced is."""
+        if found < len(self.pods) - but:
+            text = f"{found} are listed, {len(self.pods)} are there"
+            raise CallFailed(text, grpc.StatusCode.DATA_LOSS)
 
     def probe(self, container: Container) -> None:
         with self.samples["ExecSync"].timed():
             code = container.exec("true", timeout=PROBE_TIMEOUT).exit_code
             if code != 0:
-                raise CallFailed(f"the probe ends with code {code}", grpc.StatusCode.OK)
+                raise CallFailed(f"the probe ends with code {code}", grpc.StatusCode.UNKNOWN)
 
     def replace(self, restless: Restless) -> None:
         """The container ends, is removed, and another takes its place in the pod."""
