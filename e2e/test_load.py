@@ -5,10 +5,28 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import grpc
 from rich.console import Console
 
+from cri.cli.client import CallFailed
 from e2e.load import report
 from e2e.load.run import Settings, run
+from e2e.load.samples import Samples, quantile
+
+
+def test_a_quantile_is_a_value_that_was_measured() -> None:
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+    assert quantile([float(n) for n in range(1, 101)], 0.99) == 99.0
+    assert quantile([7.0], 0.99) == 7.0
+
+
+def test_a_call_that_fails_is_late_and_has_no_time() -> None:
+    samples = Samples(seconds=[0.5, 1.5])
+    with samples.timed():
+        raise CallFailed("not now", grpc.StatusCode.UNAVAILABLE)
+    assert samples.later_than(1.0) == 2
+    assert samples.document()["failures"] == {"not now": 1}
+    assert samples.document()["calls"] == 2
 
 
 def test_a_small_load_is_carried_and_leaves_nothing() -> None:
