@@ -373,3 +373,28 @@ def test_a_person_sees_who_uses_what(kubelet: Kubelet, pod: Pod) -> None:
     assert told["processes"] == 1
     assert inside["cpu_nanoseconds"] > 0
     assert name in said()
+
+
+def test_streams_tell_of_the_same_containers_and_pods_as_lists(kubelet: Kubelet, pod: Pod) -> None:
+    container = pod.container(["sleep", "100"]).start()
+    answers = {
+        "StreamContainerStats": api.StreamContainerStatsRequest(),
+        "StreamPodSandboxStats": api.StreamPodSandboxStatsRequest(),
+        "StreamPodSandboxMetrics": api.StreamPodSandboxMetricsRequest(),
+    }
+    with grpc.insecure_channel(kubelet.node.client.address) as channel:
+        told = {
+            name: list(channel.unary_stream(f"/runtime.v1.RuntimeService/{name}")(
+                request.SerializeToString(), timeout=20
+            ))
+            for name, request in answers.items()
+        }  # fmt: skip
+    stats = api.StreamContainerStatsResponse.FromString(b"".join(told["StreamContainerStats"]))
+    assert container.id in [one.attributes.id for one in stats.container_stats]
+    pods = api.StreamPodSandboxStatsResponse.FromString(b"".join(told["StreamPodSandboxStats"]))
+    assert pod.id in [one.attributes.id for one in pods.pod_sandbox_stats]
+    metrics = api.StreamPodSandboxMetricsResponse.FromString(
+        b"".join(told["StreamPodSandboxMetrics"])
+    )
+    (found,) = [one for one in metrics.pod_sandbox_metrics if one.pod_sandbox_id == pod.id]
+    assert [one.container_id for one in found.container_metrics] == [container.id]
