@@ -44,6 +44,10 @@ check: $(STAMPS)/venv ## format, lint, types, who may import whom
 bench: $(STAMPS)/venv $(STAMPS)/bench-packages $(STAMPS)/registry ## measure against containerd with runc and crun (root; minutes)
 	$(BIN)/python -m e2e.bench $(BENCH)
 
+.PHONY: load
+load: $(STAMPS)/venv $(STAMPS)/run-packages $(STAMPS)/registry ## many pods with kubelet's habits, then thousands of lives (root; a quarter of an hour)
+	$(BIN)/python -m e2e.load $(LOAD)
+
 .PHONY: proto
 proto: $(STAMPS)/venv ## write cri/api/api_pb2.py and .pyi anew from api.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cri/api/api.proto

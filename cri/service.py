@@ -77,6 +77,15 @@ RUNTIME: Mapping[str, Rpc | Stream] = {
     "ListContainerStats": Rpc(
         container_stats.list_container_stats, api.ListContainerStatsRequest, reads=True
     ),
+    "StreamContainerStats": Stream(
+        container_stats.stream_container_stats, api.StreamContainerStatsRequest
+    ),
+    "StreamPodSandboxStats": Stream(
+        sandbox_stats.stream_pod_sandbox_stats, api.StreamPodSandboxStatsRequest
+    ),
+    "StreamPodSandboxMetrics": Stream(
+        sandbox_metrics.stream_pod_sandbox_metrics, api.StreamPodSandboxMetricsRequest
+    ),
     "PodSandboxStats": Rpc(sandbox_stats.pod_sandbox_stats, api.PodSandboxStatsRequest, reads=True),
     "ListPodSandboxStats": Rpc(
         sandbox_stats.list_pod_sandbox_stats, api.ListPodSandboxStatsRequest, reads=True

@@ -52,7 +52,7 @@ CONFIG = """
 root = "{directory}/root"
 state = "{directory}/state"
 netns_dir = "{directory}/netns"
-log_level = "debug"
+log_level = "{log_level}"
 
 [network]
 enabled = {network}
@@ -192,11 +192,14 @@ class Node:
         )
         return registry
 
-    def start_daemon(self, *, network: bool = True) -> None:
+    def start_daemon(self, *, network: bool = True, log_level: str = "debug") -> None:
         """Starts the daemon and waits until it answers; RuntimeError with its log otherwise."""
         self.config.write_text(
             CONFIG.format(
-                directory=self.directory, cgroup=self.cgroup, network=str(network).lower()
+                directory=self.directory,
+                cgroup=self.cgroup,
+                network=str(network).lower(),
+                log_level=log_level,
             )
         )
         podwright = Path(sys.executable).with_name("podwright")

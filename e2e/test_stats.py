@@ -299,11 +299,7 @@ def test_a_restarted_daemon_goes_on_counting(node: Node, pod: Pod) -> None:
 
 
 def test_every_metric_has_a_descriptor_and_its_labels(kubelet: Kubelet, pod: Pod) -> None:
-    container = limited(
-        pod,
-        ["sh", "-c", "dd if=/dev/zero of=/data bs=1M count=1; exec sleep 1000"],
-        memory=64 * MIB,
-    )
+    container = limited(pod, ["sleep", "1000"], memory=64 * MIB)
     known = descriptors(kubelet)
     (found,) = [one for one in metrics(kubelet) if one.pod_sandbox_id == pod.id]
     (inside,) = found.container_metrics

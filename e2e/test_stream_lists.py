@@ -1,75 +1,52 @@
-"""The lists that come in pieces tell what the others tell, whoever asks."""
+"""Lists that come as streams tell what the lists tell: each item once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
-import pytest
 
 from cri.api import api_pb2 as api
-from cri.cli.client import SERVICE_OF
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from google.protobuf.message import Message
 
-    from e2e.kubelet import Kubelet
-    from e2e.node import Node
-
-Answer = TypeVar("Answer", bound="Message")
+    from e2e.kubelet import Kubelet, Pod
 
 
-@pytest.fixture
-def channel(node: Node) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(node.client.address) as opened:
-        yield opened
+def told(kubelet: Kubelet, service: str, name: str, request: Message) -> bytes:
+    """All messages of a stream, joined; protobuf takes them as one."""
+    with grpc.insecure_channel(kubelet.node.client.address) as channel:
+        stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            f"/runtime.v1.{service}/{name}"
+        )
+        return b"".join(stream(request.SerializeToString(), timeout=20))
 
 
-def ask(
-    channel: grpc.Channel, rpc: str, request: Message, answer: type[Answer]
-) -> Iterator[Answer]:
-    stream: grpc.UnaryStreamMultiCallable[Message, Answer] = channel.unary_stream(
-        f"/{SERVICE_OF[rpc]}/{rpc}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=answer.FromString,
-    )
-    yield from stream(request, timeout=20)
+def test_every_pod_container_and_image_is_streamed(kubelet: Kubelet, pod: Pod) -> None:
+    container = pod.container(["sleep", "100"]).start()
+    service = "RuntimeService"
+    data = told(kubelet, service, "StreamPodSandboxes", api.StreamPodSandboxesRequest())
+    pods = [one.id for one in api.StreamPodSandboxesResponse.FromString(data).pod_sandboxes]
+    assert pods.count(pod.id) == 1
+    data = told(kubelet, service, "StreamContainers", api.StreamContainersRequest())
+    containers = [one.id for one in api.StreamContainersResponse.FromString(data).containers]
+    assert containers.count(container.id) == 1
+    data = told(kubelet, "ImageService", "StreamImages", api.StreamImagesRequest())
+    images = [one.id for one in api.StreamImagesResponse.FromString(data).images]
+    assert images.count(kubelet.image) == 1
 
 
-def test_pods_containers_and_images_are_those_of_the_lists(
-    kubelet: Kubelet, channel: grpc.Channel
-) -> None:
-    pods = [kubelet.pod() for _ in range(3)]
-    containers = [pod.container() for pod in pods]
-    told = ask(
-        channel,
-        "StreamPodSandboxes",
-        api.StreamPodSandboxesRequest(),
-        api.StreamPodSandboxesResponse,
-    )
-    assert [one for batch in told for one in batch.pod_sandboxes] == kubelet.sandboxes()
-    found = ask(
-        channel, "StreamContainers", api.StreamContainersRequest(), api.StreamContainersResponse
-    )
-    streamed = [one for batch in found for one in batch.containers]
-    assert streamed == kubelet.containers()
-    assert [one.id for one in streamed] == [one.id for one in containers]
-    one_pod = api.ContainerFilter(pod_sandbox_id=pods[1].id[:13])
-    filtered = ask(
-        channel,
-        "StreamContainers",
-        api.StreamContainersRequest(filter=one_pod),
-        api.StreamContainersResponse,
-    )
-    assert [one.id for batch in filtered for one in batch.containers] == [containers[1].id]
-    images = ask(channel, "StreamImages", api.StreamImagesRequest(), api.StreamImagesResponse)
-    listed = kubelet.client.call("ListImages", api.ListImagesRequest(), api.ListImagesResponse)
-    assert [one for batch in images for one in batch.images] == list(listed.images)
-
-
-def test_of_nothing_there_is_an_end_and_no_message(channel: grpc.Channel) -> None:
-    nobody = api.ContainerFilter(id="f" * 64)
-    request = api.StreamContainersRequest(filter=nobody)
-    assert list(ask(channel, "StreamContainers", request, api.StreamContainersResponse)) == []
+def test_statistics_and_metrics_are_streamed(kubelet: Kubelet, pod: Pod) -> None:
+    container = pod.container(["sleep", "100"]).start()
+    service = "RuntimeService"
+    data = told(kubelet, service, "StreamContainerStats", api.StreamContainerStatsRequest())
+    stats = api.StreamContainerStatsResponse.FromString(data).container_stats
+    assert [one.attributes.id for one in stats].count(container.id) == 1
+    data = told(kubelet, service, "StreamPodSandboxStats", api.StreamPodSandboxStatsRequest())
+    pods = api.StreamPodSandboxStatsResponse.FromString(data).pod_sandbox_stats
+    assert [one.attributes.id for one in pods].count(pod.id) == 1
+    data = told(kubelet, service, "StreamPodSandboxMetrics", api.StreamPodSandboxMetricsRequest())
+    metrics = api.StreamPodSandboxMetricsResponse.FromString(data).pod_sandbox_metrics
+    (found,) = [one for one in metrics if one.pod_sandbox_id == pod.id]
+    assert [one.container_id for one in found.container_metrics] == [container.id]

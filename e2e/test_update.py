@@ -250,3 +250,14 @@ def test_what_kubelet_tells_of_a_pod_is_told_again_and_touches_no_cgroup(
     info = json.loads(pod.response(verbose=True).info["info"])
     assert info["resources"] == {"cpu_shares": "5", "memory_limit_in_bytes": str(MIB)}
     assert limits(container) == before
+
+
+def test_stats_know_the_new_limit(container: Container) -> None:
+    for size in (64 * MIB, 128 * MIB):
+        update(container, memory_limit_in_bytes=size)
+        request = api.ContainerStatsRequest(container_id=container.id)
+        answer = container.kubelet.client.call(
+            "ContainerStats", request, api.ContainerStatsResponse
+        )
+        memory = answer.stats.memory
+        assert memory.available_bytes.value + memory.working_set_bytes.value == size

@@ -1,4 +1,6 @@
-"""ContainerStats, ListContainerStats: what containers use. kubelet evicts by it, every 10 s.
+"""ContainerStats, ListContainerStats, StreamContainerStats: what containers use.
+
+kubelet evicts by it, every 10 s.
 
 A container that doesn't run has its attributes, and what it had written when it was counted last.
 One that ends or is removed while others are read has no more than that; it fails nothing.
@@ -11,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
 from cri.rpc import usage_messages
+from cri.rpc.batches import batches
 from cri.store.container import ContainerState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from cri.rpc.services import Services
     from cri.store.container import Container
@@ -33,6 +36,14 @@ async def container_stats(services: Services, request: api.ContainerStatsRequest
 async def list_container_stats(services: Services, request: api.ListContainerStatsRequest) -> bytes:
     """A serialised ListContainerStatsResponse."""
     return b"".join(await frames_of(services, request.filter))
+
+
+async def stream_container_stats(
+    services: Services, request: api.StreamContainerStatsRequest
+) -> AsyncGenerator[bytes, None]:
+    """Serialised StreamContainerStatsResponses: the same, in several messages."""
+    for batch in batches(await frames_of(services, request.filter)):
+        yield batch
 
 
 async def frames_of(services: Services, wanted: api.ContainerStatsFilter) -> list[bytes]:

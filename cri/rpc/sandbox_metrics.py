@@ -1,4 +1,4 @@
-"""ListMetricDescriptors, ListPodSandboxMetrics: what kubelet shows at /metrics/cadvisor.
+"""ListMetricDescriptors, ListPodSandboxMetrics, StreamPodSandboxMetrics: for /metrics/cadvisor.
 
 A pod has its network's metrics (container "POD", as the sandbox was called when it was a container)
 and its cgroup's (no container's name, as cAdvisor has it); then come its containers that run. What
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
 from cri.rpc import metric_families
+from cri.rpc.batches import batches
 from cri.rpc.metric_families import Facts
 from cri.rpc.sandbox_stats import Pods, traffic_of
 from cri.rpc.usage_messages import field
@@ -48,6 +49,14 @@ async def list_pod_sandbox_metrics(
 ) -> bytes:
     """A serialised ListPodSandboxMetricsResponse, of all pods that are ready."""
     return b"".join([frame async for frame in frames_of(services)])
+
+
+async def stream_pod_sandbox_metrics(
+    services: Services, request: api.StreamPodSandboxMetricsRequest
+) -> AsyncGenerator[bytes, None]:
+    """Serialised StreamPodSandboxMetricsResponses: the same, in several messages."""
+    for batch in batches([frame async for frame in frames_of(services)]):
+        yield batch
 
 
 async def frames_of(services: Services) -> AsyncIterator[bytes]:

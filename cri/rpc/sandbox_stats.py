@@ -1,4 +1,4 @@
-"""PodSandboxStats, ListPodSandboxStats: what pods use, each with its containers.
+"""PodSandboxStats, ListPodSandboxStats, StreamPodSandboxStats: what pods and their containers use.
 
 CPU and memory are the pod's cgroup's, network is the pod's interface's, and the processes are those
 of its containers. A pod that isn't ready has its attributes and its containers'.
@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
 from cri.rpc import container_stats, usage_messages
+from cri.rpc.batches import batches
 from cri.store.sandbox import SandboxState
 from network.errors import NetworkFault
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from cri.rpc.services import Services
     from cri.store.container import Container
     from cri.store.sandbox import Sandbox
@@ -41,6 +44,14 @@ async def list_pod_sandbox_stats(
 ) -> bytes:
     """A serialised ListPodSandboxStatsResponse."""
     return b"".join(await frames_of(services, request.filter))
+
+
+async def stream_pod_sandbox_stats(
+    services: Services, request: api.StreamPodSandboxStatsRequest
+) -> AsyncGenerator[bytes, None]:
+    """Serialised StreamPodSandboxStatsResponses: the same, in several messages."""
+    for batch in batches(await frames_of(services, request.filter)):
+        yield batch
 
 
 async def frames_of(services: Services, wanted: api.PodSandboxStatsFilter) -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from e2e.bench import images, report, runtimes, stage, stages
 from e2e.bench.client import Client
-from e2e.bench.measures import density, exec_sync, idle, logs, parallel, pod_life, pull
+from e2e.bench.measures import density, exec_sync, idle, logs, parallel, pod_life, pull, streams
 from e2e.bench.measures.measure import Measure
 from e2e.bench.runtimes import Started
 
@@ -22,6 +22,7 @@ MEASURES = (
     parallel.MEASURE,
     density.MEASURE,
     logs.MEASURE,
+    streams.MEASURE,
     pull.MEASURE,
 )
 
