@@ -251,6 +251,6 @@ def _each(paths: Sequence[str], read: Callable[[str], T]) -> dict[str, T]:
             found[path] = read(path)
         except CgroupGone:
             continue
-        except (OSError, ValueError, LookupError, RuntimeFault) as error:
+        except (OSError, ValueError, LookupError, RecursionError, RuntimeFault) as error:
             log.debug("cgroup %s can't be read: %r", path, error)
     return found
