@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -107,15 +108,29 @@ class MonitorClient:
         self._open = True
         self._sending = asyncio.Lock()  # one may wait until the socket is writable
         self._writable: asyncio.Future[None] | None = None
+        self._untold: deque[Message] = deque()  # what `tell` could not send at once
 
     def keep(self) -> None:
         """Tells a new monitor that it is known, and to live on whatever becomes of us."""
         self.tell(Keep())
 
     def tell(self, request: Request) -> None:
-        """Sends what is never answered. A monitor that can't hear it now never does."""
-        with contextlib.suppress(OSError):
-            fds.send(self._connection, {"id": 0, "do": WORDS[type(request)], **_fields(request)})
+        """Sends what is never answered; when there is room, if the monitor is busy."""
+        if self._open:
+            self._untold.append({"id": 0, "do": WORDS[type(request)], **_fields(request)})
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        while self._untold:
+            try:
+                fds.send(self._connection, self._untold[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._connection, self._on_writable)
+                return
+            except OSError:  # it is gone, which the reader notices
+                self._untold.clear()
+                return
+            self._untold.popleft()
 
     async def ask(
         self,
@@ -169,6 +184,7 @@ class MonitorClient:
             self._loop.remove_reader(self._connection)
             self._loop.remove_writer(self._connection)
             self._connection.close()
+            self._untold.clear()
             self._wake()
             for talk in self._talks.values():
                 talk.hear(MonitorLost("the connection was closed"))
@@ -214,13 +230,16 @@ class MonitorClient:
     async def _until_writable(self) -> None:
         """Returns as well when the connection is closed."""
         self._writable = self._loop.create_future()
-        self._loop.add_writer(self._connection, self._wake)
+        self._loop.add_writer(self._connection, self._on_writable)
         try:
             await self._writable
         finally:
             self._writable = None
-            if self._open:
-                self._loop.remove_writer(self._connection)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._connection)
+        self._tell_rest()
+        self._wake()
 
     def _wake(self) -> None:
         if self._writable is not None and not self._writable.done():

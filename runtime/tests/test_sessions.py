@@ -273,3 +273,26 @@ async def test_nothing_of_a_session_is_left_open(node: Node) -> None:
     for _ in range(10):
         await play()
     assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), monitor)] == before
+
+
+async def test_hundreds_who_are_attached_all_see_the_end_and_the_exit_is_not_lost(
+    node: Node,
+) -> None:
+    await running(node, "c1", "sleep", "1000")
+    one = AttachRequest("s1", "c1", streams=(1,))
+    attached = [await node.runtime.attach(one) for _ in range(400)]
+    await node.runtime.signal("s1", "c1", 9)
+    ends = [asyncio.create_task(session.wait()) for session in attached]
+    assert (await node.ended("c1")).exit_code == 137
+    assert await asyncio.gather(*ends) == [0] * 400
+    for session in attached:
+        await session.close()
+
+
+async def test_hundreds_of_commands_abandoned_at_once_are_all_killed(node: Node) -> None:
+    await running(node, "c1", "sleep", "1000")
+    script = command("sh", "-c", "sleep 4242 & sleep 4243", streams=(1,))
+    started = [node.runtime.open_exec(script) for _ in range(300)]
+    opened = await asyncio.gather(*started)
+    await asyncio.gather(*(session.close() for session in opened))
+    assert b"424" not in await node.exec("s1", "c1", "ps")
