@@ -296,3 +296,27 @@ async def test_hundreds_of_commands_abandoned_at_once_are_all_killed(node: Node)
     opened = await asyncio.gather(*started)
     await asyncio.gather(*(session.close() for session in opened))
     assert b"424" not in await node.exec("s1", "c1", "ps")
+
+
+async def test_a_terminal_that_is_closed_and_opened_again_goes_on(node: Node) -> None:
+    script = (
+        "tty=$(busybox tty); echo first; read x; exec </dev/null >/dev/null 2>&1;"
+        "for x in 1 2 3; do echo line $x >$tty; busybox usleep 20000; done; exec sleep 1000"
+    )
+    request = dataclasses.replace(node.request("s1", "c1", "sh", "-c", script), stdin=True)
+    await node.runtime.start_container(with_terminal(request))
+    session = await node.runtime.attach(AttachRequest("s1", "c1"))
+    os.write(session.stdin_fd, b"\n")
+    assert b"line 1\r\nline 2\r\nline 3" in await read(session.stdout_fd, until=b"line 3")
+    monitor = (await node.runtime.reconnect("s1")).pid  # type: ignore[union-attr]
+
+    def burnt() -> int:
+        return sum(map(int, Path(f"/proc/{monitor}/stat").read_text().split()[13:15]))
+
+    before = burnt()
+    await asyncio.sleep(0.3)
+    assert burnt() - before < 10, "a terminal that nobody has open must not keep us busy"
+    await node.runtime.signal("s1", "c1", 9)
+    assert (await node.ended("c1")).exit_code == 137
+    assert await session.wait() == 0
+    await session.close()
