@@ -33,6 +33,7 @@ Packet = tuple[Message, list[int]]
 OnExit = Callable[[ContainerExit], None]
 OnLost = Callable[[], None]
 PATIENCE = 60.0
+LINGER = 10.0  # seconds for what was given up while it began to be gone
 
 
 class Conversation:
@@ -43,9 +44,22 @@ class Conversation:
         self.request = request
         self._client = client
         self._heard: asyncio.Queue[Packet | MonitorLost] = asyncio.Queue()
+        self._over = False  # the last word has been said
+        self._told_over: Callable[[], None] | None = None
+        self.sent = False
 
     def hear(self, packet: Packet | MonitorLost) -> None:
         self._heard.put_nowait(packet)
+        if isinstance(packet, MonitorLost) or "open" not in packet[0]:
+            self._over = True
+            if self._told_over is not None:
+                self._told_over()
+
+    def when_over(self, told: Callable[[], None]) -> None:
+        """Nobody else listens any more."""
+        self._told_over = told
+        if self._over:
+            told()
 
     async def begun(self, opened: type[T]) -> tuple[T, list[int]]:
         """It has begun: what was said, and the descriptors, which are the caller's."""
@@ -158,16 +172,18 @@ class MonitorClient:
         request: ExecStream | Attach,
         opened: type[T],
         descriptors: Sequence[int],
-        *,
-        patience: float = PATIENCE,
+        keep: Callable[[], Callable[[], None]],
     ) -> tuple[T, list[int], Conversation]:
         """Begins what lasts, until `ended` of the conversation; `release` it then.
 
-        Answers what was said, and descriptors that are the caller's.
+        Answers what was said, and descriptors that are the caller's. If it is given up meanwhile
+        it has to be killed, and must not end by itself before, at an input that has ended or an
+        output that nobody reads: then what it left behind would not be found. So what `keep`
+        answers, once asked, is called when it has gone.
         """
         talk = Conversation(self, next(self._numbers), request)
-        with self._undoing(talk), _patient(request, patience):
-            async with asyncio.timeout(patience):
+        with self._undoing(talk, keep), _patient(request, PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 await self._send(talk, descriptors)
                 said, received = await talk.begun(opened)
         return said, received, talk
@@ -186,7 +202,7 @@ class MonitorClient:
             self._connection.close()
             self._untold.clear()
             self._wake()
-            for talk in self._talks.values():
+            for talk in tuple(self._talks.values()):
                 talk.hear(MonitorLost("the connection was closed"))
 
     @contextlib.contextmanager
@@ -198,7 +214,9 @@ class MonitorClient:
         self.release(talk)
 
     @contextlib.contextmanager
-    def _undoing(self, talk: Conversation) -> Iterator[None]:
+    def _undoing(
+        self, talk: Conversation, keep: Callable[[], Callable[[], None]] | None = None
+    ) -> Iterator[None]:
         """Listens from here on; after a failure no longer. Given up, the monitor is told."""
         self._talks[talk.number] = talk
         try:
@@ -206,8 +224,20 @@ class MonitorClient:
         except BaseException as error:
             if isinstance(error, (asyncio.CancelledError, MonitorSilent)):
                 talk.abandon()
+                if keep is not None and talk.sent:
+                    self._let_end(talk, keep())
+                    raise
             self.release(talk)
             raise
+
+    def _let_end(self, talk: Conversation, gone: Callable[[], None]) -> None:
+        def over() -> None:
+            timer.cancel()
+            self.release(talk)
+            gone()
+
+        timer = self._loop.call_later(LINGER, over)
+        talk.when_over(over)
 
     async def _send(self, talk: Conversation, descriptors: Sequence[int]) -> None:
         word = WORDS[type(talk.request)]
@@ -215,6 +245,7 @@ class MonitorClient:
         async with self._sending:
             while not self._try_to_send(message, descriptors):
                 await self._until_writable()
+            talk.sent = True
 
     def _try_to_send(self, message: Mapping[str, object], descriptors: Sequence[int]) -> bool:
         if not self._open:

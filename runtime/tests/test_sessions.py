@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import errno
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -320,3 +321,25 @@ async def test_a_terminal_that_is_closed_and_opened_again_goes_on(node: Node) ->
     assert (await node.ended("c1")).exit_code == 137
     assert await session.wait() == 0
     await session.close()
+
+
+async def test_a_command_given_up_while_it_begins_keeps_its_pipes_until_it_is_killed(
+    node: Node,
+) -> None:
+    """Else it could end by itself before, and what it has started would live on."""
+    await running(node, "c1", "sleep", "1000")
+    monitor = (await node.runtime.reconnect("s1")).pid  # type: ignore[union-attr]
+    before = len(os.listdir("/proc/self/fd"))
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        word = command("sh", "-c", "sleep 4545 & cat")
+        opening = asyncio.create_task(node.runtime.open_exec(word))
+        await until(lambda: len(os.listdir("/proc/self/fd")) == before + 6)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert len(os.listdir("/proc/self/fd")) == before + 3, "our ends are open"
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    assert b"4545" not in await node.exec("s1", "c1", "ps")
