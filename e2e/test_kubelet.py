@@ -1,0 +1,397 @@
+"""The real kubelet and podwright: what pods are promised, kept by the two together.
+
+One kubelet serves all tests; all pods are asked for at once and each test waits for its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.cli.logfile import parse
+from e2e import images, kube
+from e2e.conftest import BUSYBOX, push_images
+from e2e.kube import Json, RealKubelet, shell, static_pod
+from e2e.kubelet import until
+from e2e.node import REGISTRY, Node, started
+from e2e.test_limits import EAT, MIB, UNIFIED
+from e2e.test_network import get
+
+pytestmark = pytest.mark.skipif(bool(kube.missing()), reason=kube.missing())
+
+FOREVER = "sleep 1000000"
+SERVE = "mkdir -p /tmp/www; echo page > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"
+CHUNKS, CHUNK = 100, 200
+CHATTY = f"i=0; while [ $i -lt {CHUNKS} ]; do seq $((i*{CHUNK})) $((i*{CHUNK}+{CHUNK - 1})); "
+CHATTY += f"usleep 100000; i=$((i+1)); done; {FOREVER}"
+ORDERLY = "trap 'echo term >> /told/order; exit 0' TERM; while :; do usleep 20000; done"
+HOST_PORT = 18777
+
+
+def busybox(script: str, name: str = "main", **fields: object) -> Json:
+    return shell(script, BUSYBOX, name, **fields)
+
+
+def executing(*command: str, **fields: object) -> Json:
+    """A probe that runs a command every second."""
+    return {"exec": {"command": list(command)}, "periodSeconds": 1, **fields}
+
+
+def host_path(name: str, path: Path, kind: str = "DirectoryOrCreate") -> Json:
+    return {"name": name, "hostPath": {"path": str(path), "type": kind}}
+
+
+def probed() -> Json:
+    return static_pod(
+        "probed",
+        busybox(
+            SERVE,
+            startupProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+            readinessProbe={"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1},
+            livenessProbe=executing("test", "-e", "/tmp/www"),
+        ),
+    )
+
+
+def staged() -> Json:
+    """Two init containers, between them a sidecar, and a main container that ends."""
+    note = "echo {} >> /shared/order"
+    mounts = [{"name": "shared", "mountPath": "/shared"}]
+    sidecar = busybox(
+        f"{note.format('sidecar')}; touch /tmp/up; {FOREVER}", "sidecar", restartPolicy="Always",
+        startupProbe=executing("cat", "/tmp/up"), volumeMounts=mounts,
+    )  # fmt: skip
+    first = busybox(note.format("first"), "first", volumeMounts=mounts)
+    last = busybox(note.format("last"), "last", volumeMounts=mounts)
+    return static_pod(
+        "staged",
+        busybox("cat /shared/order", volumeMounts=mounts),
+        initContainers=[first, sidecar, last],
+        volumes=[{"name": "shared", "emptyDir": {}}],
+        restartPolicy="Never",
+    )
+
+
+def furnished(directory: Path) -> Json:
+    """A pod with every kind of volume that needs no API server."""
+    field = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+    limit = {"containerName": "main", "resource": "limits.memory"}
+    projected = {"sources": [{"downwardAPI": {"items": [field]}}]}
+    mounts = [
+        {"name": "disk", "mountPath": "/disk"},
+        {"name": "disk", "mountPath": "/part", "subPath": "a/b"},
+        {"name": "memory", "mountPath": "/memory"},
+        {"name": "host", "mountPath": "/host", "readOnly": True},
+        {"name": "facts", "mountPath": "/facts"},
+    ]
+    environment = [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "LIMIT", "valueFrom": {"resourceFieldRef": limit}},
+    ]
+    return static_pod(
+        "furnished",
+        busybox(FOREVER, volumeMounts=mounts, env=environment,
+                resources={"limits": {"memory": "48Mi"}}),
+        busybox("echo from the neighbour > /disk/file; " + FOREVER, "neighbour",
+                volumeMounts=mounts[:1]),
+        volumes=[
+            {"name": "disk", "emptyDir": {}},
+            {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
+            host_path("host", directory / "host"),
+            {"name": "facts", "projected": projected},
+        ],
+        hostAliases=[{"ip": "192.0.2.7", "hostnames": ["seven.example"]}],
+    )  # fmt: skip
+
+
+def limited() -> Json:
+    wanted = {"limits": {"memory": "64Mi", "cpu": "250m"}, "requests": {"cpu": "125m"}}
+    return static_pod("limited", busybox(FOREVER, resources=wanted))
+
+
+def orderly(directory: Path) -> Json:
+    return static_pod(
+        "orderly",
+        busybox(
+            ORDERLY,
+            volumeMounts=[{"name": "told", "mountPath": "/told"}],
+            lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "echo stop > /told/order"]}}},
+        ),
+        volumes=[host_path("told", directory / "told")],
+        terminationGracePeriodSeconds=20,
+    )
+
+
+def pods(directory: Path) -> list[Json]:
+    """Everything that is asked for when kubelet has started."""
+    port = {"containerPort": 8080, "hostPort": HOST_PORT}
+    once = {"restartPolicy": "Never"}
+    greedy = {"limits": {"memory": "32Mi"}}
+    return [
+        static_pod("plain", busybox(f"echo hello; {FOREVER}")),
+        probed(),
+        static_pod("unready", busybox(FOREVER, readinessProbe=executing("sleep", "100"))),
+        static_pod("unwell", busybox("touch /tmp/ok; sleep 3; rm /tmp/ok; " + FOREVER,
+                   livenessProbe=executing("cat", "/tmp/ok", failureThreshold=1,
+                                           initialDelaySeconds=1))),
+        static_pod("crashing", busybox("exit 3")),
+        static_pod("greedy", busybox(EAT, resources=greedy), **once),
+        static_pod("talking", busybox("echo why > /dev/termination-log; exit 7"), **once),
+        static_pod("unstartable", {"name": "main", "image": BUSYBOX, "command": ["/no/such"]}),
+        static_pod("imageless", {"name": "main", "image": f"{REGISTRY}/no/such:1"}),
+        static_pod("chatty", busybox(CHATTY)),
+        static_pod("exposed", busybox(SERVE, ports=[port])),
+        static_pod("networkless", busybox(FOREVER), hostNetwork=True, hostPID=True),
+        staged(), furnished(directory), limited(), orderly(directory),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Node]:
+    with started() as node:
+        node.inside(lambda: push_images(images.Registry(REGISTRY)))
+        yield node
+
+
+@pytest.fixture(scope="module")
+def real(machine: Node) -> Iterator[RealKubelet]:
+    """kubelet with all pods asked for; nothing of them may be left afterwards."""
+    before = machine.inventory()
+    kernel = {name: Path("/proc/sys", name).read_text() for name in kube.TUNABLES}
+    with kube.running(machine) as kubelet:
+        kubelet.apply(*pods(machine.directory))
+        yield kubelet
+    assert machine.leaks(before) == []
+    assert kernel == {name: Path("/proc/sys", name).read_text() for name in kube.TUNABLES}
+
+
+def terminated(status: Json, kind: str = "state") -> Json:
+    """How a container ended."""
+    found: Json = status[kind]["terminated"]
+    return found
+
+
+def pod_directory(real: RealKubelet, name: str) -> Path:
+    """Where the logs of its container `main` are."""
+    uid = real.pod(name)["metadata"]["uid"]
+    return real.node.directory / "podlogs" / f"default_{name}-{kube.NAME}_{uid}" / "main"
+
+
+def control(real: RealKubelet, name: str, controller: str, v1: str, v2: str) -> str:
+    """A control file of the cgroup of a pod's container `main`."""
+    identifier = real.container(name)["containerID"].removeprefix("podwright://")
+    top = Path("/sys/fs/cgroup") if UNIFIED else Path("/sys/fs/cgroup", controller)
+    (found,) = (top / real.shelter.cgroup.lstrip("/")).rglob(identifier)
+    return (found / (v2 if UNIFIED else v1)).read_text().strip()
+
+
+def test_a_static_pod_gets_running_and_ready(real: RealKubelet) -> None:
+    pod = real.wait_ready("plain")
+    assert pod["status"]["phase"] == "Running"
+    assert pod["status"]["podIP"].startswith("10.77.")
+    assert [ip["ip"] for ip in pod["status"]["podIPs"]][1].startswith("fd77:")
+    assert real.container("plain")["imageID"].startswith("sha256:")
+    assert real.log("plain") == "hello\n"
+
+
+def test_exec_tcp_and_http_probes_find_what_they_ask_for(real: RealKubelet) -> None:
+    real.wait_ready("probed")
+    assert real.container("probed")["restartCount"] == 0
+
+
+def test_a_probe_that_hangs_fails_and_ends_nothing(real: RealKubelet) -> None:
+    real.wait("unready", lambda pod: "timed out" in real.remarks("unready", 1000), "a timeout")
+    status = real.container("unready")
+    assert (status["ready"], status["restartCount"]) == (False, 0)
+    assert kube.condition(real.pod("unready"), "Ready") == "False"
+
+
+def test_a_container_that_is_not_alive_is_restarted(real: RealKubelet) -> None:
+    real.wait("unwell", lambda _: real.container("unwell")["restartCount"] > 0, "restarted")
+    assert terminated(real.container("unwell"), "lastState")["exitCode"] == 137
+
+
+def test_a_crashing_container_is_restarted_and_then_less_often(real: RealKubelet) -> None:
+    def waits(_: Json) -> bool:
+        status = real.container("crashing")
+        waiting = status.get("state", {}).get("waiting", {})
+        return bool(waiting.get("reason") == "CrashLoopBackOff" and status["restartCount"] > 0)
+
+    real.wait("crashing", waits, "restarted, backing off")
+    ended = terminated(real.container("crashing"), "lastState")
+    assert (ended["exitCode"], ended["reason"]) == (3, "Error")
+
+
+def test_init_containers_run_in_order_and_a_sidecar_beside_what_follows(real: RealKubelet) -> None:
+    real.wait("staged", kube.succeeded)
+    assert real.log("staged").split() == ["first", "sidecar", "last"]
+    assert terminated(real.container("staged", "first"))["reason"] == "Completed"
+    assert "terminated" in real.container("staged", "sidecar")["state"]
+
+
+def test_volumes_hold_what_they_promise(real: RealKubelet) -> None:
+    (real.node.directory / "host").mkdir(exist_ok=True)
+    (real.node.directory / "host" / "file").write_text("of the node")
+    pod = real.wait_ready("furnished")
+    until(lambda: "neighbour" in real.run("furnished", "cat", "/disk/file"), "a shared file")
+    assert real.run("furnished", "cat", "/host/file") == "of the node"
+    assert real.run("furnished", "cat", "/facts/labels") == 'app="furnished"'
+    assert real.run("furnished", "printenv", "LIMIT").strip() == str(48 * MIB)
+    assert real.run("furnished", "printenv", "POD_IP").strip() == pod["status"]["podIP"]
+    assert "seven.example" in real.run("furnished", "cat", "/etc/hosts")
+    assert "192.0.2.53" in real.run("furnished", "cat", "/etc/resolv.conf")
+    mounts = real.run("furnished", "cat", "/proc/mounts")
+    (memory,) = [line for line in mounts.splitlines() if " /memory " in line]
+    assert memory.split()[2] == "tmpfs"
+    assert "size=8192k" in memory
+    assert real.run("furnished", "ls", "-d", "/disk/a/b").strip() == "/disk/a/b"
+
+
+def test_limits_are_in_the_cgroups(real: RealKubelet) -> None:
+    real.wait_ready("limited")
+    memory = control(real, "limited", "memory", "memory.limit_in_bytes", "memory.max")
+    assert memory == str(64 * MIB)
+    if UNIFIED:
+        assert control(real, "limited", "cpu", "", "cpu.max") == "25000 100000"
+    else:
+        assert control(real, "limited", "cpu", "cpu.cfs_quota_us", "") == "25000"
+        assert control(real, "limited", "cpu", "cpu.shares", "") == "128"
+
+
+def test_who_takes_too_much_memory_is_told_so(real: RealKubelet) -> None:
+    real.wait("greedy", kube.failed)
+    ended = terminated(real.container("greedy"))
+    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+
+
+def test_last_words_are_in_the_status(real: RealKubelet) -> None:
+    real.wait("talking", kube.failed)
+    ended = terminated(real.container("talking"))
+    assert (ended["exitCode"], ended["message"]) == (7, "why\n")
+
+
+def test_why_a_container_does_not_start_is_said_in_our_words(real: RealKubelet) -> None:
+    real.wait(
+        "unstartable", lambda _: "lastState" in real.container("unstartable")
+        and "terminated" in real.container("unstartable")["lastState"], "tried",
+    )  # fmt: skip
+    ended = terminated(real.container("unstartable"), "lastState")
+    assert (ended["exitCode"], ended["reason"]) == (128, "StartError")
+    assert "/no/such" in ended["message"]
+
+
+def test_an_image_that_does_not_exist_keeps_a_pod_waiting(real: RealKubelet) -> None:
+    def waits(_: Json) -> bool:
+        waiting = real.container("imageless").get("state", {}).get("waiting", {})
+        return waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff")
+
+    real.wait("imageless", waits)
+    assert "no/such:1" in real.container("imageless")["state"]["waiting"]["message"]
+
+
+def test_a_rotated_log_has_every_line(real: RealKubelet) -> None:
+    real.wait_ready("chatty")
+    last = str(CHUNKS * CHUNK - 1)
+    until(lambda: real.log("chatty", query="tailLines=1").strip() == last, "it has said all", 60)
+    directory = pod_directory(real, "chatty")
+    until(lambda: len(list(directory.glob("0.log.*.gz"))) > 1, "rotated and packed", 60)
+    lines: list[str] = []
+    for path in sorted(directory.glob("0.log*"), key=lambda path: (path.suffix == ".log", path)):
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        lines += [parse(line).content.decode() for line in data.splitlines(keepends=True)]
+    assert lines == [str(number) for number in range(CHUNKS * CHUNK)]
+
+
+def test_a_host_port_leads_into_the_pod(real: RealKubelet) -> None:
+    pod = real.wait_ready("exposed")
+    until(lambda: get(real.node, pod["status"]["podIP"], 8080) == "page\n", "it serves")
+    assert get(real.node, kube.ADDRESS, HOST_PORT) == "page\n"
+
+
+def test_a_pod_of_the_node_sees_its_network_and_its_processes(real: RealKubelet) -> None:
+    pod = real.wait_ready("networkless")
+    assert pod["status"]["podIP"] == pod["status"]["hostIP"] == kube.ADDRESS
+    assert "kube0" in real.run("networkless", "ls", "/sys/class/net")
+    assert real.run("networkless", "cat", f"/proc/{os.getpid()}/comm") != ""
+
+
+def test_a_pod_that_is_deleted_runs_its_hook_then_hears_the_signal(real: RealKubelet) -> None:
+    real.wait_ready("orderly")
+    real.delete("orderly")
+    real.wait_gone("orderly")
+    told = real.node.directory / "told" / "order"
+    assert told.read_text().split() == ["stop", "term"]
+
+
+def test_summary_and_metrics_speak_of_every_container(real: RealKubelet) -> None:
+    real.wait_ready("plain")
+
+    def filled() -> bool:
+        summary = json.loads(real.get("/stats/summary"))
+        for pod in summary["pods"]:
+            if pod["podRef"]["name"] == f"plain-{kube.NAME}":
+                (stats,) = pod["containers"]
+                return bool(
+                    stats.get("cpu", {}).get("usageCoreNanoSeconds")
+                    and stats.get("memory", {}).get("workingSetBytes")
+                    and stats.get("rootfs", {}).get("usedBytes") is not None
+                )
+        return False
+
+    until(filled, "statistics of the container", 30)
+
+
+IDS = ("plain", "probed", "furnished", "limited", "exposed", "networkless")
+
+
+def lives(real: RealKubelet) -> dict[str, tuple[str, int]]:
+    """Which containers run in the steady pods, and how often they were restarted."""
+    found = {}
+    for name in IDS:
+        real.wait_ready(name)
+        status = real.container(name)
+        found[name] = (status["containerID"], status["restartCount"])
+    return found
+
+
+def seen_again(real: RealKubelet) -> None:
+    """Waits until kubelet has looked at all containers anew: a fresh pod becomes ready."""
+    real.apply(static_pod("fresh", busybox(FOREVER)))
+    real.wait_ready("fresh")
+    real.delete("fresh")
+    real.wait_gone("fresh")
+
+
+def test_a_restarted_kubelet_restarts_no_container(real: RealKubelet) -> None:
+    before = lives(real)
+    real.restart()
+    seen_again(real)
+    assert lives(real) == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restarted_podwright_restarts_no_container(
+    real: RealKubelet, how: signal.Signals
+) -> None:
+    before = lives(real)
+    real.node.restart_daemon(how=how)
+    seen_again(real)
+    assert lives(real) == before
+
+
+def test_unused_images_are_collected_when_the_disk_is_full(real: RealKubelet) -> None:
+    asker = kube.Kubelet(real.node)
+    unused = f"{REGISTRY}/tests/docker:1"
+    asker.pull(unused)
+    before = lives(real)
+    real.restart(evictionHard={"imagefs.available": "99%"})
+    until(lambda: asker.image_status(unused) is None, "collected", kube.PATIENCE)
+    assert asker.image_status(BUSYBOX) is not None
+    assert lives(real) == before
