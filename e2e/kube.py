@@ -39,6 +39,7 @@ NAME = "node"
 ADDRESS = "10.78.0.1"
 """The node's address, on an interface of its own: kubelet takes none of loopback."""
 PORT = 10250
+URL = f"https://127.0.0.1:{PORT}"
 PATIENCE = 60.0
 """Seconds for what takes a pod's life, with images and probes."""
 TUNABLES = {
@@ -285,7 +286,7 @@ class RealKubelet:
         until(lambda: not set(names) & set(self.pods()), f"{names} gone", PATIENCE)
 
     def clear(self) -> None:
-        """Ends all pods. Their sandboxes, which it would collect once a minute, are removed here."""
+        """Ends all pods, and removes their sandboxes, which it would collect once a minute."""
         self.delete(*(path.stem for path in self.manifests.iterdir()))
         self.wait_gone(*self.pods())
         ready = api.PodSandboxStateValue(state=api.SANDBOX_READY)
@@ -313,12 +314,15 @@ class RealKubelet:
 
     # its API
 
+    def stream_url(self, kind: str, name: str, container: str = "", **words: object) -> str:
+        """Where to exec, attach or portForward; a list makes a word repeat."""
+        place = f"{URL}/{kind}/default/{name}-{NAME}{container and '/' + container}"
+        return f"{place}?{urllib.parse.urlencode(words, doseq=True)}"
+
     def get(self, path: str, *, method: str = "GET") -> bytes:
         """Asks its HTTPS port; Refused, or OSError if it does not listen."""
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # it signed its certificate itself
-        request = urllib.request.Request(f"https://127.0.0.1:{PORT}{path}", method=method)
+        request = urllib.request.Request(f"{URL}{path}", method=method)
+        context = trusting()
 
         def ask() -> bytes:
             try:
@@ -332,14 +336,22 @@ class RealKubelet:
         return self.node.inside(ask)
 
 
+def trusting() -> ssl.SSLContext:
+    """Takes any certificate: kubelet signed its own."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def is_ready(pod: Json) -> bool:
     return condition(pod, "Ready") == "True"
 
 
 def condition(pod: Json, kind: str) -> str:
     """The status of one of a pod's conditions; empty while it has none."""
-    found = (c for c in pod.get("status", {}).get("conditions", ()) if c["type"] == kind)
-    return str(next(found, {}).get("status", ""))
+    conditions: list[Json] = pod.get("status", {}).get("conditions", [])
+    return next((str(c["status"]) for c in conditions if c["type"] == kind), "")
 
 
 def succeeded(pod: Json) -> bool:

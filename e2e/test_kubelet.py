@@ -17,139 +17,16 @@ import pytest
 from cri.cli.logfile import parse
 from e2e import images, kube
 from e2e.conftest import BUSYBOX, push_images
-from e2e.kube import Json, RealKubelet, shell, static_pod
-from e2e.kubelet import until
+from e2e.forward_client import PROTOCOL, Forwarded
+from e2e.kube import Json, RealKubelet, static_pod
+from e2e.kubelet import Kubelet, until
 from e2e.node import REGISTRY, Node, started
-from e2e.test_limits import EAT, MIB, UNIFIED
+from e2e.spdy_client import Command, SpdyClient
+from e2e.static_pods import CHUNK, CHUNKS, FOREVER, HOST_PORT, busybox, pods
+from e2e.test_limits import MIB, UNIFIED
 from e2e.test_network import get
 
 pytestmark = pytest.mark.skipif(bool(kube.missing()), reason=kube.missing())
-
-FOREVER = "sleep 1000000"
-SERVE = "mkdir -p /tmp/www; echo page > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"
-CHUNKS, CHUNK = 100, 200
-CHATTY = f"i=0; while [ $i -lt {CHUNKS} ]; do seq $((i*{CHUNK})) $((i*{CHUNK}+{CHUNK - 1})); "
-CHATTY += f"usleep 100000; i=$((i+1)); done; {FOREVER}"
-ORDERLY = "trap 'echo term >> /told/order; exit 0' TERM; while :; do usleep 20000; done"
-HOST_PORT = 18777
-
-
-def busybox(script: str, name: str = "main", **fields: object) -> Json:
-    return shell(script, BUSYBOX, name, **fields)
-
-
-def executing(*command: str, **fields: object) -> Json:
-    """A probe that runs a command every second."""
-    return {"exec": {"command": list(command)}, "periodSeconds": 1, **fields}
-
-
-def host_path(name: str, path: Path, kind: str = "DirectoryOrCreate") -> Json:
-    return {"name": name, "hostPath": {"path": str(path), "type": kind}}
-
-
-def probed() -> Json:
-    return static_pod(
-        "probed",
-        busybox(
-            SERVE,
-            startupProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-            readinessProbe={"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1},
-            livenessProbe=executing("test", "-e", "/tmp/www"),
-        ),
-    )
-
-
-def staged() -> Json:
-    """Two init containers, between them a sidecar, and a main container that ends."""
-    note = "echo {} >> /shared/order"
-    mounts = [{"name": "shared", "mountPath": "/shared"}]
-    sidecar = busybox(
-        f"{note.format('sidecar')}; touch /tmp/up; {FOREVER}", "sidecar", restartPolicy="Always",
-        startupProbe=executing("cat", "/tmp/up"), volumeMounts=mounts,
-    )  # fmt: skip
-    first = busybox(note.format("first"), "first", volumeMounts=mounts)
-    last = busybox(note.format("last"), "last", volumeMounts=mounts)
-    return static_pod(
-        "staged",
-        busybox("cat /shared/order", volumeMounts=mounts),
-        initContainers=[first, sidecar, last],
-        volumes=[{"name": "shared", "emptyDir": {}}],
-        restartPolicy="Never",
-    )
-
-
-def furnished(directory: Path) -> Json:
-    """A pod with every kind of volume that needs no API server."""
-    field = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
-    limit = {"containerName": "main", "resource": "limits.memory"}
-    projected = {"sources": [{"downwardAPI": {"items": [field]}}]}
-    mounts = [
-        {"name": "disk", "mountPath": "/disk"},
-        {"name": "disk", "mountPath": "/part", "subPath": "a/b"},
-        {"name": "memory", "mountPath": "/memory"},
-        {"name": "host", "mountPath": "/host", "readOnly": True},
-        {"name": "facts", "mountPath": "/facts"},
-    ]
-    environment = [
-        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-        {"name": "LIMIT", "valueFrom": {"resourceFieldRef": limit}},
-    ]
-    return static_pod(
-        "furnished",
-        busybox(FOREVER, volumeMounts=mounts, env=environment,
-                resources={"limits": {"memory": "48Mi"}}),
-        busybox("echo from the neighbour > /disk/file; " + FOREVER, "neighbour",
-                volumeMounts=mounts[:1]),
-        volumes=[
-            {"name": "disk", "emptyDir": {}},
-            {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
-            host_path("host", directory / "host"),
-            {"name": "facts", "projected": projected},
-        ],
-        hostAliases=[{"ip": "192.0.2.7", "hostnames": ["seven.example"]}],
-    )  # fmt: skip
-
-
-def limited() -> Json:
-    wanted = {"limits": {"memory": "64Mi", "cpu": "250m"}, "requests": {"cpu": "125m"}}
-    return static_pod("limited", busybox(FOREVER, resources=wanted))
-
-
-def orderly(directory: Path) -> Json:
-    return static_pod(
-        "orderly",
-        busybox(
-            ORDERLY,
-            volumeMounts=[{"name": "told", "mountPath": "/told"}],
-            lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "echo stop > /told/order"]}}},
-        ),
-        volumes=[host_path("told", directory / "told")],
-        terminationGracePeriodSeconds=20,
-    )
-
-
-def pods(directory: Path) -> list[Json]:
-    """Everything that is asked for when kubelet has started."""
-    port = {"containerPort": 8080, "hostPort": HOST_PORT}
-    once = {"restartPolicy": "Never"}
-    greedy = {"limits": {"memory": "32Mi"}}
-    return [
-        static_pod("plain", busybox(f"echo hello; {FOREVER}")),
-        probed(),
-        static_pod("unready", busybox(FOREVER, readinessProbe=executing("sleep", "100"))),
-        static_pod("unwell", busybox("touch /tmp/ok; sleep 3; rm /tmp/ok; " + FOREVER,
-                   livenessProbe=executing("cat", "/tmp/ok", failureThreshold=1,
-                                           initialDelaySeconds=1))),
-        static_pod("crashing", busybox("exit 3")),
-        static_pod("greedy", busybox(EAT, resources=greedy), **once),
-        static_pod("talking", busybox("echo why > /dev/termination-log; exit 7"), **once),
-        static_pod("unstartable", {"name": "main", "image": BUSYBOX, "command": ["/no/such"]}),
-        static_pod("imageless", {"name": "main", "image": f"{REGISTRY}/no/such:1"}),
-        static_pod("chatty", busybox(CHATTY)),
-        static_pod("exposed", busybox(SERVE, ports=[port])),
-        static_pod("networkless", busybox(FOREVER), hostNetwork=True, hostPID=True),
-        staged(), furnished(directory), limited(), orderly(directory),
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +225,60 @@ def test_summary_and_metrics_speak_of_every_container(real: RealKubelet) -> None
     until(filled, "statistics of the container", 30)
 
 
+def command(real: RealKubelet, *words: str, tty: bool = False) -> Command:
+    """A command in the plain pod's container, with all its channels."""
+    asked = {"input": 1, "output": 1, **({"tty": 1} if tty else {"error": 1})}
+    url = real.stream_url("exec", "plain", "main", command=words, **asked)
+    client = real.node.inside(lambda: SpdyClient(url, "v4.channel.k8s.io", context=kube.trusting()))
+    return Command(client, ("stdin", "stdout", "resize" if tty else "stderr"))
+
+
+def test_exec_carries_input_output_and_exit_code(real: RealKubelet) -> None:
+    real.wait_ready("plain")
+    talk = command(real, "sh", "-c", "cat; echo err >&2; exit 7")
+    with talk.client:
+        talk.send(b"hello")
+        talk.end_input()
+        result = talk.result()
+    assert (result.stdout, result.stderr, result.exit_code) == (b"hello", b"err\n", 7)
+
+
+def test_exec_with_a_terminal_has_its_size(real: RealKubelet) -> None:
+    real.wait_ready("plain")
+    terminal = command(real, "sh", "-c", "read go; stty size", tty=True)
+    with terminal.client:
+        terminal.resize(71, 23)
+        terminal.send(b"go\n")
+        terminal.until_said(b"23 71")
+        assert terminal.result().exit_code == 0
+
+
+def test_attach_sees_what_the_container_says(real: RealKubelet) -> None:
+    real.wait_ready("echoing")
+    url = real.stream_url("attach", "echoing", "main", input=1, output=1, error=1)
+    client = real.node.inside(lambda: SpdyClient(url, "v4.channel.k8s.io", context=kube.trusting()))
+    with client:
+        attached = Command(client, ("stdin", "stdout", "stderr"))
+        attached.send(b"to whom it may concern\n")
+        attached.until_said(b"to whom it may concern\n")
+
+
+def test_a_port_is_forwarded(real: RealKubelet) -> None:
+    real.wait_ready("probed")
+    url = real.stream_url("portForward", "probed")
+    client = real.node.inside(lambda: SpdyClient(url, PROTOCOL, context=kube.trusting()))
+    with client:
+        connection = Forwarded(client, 8080)
+        connection.send(b"GET / HTTP/1.0\r\n\r\n")
+        assert connection.answer().endswith(b"page\n")
+
+
+def test_a_log_is_followed(real: RealKubelet) -> None:
+    real.wait_ready("plain")
+    assert real.log("plain", query="timestamps=true").endswith(" hello\n")
+    assert real.log("crashing", query="previous=true") == "about to crash\n"
+
+
 IDS = ("plain", "probed", "furnished", "limited", "exposed", "networkless")
 
 
@@ -387,7 +318,7 @@ def test_a_restarted_podwright_restarts_no_container(
 
 
 def test_unused_images_are_collected_when_the_disk_is_full(real: RealKubelet) -> None:
-    asker = kube.Kubelet(real.node)
+    asker = Kubelet(real.node)
     unused = f"{REGISTRY}/tests/docker:1"
     asker.pull(unused)
     before = lives(real)
