@@ -187,7 +187,7 @@ class Cluster:
     def until(self, ready: Callable[[], bool], what: str, about: str = "") -> None:
         """Waits; AssertionError with the events of an object if it is in vain."""
         try:
-            until(ready, what, PATIENCE)
+            until(ready, what, PATIENCE, every=kube.EVERY)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), *self.events(about)])) from None
 

@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ PORT = 10250
 URL = f"https://127.0.0.1:{PORT}"
 PATIENCE = 60.0
 """Seconds for what takes a pod's life, with images and probes."""
+EVERY = 0.2
+"""Seconds between two looks at kubelet, which itself looks at the runtime once a second."""
 TUNABLES = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -109,7 +111,7 @@ class Shelter:
             self._run("mount", "--bind", str(copy), f"/proc/sys/{name}")
         for place in HIDDEN:
             self._run("mount", "-t", "tmpfs", "kubelet", place)
-        self._run("ip", "link", "add", "kube0", "type", "dummy")
+        self._run("ip", "link", "add", "kube0", "type", "bridge")
         self._run("ip", "address", "add", f"{ADDRESS}/24", "dev", "kube0")
         self._run("ip", "link", "set", "kube0", "up")
         for top in self._hierarchies():
@@ -117,6 +119,7 @@ class Shelter:
 
     def remove(self) -> None:
         """Idempotent. kubelet has ended, and all of its pods."""
+        self.node.run("umount", str(self.node.directory / "kubelet"))  # mounted on itself, shared
         for place in (*reversed(HIDDEN), *(f"/proc/sys/{name}" for name in TUNABLES)):
             self.node.run("umount", place)
         self.node.run("ip", "link", "delete", "kube0")
@@ -272,7 +275,7 @@ class RealKubelet:
             return bool(seen[0]) and ready(seen[0])
 
         try:
-            until(look, f"{name}: {what or ready.__name__}", PATIENCE)
+            until(look, f"{name}: {what or ready.__name__}", PATIENCE, every=EVERY)
         except AssertionError as error:
             status = json.dumps(seen[0].get("status"), indent=1)
             raise AssertionError(f"{error}\n{status}\n{self.remarks(name)}") from None
@@ -283,16 +286,23 @@ class RealKubelet:
 
     def wait_gone(self, *names: str) -> None:
         """Until it has ended their containers and forgotten them."""
-        until(lambda: not set(names) & set(self.pods()), f"{names} gone", PATIENCE)
+
+        def gone() -> bool:
+            ready = api.PodSandboxStateValue(state=api.SANDBOX_READY)
+            still = {item.metadata.name for item in Kubelet(self.node).sandboxes(state=ready)}
+            still |= {f"{name}-{NAME}" for name in self.pods()}
+            return not still & {f"{name}-{NAME}" for name in names}
+
+        until(gone, f"{names} gone", PATIENCE, every=EVERY)
 
     def clear(self) -> None:
         """Ends all pods, and removes their sandboxes, which it would collect once a minute."""
         self.delete(*(path.stem for path in self.manifests.iterdir()))
-        self.wait_gone(*self.pods())
-        ready = api.PodSandboxStateValue(state=api.SANDBOX_READY)
-        asker = Kubelet(self.node)
-        until(lambda: not asker.sandboxes(state=ready), "no pod runs", PATIENCE)
+        until(lambda: not self.pods(), "it knows no pods", PATIENCE, every=EVERY)
+        volumes = self.node.directory / "kubelet" / "pods"
+        until(lambda: not os.listdir(volumes), "volumes unmounted", PATIENCE, every=EVERY)
         self.stop()
+        asker = Kubelet(self.node)
         for sandbox in asker.sandboxes():
             Pod(asker, sandbox.id, api.PodSandboxConfig()).remove()
 
@@ -360,20 +370,6 @@ def succeeded(pod: Json) -> bool:
 
 def failed(pod: Json) -> bool:
     return bool(pod["status"]["phase"] == "Failed")
-
-
-def static_pod(name: str, *containers: Json, **spec: object) -> Json:
-    """A manifest. Grace is a second, since a shell as pid 1 passes over SIGTERM."""
-    labels = {"app": name}
-    made = {"containers": list(containers), "terminationGracePeriodSeconds": 1, **spec}
-    metadata = {"name": name, "namespace": "default", "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": made}
-
-
-def shell(script: str, image: str, name: str = "main", **fields: object) -> Json:
-    """A container that runs a shell script."""
-    command: Sequence[str] = ["sh", "-c", script]
-    return {"name": name, "image": image, "command": command, **fields}
 
 
 @contextlib.contextmanager

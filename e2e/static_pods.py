@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from e2e.conftest import BUSYBOX
-from e2e.kube import Json, shell, static_pod
+from e2e.kube import Json
 from e2e.node import REGISTRY
 from e2e.test_limits import EAT
 
@@ -18,8 +18,17 @@ ORDERLY = "trap 'echo term >> /told/order; exit 0' TERM; while :; do usleep 2000
 HOST_PORT = 18777
 
 
+def static_pod(name: str, *containers: Json, **spec: object) -> Json:
+    """A manifest. Grace is a second, since a shell as pid 1 passes over SIGTERM."""
+    labels = {"app": name}
+    made = {"containers": list(containers), "terminationGracePeriodSeconds": 1, **spec}
+    metadata = {"name": name, "namespace": "default", "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": made}
+
+
 def busybox(script: str, name: str = "main", **fields: object) -> Json:
-    return shell(script, BUSYBOX, name, **fields)
+    """A container that runs a shell script."""
+    return {"name": name, "image": BUSYBOX, "command": ["sh", "-c", script], **fields}
 
 
 def executing(*command: str, **fields: object) -> Json:
@@ -66,7 +75,6 @@ def furnished(directory: Path) -> Json:
     """A pod with every kind of volume that needs no API server."""
     field = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
     limit = {"containerName": "main", "resource": "limits.memory"}
-    projected = {"sources": [{"downwardAPI": {"items": [field]}}]}
     mounts = [
         {"name": "disk", "mountPath": "/disk"},
         {"name": "disk", "mountPath": "/part", "subPath": "a/b"},
@@ -88,7 +96,7 @@ def furnished(directory: Path) -> Json:
             {"name": "disk", "emptyDir": {}},
             {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}},
             host_path("host", directory / "host"),
-            {"name": "facts", "projected": projected},
+            {"name": "facts", "downwardAPI": {"items": [field]}},
         ],
         hostAliases=[{"ip": "192.0.2.7", "hostnames": ["seven.example"]}],
     )  # fmt: skip
