@@ -68,12 +68,13 @@ class Cluster:
         """Starts everything, one after the other; RuntimeError with a log otherwise."""
         self.directory.mkdir()
         self._write_credentials()
-        self._serve(
+        store = self._serve(
             "etcd", f"--data-dir={self.directory}/etcd", f"--listen-client-urls={STORE}",
             f"--advertise-client-urls={STORE}", f"--listen-peer-urls={PEERS}",
             f"--initial-advertise-peer-urls={PEERS}", f"--initial-cluster=default={PEERS}",
             "--unsafe-no-fsync",
         )  # fmt: skip
+        self._await(store, self._stores)
         key = self.directory / "service-accounts.key"
         server = self._serve(
             "kube-apiserver", f"--etcd-servers={STORE}", f"--advertise-address={kube.ADDRESS}",
@@ -137,6 +138,13 @@ class Cluster:
     @property
     def batch(self) -> Any:
         return _kubernetes.client.BatchV1Api(self.client)
+
+    def _stores(self) -> bool:
+        try:
+            answer = self.node.inside(lambda: urllib3.request("GET", f"{STORE}/health", timeout=5))
+        except urllib3.exceptions.HTTPError:
+            return False
+        return answer.status == 200
 
     def _answers(self) -> bool:
         try:
