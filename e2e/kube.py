@@ -164,6 +164,7 @@ def configuration(node: Node, cgroup: str, **changes: object) -> Json:
         "oomScoreAdj": 0,
         "registerNode": False,
         "serializeImagePulls": False,
+        "registryPullQPS": 0,
         "evictionHard": dict.fromkeys(
             ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available",
              "imagefs.inodesFree", "pid.available"), "0%"

@@ -129,11 +129,16 @@ def test_a_job_completes(cluster: Cluster) -> None:
     cluster.until(completed, "five times")
 
 
-@pytest.mark.parametrize("handler", ["podwright"])
-def test_pods_run_by_their_runtime_class(cluster: Cluster, handler: str) -> None:
-    name = f"class-{handler}"
-    cluster.create(runtime_class(name, handler), pod(name, busybox(FOREVER), runtimeClassName=name))
-    cluster.wait_phase(name, "Running")
+def test_pods_run_by_the_runtime_class_of_each_handler(cluster: Cluster) -> None:
+    handlers = [handler.name for handler in node_object(cluster).status.runtime_handlers]
+    names = [f"class-{handler}" for handler in handlers if handler]
+    for name in names:
+        cluster.create(
+            runtime_class(name, name.removeprefix("class-")),
+            pod(name, busybox(FOREVER), runtimeClassName=name),
+        )
+    for name in names:
+        cluster.wait_phase(name, "Running")
 
 
 def test_an_unknown_handler_is_said_in_our_words(cluster: Cluster) -> None:

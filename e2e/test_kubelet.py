@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -20,12 +19,14 @@ from e2e import images, kube
 from e2e.conftest import BUSYBOX, push_images
 from e2e.forward_client import PROTOCOL, Forwarded
 from e2e.kube import Json, RealKubelet
+from e2e.kube_stats import metric, wait_statistics
 from e2e.kubelet import Kubelet, until
 from e2e.node import REGISTRY, Node, started
 from e2e.spdy_client import Command, SpdyClient
 from e2e.static_pods import CHUNK, CHUNKS, FOREVER, HOST_PORT, busybox, pods, static_pod
 from e2e.test_limits import MIB, UNIFIED
 from e2e.test_network import get
+from e2e.websocket_client import websocket_client
 
 pytestmark = pytest.mark.skipif(bool(kube.missing()), reason=kube.missing())
 
@@ -219,22 +220,9 @@ def test_a_pod_that_is_deleted_runs_its_hook_then_hears_the_signal(real: RealKub
     assert told.read_text().split() == ["stop", "term"]
 
 
-def test_summary_and_metrics_speak_of_every_container(real: RealKubelet) -> None:
+def test_the_summary_speaks_of_every_container(real: RealKubelet) -> None:
     real.wait_ready("plain")
-
-    def filled() -> bool:
-        summary = json.loads(real.get("/stats/summary"))
-        for pod in summary["pods"]:
-            if pod["podRef"]["name"] == f"plain-{kube.NAME}":
-                (stats,) = pod["containers"]
-                return bool(
-                    stats.get("cpu", {}).get("usageCoreNanoSeconds")
-                    and stats.get("memory", {}).get("workingSetBytes")
-                    and stats.get("rootfs", {}).get("usedBytes") is not None
-                )
-        return False
-
-    until(filled, "statistics of the container", 30, every=kube.EVERY)
+    wait_statistics(real, "plain")
 
 
 def command(real: RealKubelet, *words: str, tty: bool = False) -> Command:
@@ -263,6 +251,20 @@ def test_exec_with_a_terminal_has_its_size(real: RealKubelet) -> None:
         terminal.send(b"go\n")
         terminal.until_said(b"23 71")
         assert terminal.result().exit_code == 0
+
+
+def test_exec_by_websocket_carries_the_exit_code(real: RealKubelet) -> None:
+    real.wait_ready("plain")
+    url = real.stream_url(
+        "exec", "plain", "main", command=["sh", "-c", "echo hi; exit 6"], output=1
+    )
+
+    def play() -> tuple[bytes, int]:
+        with websocket_client(url) as client:
+            client.run_forever(timeout=20)
+            return client.read_stdout(timeout=1), client.returncode
+
+    assert real.node.inside(play) == (b"hi\n", 6)
 
 
 def test_attach_sees_what_the_container_says(real: RealKubelet) -> None:
@@ -333,6 +335,38 @@ def test_a_restarted_podwright_restarts_no_container(
     real.node.restart_daemon(how=how)
     seen_again(real)
     assert lives(real) == before
+
+
+@pytest.fixture
+def gated(real: RealKubelet) -> Iterator[None]:
+    """kubelet with what it is to do by default one day: events, streamed lists, our statistics."""
+    gates = ("EventedPLEG", "CRIListStreaming", "PodAndContainerStatsFromCRI")
+    real.restart(featureGates=dict.fromkeys(gates, True))
+    yield
+    real.restart(featureGates={})
+
+
+@pytest.mark.usefixtures("gated")
+def test_an_evented_kubelet_sees_the_same_pods_and_more_statistics(real: RealKubelet) -> None:
+    before = lives(real)
+    keep = {"name": "keep", "emptyDir": {}}
+    stumbles = busybox(
+        f"test -e /keep/once && {FOREVER}; touch /keep/once; exit 1",
+        volumeMounts=[{"name": "keep", "mountPath": "/keep"}],
+    )
+    real.apply(static_pod("stumbling", stumbles, volumes=[keep]))
+    real.wait("stumbling", lambda _: real.container("stumbling").get("restartCount") == 1, "again")
+    real.wait_ready("stumbling")
+    assert "has this name" not in real.remarks("stumbling", 1000)
+    network = wait_statistics(real, "probed")["network"]
+    assert (network["name"], network["rxBytes"] > 0, network["txBytes"] > 0) == ("eth0", True, True)
+    (used,) = metric(real, "container_memory_working_set_bytes", "limited", "main")
+    assert 0 < used < 64 * MIB
+    assert metric(real, "container_spec_memory_limit_bytes", "limited", "main") == [64 * MIB]
+    assert metric(real, "container_network_receive_bytes_total", "probed", "POD")[0] > 0
+    assert lives(real) == before
+    assert real.node.daemon is not None
+    assert "StreamContainers" in real.node.daemon.log.read_text()
 
 
 def test_unused_images_are_collected_when_the_disk_is_full(real: RealKubelet) -> None:
