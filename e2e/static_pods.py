@@ -102,6 +102,14 @@ def furnished(directory: Path) -> Json:
     )  # fmt: skip
 
 
+def stumbling() -> Json:
+    """Its container fails once, and so there are two of one name: a dead one and a living one."""
+    script = f"test -e /keep/once && {FOREVER}; touch /keep/once; exit 1"
+    mounts = [{"name": "keep", "mountPath": "/keep"}]
+    volume = {"name": "keep", "emptyDir": {}}
+    return static_pod("stumbling", busybox(script, volumeMounts=mounts), volumes=[volume])
+
+
 def limited() -> Json:
     wanted = {"limits": {"memory": "64Mi", "cpu": "250m"}, "requests": {"cpu": "125m"}}
     return static_pod("limited", busybox(FOREVER, resources=wanted))
@@ -141,5 +149,5 @@ def pods(directory: Path) -> list[Json]:
         static_pod("chatty", busybox(CHATTY)),
         static_pod("exposed", busybox(SERVE, ports=[port])),
         static_pod("networkless", busybox(FOREVER), hostNetwork=True, hostPID=True),
-        staged(), furnished(directory), limited(), orderly(directory),
+        stumbling(), staged(), furnished(directory), limited(), orderly(directory),
     ]  # fmt: skip

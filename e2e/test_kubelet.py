@@ -299,7 +299,7 @@ def test_logs_are_read_with_their_times_and_after_a_restart(real: RealKubelet) -
     until(told, "what the container said before it was restarted", every=kube.EVERY)
 
 
-IDS = ("plain", "probed", "furnished", "limited", "exposed", "networkless")
+IDS = ("plain", "probed", "furnished", "limited", "exposed", "networkless", "stumbling")
 
 
 def lives(real: RealKubelet) -> dict[str, tuple[str, int]]:
@@ -349,14 +349,7 @@ def gated(real: RealKubelet) -> Iterator[None]:
 @pytest.mark.usefixtures("gated")
 def test_an_evented_kubelet_sees_the_same_pods_and_more_statistics(real: RealKubelet) -> None:
     before = lives(real)
-    keep = {"name": "keep", "emptyDir": {}}
-    stumbles = busybox(
-        f"test -e /keep/once && {FOREVER}; touch /keep/once; exit 1",
-        volumeMounts=[{"name": "keep", "mountPath": "/keep"}],
-    )
-    real.apply(static_pod("stumbling", stumbles, volumes=[keep]))
-    real.wait("stumbling", lambda _: real.container("stumbling").get("restartCount") == 1, "again")
-    real.wait_ready("stumbling")
+    seen_again(real)
     assert "has this name" not in real.remarks("stumbling", 1000)
     network = wait_statistics(real, "probed")["network"]
     assert (network["name"], network["rxBytes"] > 0, network["txBytes"] > 0) == ("eth0", True, True)
