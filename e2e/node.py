@@ -159,7 +159,7 @@ class Node:
         thread.join()
         return answer.result()
 
-    def _background(self, name: str, *words: str) -> Background:
+    def background(self, name: str, *words: str) -> Background:
         log = self.directory / "logs" / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -186,7 +186,7 @@ class Node:
             config["auth"] = {"htpasswd": {"realm": "tests", "path": str(place / "htpasswd")}}
         (place / "config.json").write_text(json.dumps(config))
         words = (tool("docker-registry"), "serve", str(place / "config.json"))
-        registry = self._background(f"registry-{port}", *words)
+        registry = self.background(f"registry-{port}", *words)
         self._await(
             registry, lambda: self.inside(lambda: _connects(socket.AF_INET, ("127.0.0.1", port)))
         )
@@ -203,7 +203,7 @@ class Node:
             )
         )
         podwright = Path(sys.executable).with_name("podwright")
-        self.daemon = self._background(
+        self.daemon = self.background(
             "daemon", str(podwright), "serve", "--config", str(self.config)
         )
         self._await(self.daemon, self._answers)

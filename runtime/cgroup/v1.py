@@ -110,7 +110,7 @@ class CgroupV1:
             if first in by_file and second in by_file:
                 notes += self._apply_pair(by_file.pop(first), by_file.pop(second))
         notes += [self._apply(setting) for setting in by_file.values()]
-        return tuple(note for note in notes if note)
+        return tuple(dict.fromkeys(note for note in notes if note))  # some have two files
 
     def _apply_pair(self, first: Setting, second: Setting) -> list[str | None]:
         """Either order may be the one in which no moment breaks the kernel's rule."""

@@ -93,7 +93,7 @@ class CgroupV2:
     def update(self, limits: Limits) -> tuple[str, ...]:
         """Sets the limits, devices excepted, on a living cgroup. Answers as `create` does."""
         notes = [self._apply(setting) for setting in limits.settings]
-        return tuple(note for note in notes if note)
+        return tuple(dict.fromkeys(note for note in notes if note))  # some have two files
 
     def _apply(self, setting: Setting) -> str | None:
         return files.apply(self.directory, setting)
