@@ -59,12 +59,20 @@ def _end_monitor(leftovers: Leftovers) -> None:
 def _remove_cgroups(leftovers: Leftovers) -> None:
     hierarchy = tree.detect()
     listed = _lines(leftovers.directory / CGROUPS_FILE)
-    for path in (*listed, leftovers.owned_cgroup):
-        if path:
-            cgroup = hierarchy.cgroup(path)
-            if cgroup.exists():
-                cgroup.kill()
-                cgroup.remove()
+    for path in filter(None, (*listed, leftovers.owned_cgroup)):
+        cgroup = hierarchy.cgroup(path)
+        if cgroup.exists():
+            cgroup.kill()
+            cgroup.remove()
+        if (leftovers.directory / STATES_FILE).exists():
+            _remove_strange_cgroups(path)
+
+
+def _remove_strange_cgroups(path: str) -> None:
+    """In hierarchies that we don't use, but binaries do: name=systemd, a hybrid's cgroup2."""
+    for top in tree.mount_points():
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(top + path)
 
 
 def _remove_states(leftovers: Leftovers) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -37,7 +37,7 @@ class OciCli:
 
     arguments: global ones; root: its state directory, None: below ours; own_cgroup: it makes the
     container's cgroup, else we do and start it in there; hidden: mounts of the node that it is not
-    to see.
+    to see; hooks: the OCI specification's, for the binary to run.
     """
 
     name: str
@@ -46,6 +46,7 @@ class OciCli:
     root: Path | None = None
     own_cgroup: bool = True
     hidden: tuple[str, ...] = ()
+    hooks: Mapping[str, object] = field(default_factory=dict)
 
     def prepare(self, ground: Ground, work: Work) -> Prepared:
         compiled = plan.container(work.spec, work.rootfs, cgroups=ground.cgroups)
@@ -59,7 +60,7 @@ class OciCli:
             root=os.fspath(root),
             place=os.fspath(place),
             rootfs=compiled.root,
-            config=json.dumps(config(work.spec, place)),
+            config=json.dumps(config(work.spec, place, self.hooks)),
             lookup=compiled.process.lookup,
             hidden=self.hidden,
         )
@@ -68,7 +69,9 @@ class OciCli:
         return begin(ground.hierarchy, work.directory, work.spec, made)
 
 
-def config(spec: Spec, place: Path) -> Mapping[str, object]:
+def config(
+    spec: Spec, place: Path, hooks: Mapping[str, object] | None = None
+) -> Mapping[str, object]:
     """config.json of a spec, but for what only the monitor's child knows. Pure.
 
     place: where the bundle is to be mounted.
@@ -78,6 +81,8 @@ def config(spec: Spec, place: Path) -> Mapping[str, object]:
     written = cast(dict[str, object], encode(replace(spec, mounts=mounts, root=root), camel=True))
     written = cast(dict[str, object], _said(written))
     written["ociVersion"] = _VERSION
+    if hooks:
+        written["hooks"] = hooks
     cast(dict[str, object], written["process"]).pop("userLookup", None)
     linux = cast(dict[str, object], written["linux"])
     if not spec.linux.rootfs_propagation:
