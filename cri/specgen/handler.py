@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from runtime.spec import Linux, Process, Spec
 
 _DECIDED = frozenset(  # by the pod, the image or podwright
-    "ociVersion hostname domainname root process.args process.cwd process.user process.terminal "
-    "process.consoleSize process.capabilities process.noNewPrivileges process.oomScoreAdj "
-    "linux.namespaces linux.cgroupsPath linux.seccomp linux.rootfsPropagation linux.sysctl".split()
+    (
+        *("ociVersion", "hostname", "domainname", "root", "process.args", "process.cwd"),
+        *("process.user", "process.terminal", "process.consoleSize", "process.capabilities"),
+        *("process.noNewPrivileges", "process.oomScoreAdj", "linux.namespaces"),
+        *("linux.cgroupsPath", "linux.seccomp", "linux.rootfsPropagation", "linux.sysctl"),
+    )
 )
 _TAKEN = frozenset(
-    "process.env process.rlimits mounts annotations hooks linux.devices linux.resources "
-    "linux.maskedPaths linux.readonlyPaths".split()
+    (
+        *("mounts", "annotations", "hooks", "process.env", "process.rlimits"),
+        *("linux.devices", "linux.resources", "linux.maskedPaths", "linux.readonlyPaths"),
+    )
 )
 
 
@@ -42,7 +47,7 @@ class BaseProcess:
 @dataclass(frozen=True, slots=True)
 class BaseLinux:
     devices: tuple[Device, ...] = ()
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
 
@@ -51,10 +56,10 @@ class BaseLinux:
 class Base:
     """The parts of a base spec that are taken."""
 
-    process: BaseProcess = BaseProcess()
+    process: BaseProcess = field(default_factory=BaseProcess)
     mounts: tuple[Mount, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
-    linux: BaseLinux = BaseLinux()
+    linux: BaseLinux = field(default_factory=BaseLinux)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,8 @@ class RuntimeHandler:
     recursive_read_only: whether it knows such mounts."""
 
     name: str = ""
-    config: HandlerConfig = HandlerConfig()
-    base: Base = Base()
+    config: HandlerConfig = field(default_factory=HandlerConfig)
+    base: Base = field(default_factory=Base)
     hooks: Mapping[str, object] = field(default_factory=dict)
     recursive_read_only: bool = True
 

@@ -39,4 +39,4 @@ class Handler(Protocol):
     def name(self) -> str: ...
 
     def prepare(self, ground: Ground, work: Work) -> Prepared:
-        """Makes what the monitor needs. Blocks. Raises InvalidSpec, OSError; nothing is left then."""
+        """Makes what the monitor needs; blocks. Raises InvalidSpec, OSError, and leaves nothing."""

@@ -6,9 +6,9 @@
         shm/              the pod's shared memory
         pid, log, console what the binary writes, and where it hands over the terminal
 
-The namespace is a copy of the node's, held by a descriptor of the monitor and by runs of the binary:
-with the last of them all of it is gone, and no crash leaves a mount. Mounts that the node makes
-arrive here; ours stay here. Runs in children of the monitor.
+The namespace is a copy of the node's, held by a descriptor of the monitor and by runs of the
+binary: with the last of them all of it is gone, and no crash leaves a mount. Mounts that the node
+makes arrive here; ours stay here. Runs in children of the monitor.
 """
 
 from __future__ import annotations
