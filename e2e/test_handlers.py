@@ -28,12 +28,14 @@ KILL = signal.SIGKILL
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A handler for the test. memory: a limit that it can live with."""
+    """A handler for the test. memory: a limit that it can live with; kernel_of_its_own: each
+    container has one, and shares neither processes nor mounts as they come (docs/handlers.md)."""
 
     name: str
     program: str = ""
     lines: str = ""
     memory: int = 32 * MEBIBYTE
+    kernel_of_its_own: bool = False
 
     @property
     def path(self) -> str | None:
@@ -55,6 +57,7 @@ CANDIDATES = (
         'arguments = ["--platform=ptrace", "--network=host", "--ignore-cgroups"]\n'
         "own_cgroup = false",
         memory=200 * MEBIBYTE,
+        kernel_of_its_own=True,
     ),
 )
 
@@ -220,6 +223,69 @@ def test_the_user_of_the_image_is_looked_up_in_its_own_files(
     status = container.wait()
     assert container.log() == embedded.log()
     assert status.user.linux.uid == embedded.status().user.linux.uid > 0
+
+
+def test_containers_of_a_pod_share_their_processes_if_it_says_so(
+    kubelet: Kubelet, candidate: Candidate
+) -> None:
+    if candidate.kernel_of_its_own:
+        pytest.skip(f"{candidate.name}: each container has a kernel of its own")
+    pod = kubelet.pod(kubelet.config(pid=api.POD), handler=candidate.name)
+    first = pod.container(["sleep", "4321"]).start()
+    second = pod.container().start()
+    assert "sleep 4321" in second.shell("ps")
+    second.shell("kill -9 $(pidof sleep | tr ' ' '\\n' | grep -v -x 1) || true")
+    assert first.wait().exit_code == 137
+    pod.stop()
+    alone = kubelet.pod(handler=candidate.name)
+    target = alone.container(["sleep", "4321"]).start()
+    options = api.NamespaceOption(pid=api.TARGET, target_id=target.id)
+    guest = alone.container(linux=security(namespace_options=options)).start()
+    assert "sleep 4321" in guest.shell("ps")
+
+
+def test_shared_memory_and_files_of_the_pod_are_the_containers(
+    kubelet: Kubelet, candidate: Candidate
+) -> None:
+    pod = kubelet.pod(handler=candidate.name)
+    writer, reader = pod.container().start(), pod.container().start()
+    writer.shell("echo words > /dev/shm/file")
+    assert reader.shell("cat /dev/shm/file; hostname; cat /etc/hostname").split() == [
+        "words",
+        pod.config.hostname,
+        pod.config.hostname,
+    ]
+
+
+def test_mounts_travel_as_far_as_they_are_asked_to(kubelet: Kubelet, candidate: Candidate) -> None:
+    if candidate.kernel_of_its_own:
+        pytest.skip(f"{candidate.name}: each container has a kernel of its own")
+    node = kubelet.node
+    shared = node.directory / "travelling"
+    shared.mkdir()
+    node.run("mount", "-t", "tmpfs", "shared", str(shared))
+    node.run("mount", "--make-shared", str(shared))
+    node.run("mkdir", str(shared / "a"), str(shared / "b"))
+    config = kubelet.config()
+    config.linux.security_context.privileged = True
+    both, inward = (
+        api.Mount(container_path="/m", host_path=str(shared), propagation=propagation)
+        for propagation in (api.PROPAGATION_BIDIRECTIONAL, api.PROPAGATION_HOST_TO_CONTAINER)
+    )
+    pod = kubelet.pod(config, handler=candidate.name)
+    try:
+        giver = pod.container(mounts=[both], linux=security(privileged=True)).start()
+        taker = pod.container(mounts=[inward]).start()
+        node.run("mount", "-t", "tmpfs", "x", str(shared / "a"))
+        giver.shell("mount -t tmpfs y /m/b")
+        count = "grep -c ' /m/[ab] ' /proc/self/mountinfo || true"
+        assert (giver.shell(count), taker.shell(count)) == ("2", "2")
+        assert str(shared / "b") in node.run("cat", "/proc/self/mountinfo").stdout
+    finally:
+        pod.stop()
+        for path in (shared / "a", shared / "b", shared):
+            node.run("umount", str(path))
+        shared.rmdir()
 
 
 def test_nothing_is_left_of_a_pod_whose_monitor_was_killed(

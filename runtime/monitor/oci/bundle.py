@@ -69,7 +69,9 @@ def create(peer: Socket, plan: OciPlan, around: Around) -> None:
         os.write(fd, b"0")
     held = warm_up().held
     names = capabilities.names(held.permitted & held.bounding)
-    warnings = documents.complete(config, who, around.namespaces, names)
+    warnings = documents.complete(
+        config, who, namespaces=around.namespaces, hostname=os.uname().nodename, held=names
+    )
     _write(bundle_fd, CONFIG, config)
     terminal = bool(_process(config).get("terminal"))
     listener = _listen(bundle_fd, CREATE) if terminal else -1

@@ -62,17 +62,24 @@ def identity_of(config: Json) -> Identity:
 
 
 def complete(
-    config: Json, identity: Identity, namespaces: Mapping[str, str], held: Iterable[str]
+    config: Json,
+    identity: Identity,
+    *,
+    namespaces: Mapping[str, str],
+    hostname: str,
+    held: Iterable[str],
 ) -> list[str]:
     """Makes config.json final; answers a sentence for what was asked for but can't be given.
 
-    namespaces: type -> path of those that the pod shares; held: the capabilities that we have.
+    namespaces: type -> path of those that the pod shares; hostname: the pod's; held: the capabilities that we have.
     """
     linux, process = _part(config, "linux"), _part(config, "process")
     for item in cast(list[Json], linux.get("namespaces", [])):
         path = namespaces.get(str(item["type"]))
         if path is not None:
             item["path"] = path
+        if item["type"] == "uts":
+            config["hostname"] = hostname  # for a kernel that does not share ours
     become(process, identity)
     return limit(process, held)
 
