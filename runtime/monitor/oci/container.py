@@ -84,7 +84,7 @@ class OciContainer(Container):
     def kill(self) -> None:
         if self.state is State.EXITED:
             return
-        if self.pidfd < 0 and self._program is not None:
+        if self._program is not None:
             self._program.kill()  # what it has begun is deleted when it is gone
         super().kill()
 

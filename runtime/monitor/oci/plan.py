@@ -71,7 +71,8 @@ def complete(
 ) -> list[str]:
     """Makes config.json final; answers a sentence for what was asked for but can't be given.
 
-    namespaces: type -> path of those that the pod shares; hostname: the pod's; held: the capabilities that we have.
+    namespaces: type -> path of those that the pod shares; hostname: the pod's; held: the
+    capabilities that we have.
     """
     linux, process = _part(config, "linux"), _part(config, "process")
     for item in cast(list[Json], linux.get("namespaces", [])):
