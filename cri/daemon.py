@@ -22,12 +22,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cri import VERSION, recover, service, writable
+from cri import VERSION, node_handlers, recover, service, writable
 from cri.config import Config, ConfigError, load, override
 from cri.endpoint import Endpoint
 from cri.listen import listen
 from cri.paths import Paths
 from cri.rpc.services import Services
+from cri.specgen.handler import BaseRefused
 from cri.store.store import Store
 from cri.streaming.server import StreamServer, StreamSettings
 from cri.streaming.tls import CantServe, TlsFiles
@@ -39,7 +40,9 @@ from network.pod_network import PodNetwork
 from runtime.lifecycle import ContainerExit, Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from cri.specgen.handler import RuntimeHandler
 
 log = logging.getLogger(__name__)
 
@@ -116,10 +119,17 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         def on_lost(sandbox_id: str) -> None:
             recover.on_lost(services, sandbox_id)
 
-        runtime = Runtime(paths.state, Path(config.netns_dir), on_exit=on_exit, on_lost=on_lost)
+        handlers = await _handlers(config)
+        runtime = Runtime(
+            paths.state,
+            Path(config.netns_dir),
+            on_exit=on_exit,
+            on_lost=on_lost,
+            handlers=node_handlers.runtimes(handlers),
+        )
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
-        services = Services(config, paths, store, images, network, runtime, streams)
+        services = Services(config, paths, store, images, network, runtime, streams, handlers)
         _raise_descriptor_limit()
         await runtime.start()
         stack.push_async_callback(runtime.close)
@@ -141,6 +151,13 @@ def _raise_descriptor_limit() -> None:
     what we were given, since containers inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _handlers(config: Config) -> Mapping[str, RuntimeHandler]:
+    try:
+        return await asyncio.to_thread(node_handlers.find, config)
+    except (BaseRefused, OSError) as error:
+        raise CantStart(str(error)) from error
 
 
 def _make(directory: Path) -> None:

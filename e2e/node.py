@@ -108,6 +108,8 @@ class Node:
     cgroup: str
     registry: Background | None = None
     daemon: Background | None = None
+    more_config: str = ""
+    """What a test adds to the configuration; the next start of the daemon reads it."""
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -201,6 +203,7 @@ class Node:
                 network=str(network).lower(),
                 log_level=log_level,
             )
+            + self.more_config
         )
         podwright = Path(sys.executable).with_name("podwright")
         self.daemon = self.background(

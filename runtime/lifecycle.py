@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from runtime.errors import (
     RuntimeFault,
     SandboxNotFound,
 )
-from runtime.init import plan
+from runtime.handlers.embedded import Embedded
+from runtime.handlers.face import Ground, Handler, Work
 from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
 from runtime.monitor.client import MonitorClient
@@ -50,8 +51,6 @@ from runtime.monitor.messages import (
     Start,
     Started,
 )
-from runtime.prepare import prepare
-from runtime.seccomp.compile import install_flags, program
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
@@ -82,12 +81,14 @@ REPORT_PATIENCE = 3.0  # a monitor answers in less than a millisecond
 SIGNAL_PATIENCE = 10.0
 EXEC_PATIENCE = 30.0  # beyond the command's own time limit
 SHUTDOWN_PATIENCE = 15.0  # then the monitor itself is killed and its leftovers are swept
+_EMBEDDED = Embedded()
 MAX_OUTPUT = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
-    """A container to start. pid_target: the container whose pid namespace it joins."""
+    """A container to start. pid_target: the container whose pid namespace it joins; handler: who
+    runs it, one that `Runtime` was told of, else the embedded runtime."""
 
     sandbox_id: str
     container_id: str
@@ -97,6 +98,7 @@ class ContainerRequest:
     stdin: bool = False
     stdin_once: bool = False
     pid_target: str = ""
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class SandboxHandles:
 class Runtime:
     """Runs sandboxes below a state directory.
 
+    handlers: runtimes other than the embedded one, by name;
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
     whose monitor died without having been asked to. updates: once started, changes of limits;
     usages: what cgroups use.
@@ -143,23 +146,25 @@ class Runtime:
         *,
         on_exit: Callable[[ContainerExit], None],
         on_lost: Callable[[str], None],
+        handlers: Mapping[str, Handler] | None = None,
     ) -> None:
+        self._state = state
+        self._handlers = handlers or {}
         self._monitors_dir = state / "monitors"
         self._netns_dir = netns_dir
         self._spawner = SpawnerClient(state)
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._monitors: dict[str, MonitorClient] = {}
-        self._cgroup_layout = CgroupLayout()
         self.usages = Usages()
 
     async def start(self) -> None:
         """Finds the spawner of this code's version, or starts one."""
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
-        self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
-        self._hierarchy = await asyncio.to_thread(tree.detect)
-        self.updates = Updates(self._hierarchy)
+        hierarchy = await asyncio.to_thread(tree.detect)
+        self._ground = Ground(self._state, hierarchy, CgroupLayout.parse(mountinfo.splitlines()))
+        self.updates = Updates(hierarchy)
         await self._spawner.start()
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
@@ -202,16 +207,8 @@ class Runtime:
 
     async def start_container(self, request: ContainerRequest) -> Started:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
+        handler = self._handlers.get(request.handler, _EMBEDDED)
         spec = request.spec
-        seccomp = spec.linux.seccomp
-        compiled, flags = (program(seccomp), install_flags(seccomp)) if seccomp else (b"", 0)
-        container_plan = plan.container(
-            spec,
-            request.rootfs,
-            seccomp_program=compiled,
-            seccomp_flags=flags,
-            cgroups=self._cgroup_layout,
-        )
         start = Start(
             container_id=request.container_id,
             cgroup_path=spec.linux.cgroups_path,
@@ -220,12 +217,12 @@ class Runtime:
             log_path=request.log_path,
             stdin=request.stdin,
             stdin_once=request.stdin_once,
+            handler=handler.name,
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id
-        prepared = await asyncio.to_thread(
-            prepare, self._hierarchy, directory, spec, container_plan
-        )
+        work = Work(request.container_id, directory, spec, request.rootfs)
+        prepared = await asyncio.to_thread(handler.prepare, self._ground, work)
         try:
             started = await client.ask(start, Started, prepared.fds, patience=START_PATIENCE)
         except (SandboxNotFound, MonitorLost):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, NameTaken
-from cri.rpc import sandbox_stop
+from cri.errors import NameTaken
+from cri.rpc import runtime_handlers, sandbox_stop
 from cri.specgen import sandbox as specgen
 from cri.store.index import new_id
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState, sandbox_name
@@ -30,13 +30,7 @@ async def run_pod_sandbox(
     services: Services, request: api.RunPodSandboxRequest
 ) -> api.RunPodSandboxResponse:
     """A request for a pod which is being made, or is there, gets that one's id."""
-    handlers = services.config.handler_names
-    if request.runtime_handler not in handlers:
-        known = ", ".join(repr(name) for name in handlers)
-        raise InvalidRequest(
-            "runtime_handler",
-            f"{request.runtime_handler!r} is not configured on this node; known: {known}",
-        )
+    runtime_handlers.check(services, request.runtime_handler)
     specgen.check(request.config)
     name = sandbox_name(request.config.metadata)
     sandbox_id = await services.flights.join(f"sandbox {name}", lambda: _once(services, request))

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from cri.rpc.services import Services
     from cri.trace import Timeline
 
-# What every handler can do: there is one, the embedded runtime.
-FEATURES = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False)
-
 
 async def status(services: Services, request: api.StatusRequest) -> api.StatusResponse:
     """Conditions, handlers, features; with `verbose` a JSON text for each topic."""
@@ -40,8 +37,13 @@ async def status(services: Services, request: api.StatusRequest) -> api.StatusRe
             ]
         ),
         runtime_handlers=[
-            api.RuntimeHandler(name=name, features=FEATURES)
-            for name in services.config.handler_names
+            api.RuntimeHandler(
+                name=name,
+                features=api.RuntimeHandlerFeatures(
+                    recursive_read_only_mounts=handler.recursive_read_only, user_namespaces=False
+                ),
+            )
+            for name, handler in services.handlers.items()
         ],
         features=api.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
         info=_info(services) if request.verbose else {},

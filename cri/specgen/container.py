@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.specgen import mounts, namespaces, process, resources, security
+from cri.specgen import handler, mounts, namespaces, process, resources, security
 from runtime.spec import Linux, Process, Root, Spec
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def spec(subject: Subject) -> Spec:
     security.check_privileged(subject)
     security.refuse_unsupported(config)
     capabilities = security.capabilities(subject.security)
-    return Spec(
+    made = Spec(
         process=Process(
             args=process.args(config, subject.image),
             cwd=process.cwd(config, subject.image),
@@ -40,3 +40,4 @@ def spec(subject: Subject) -> Spec:
             readonly_paths=security.readonly_paths(subject),
         ),
     )
+    return handler.completed(made, subject)

@@ -38,12 +38,14 @@ class Wanted:
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
     node's configuration puts in place of the built-in one; progress: the paths that were looked at,
-    the last one is where it hangs, if it does.
+    the last one is where it hangs, if it does; node_devices: a privileged container gets all of
+    them.
     """
 
     config: api.ContainerConfig
     log_directory: str = ""
     default_profile: str = ""
+    node_devices: bool = True
     progress: list[str] = field(default_factory=list)
 
 
@@ -58,7 +60,7 @@ def gather(wanted: Wanted) -> Facts:
         _make_directory(wanted.log_directory, "config.log_path")
     wanted.progress.extend(device.host_path for device in config.devices)
     devices, rules = _requested_devices(config)
-    if config.linux.security_context.privileged:
+    if config.linux.security_context.privileged and wanted.node_devices:
         devices = (*_node_devices(), *devices)
     return Facts(
         devices=devices,

@@ -39,6 +39,7 @@ _EXTRA_OPTIONS = frozenset(("noexec", "nodev", "nosuid"))
 def mounts(subject: Subject) -> tuple[Mount, ...]:
     """In the order in which they are to be made: nothing covers what was mounted below it."""
     wanted = requested(subject.config)
+    _check_recursive(subject)
     taken = {mount.destination for mount in wanted}
     wanted += [mount for mount in _pod_files(subject) if mount.destination not in taken]
     if subject.config.tty and "/dev" in taken and PTS.destination not in taken:
@@ -50,7 +51,10 @@ def mounts(subject: Subject) -> tuple[Mount, ...]:
         if mount.destination not in taken
         and not ("/dev" in taken and mount.destination.startswith("/dev/"))
     )
-    return (*usual, *wanted)
+    made = [*usual, *wanted]
+    ours = {mount.destination for mount in made}
+    more = (mount for mount in subject.handler.base.mounts if mount.destination not in ours)
+    return (*made[: len(made) - len(wanted)], *more, *wanted)
 
 
 def requested(config: api.ContainerConfig) -> list[Mount]:
@@ -59,7 +63,8 @@ def requested(config: api.ContainerConfig) -> list[Mount]:
 
 
 def _usual(subject: Subject) -> tuple[Mount, ...]:
-    mode = "rw" if subject.security.privileged else "ro"
+    writable = subject.security.privileged and not subject.handler.config.readonly_sysfs
+    mode = "rw" if writable else "ro"
     options = subject.sandbox.linux.security_context.namespace_options
     return (
         PROC,
@@ -120,6 +125,19 @@ def _mode(mount: api.Mount, field: str) -> tuple[str, ...]:
             f"{field}.recursive_read_only", f"needs PROPAGATION_PRIVATE, not {name}"
         )
     return ("rro",)
+
+
+def _check_recursive(subject: Subject) -> None:
+    """What the handler would pass over must not be missing silently."""
+    if subject.handler.recursive_read_only:
+        return
+    for index, mount in enumerate(subject.config.mounts):
+        if mount.recursive_read_only:
+            raise InvalidRequest(
+                f"config.mounts[{index}].recursive_read_only",
+                f"the runtime handler {subject.handler.name!r} doesn't know such mounts: its "
+                "program does not list rro in its features",
+            )
 
 
 def _extra(mount: api.Mount, field: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cri.specgen.handler import RuntimeHandler
 from runtime.spec import Device, DeviceRule, Seccomp
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Subject:
     """A container to be.
 
     hostname: the pod's; files: the directory with the pod's hosts, hostname and resolv.conf;
-    cgroup_parent: absolute cgroup path, under which the container gets its own.
+    cgroup_parent: absolute cgroup path, under which the container gets its own; handler: who runs
+    it.
     """
 
     container_id: str
@@ -45,6 +47,7 @@ class Subject:
     files: Path
     cgroup_parent: str
     facts: Facts = field(default_factory=Facts)
+    handler: RuntimeHandler = field(default_factory=RuntimeHandler)
 
     @property
     def security(self) -> api.LinuxContainerSecurityContext:

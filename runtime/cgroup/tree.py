@@ -99,6 +99,11 @@ def detect(root: Path = ROOT, *, mountinfo: Path = Path("/proc/self/mountinfo"))
     return HierarchyV1({name: mounts[name] for name in CONTROLLERS if name in mounts})
 
 
+def mount_points(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[str]:
+    """Of all hierarchies, named ones and a hybrid's cgroup2 included."""
+    return [place for place, kind, _ in _mounts(mountinfo) if kind in ("cgroup", "cgroup2")]
+
+
 def _mounts(mountinfo: Path) -> list[tuple[str, str, frozenset[str]]]:
     """(mount point, type, super options) of each line. See proc_pid_mountinfo(5)."""
     result = []

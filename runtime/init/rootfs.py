@@ -20,12 +20,13 @@ def make_root(context: Context) -> None:
     """A detached mount of the root file system, of directories in the node's namespace."""
     root = context.plan.root
     if root.lower:
-        context.root_fd = _overlay(root)
+        context.root_fd = overlay(root)
     else:
-        context.root_fd = _bind(root.path)
+        context.root_fd = bind(root.path)
 
 
-def _bind(path: str) -> int:
+def bind(path: str) -> int:
+    """A detached clone of what is at a path of the node."""
     try:
         fd = mount.clone_tree(AT_FDCWD, os.fsencode(path), recursive=True)
     except FileNotFoundError:
@@ -34,7 +35,8 @@ def _bind(path: str) -> int:
     return fd
 
 
-def _overlay(root: RootPlan) -> int:
+def overlay(root: RootPlan) -> int:
+    """A detached overlay of a plan's directories."""
     try:
         return mount.new_mount(b"overlay", _parameters(root))
     except OSError as error:

@@ -203,7 +203,7 @@ class Command:
     def _on_exit(self, code: int) -> None:
         while self._channel is not None:
             self._on_message()
-        os.close(self._pidfd)
+        fds.close_all((self._pidfd,))
         self._pidfd = -1
         self._close_console()
         if self._timer is not None:

@@ -70,6 +70,8 @@ class Start:
     With it travel the plan (a file: JSON of runtime.init.values.ContainerPlan, which only init
     decodes) and, for cgroup v1, its `tasks` files, for v2, its directory.
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
+    handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
+    cgroup descriptors the binary makes the cgroup; empty: the embedded runtime.
     """
 
     container_id: str
@@ -79,6 +81,7 @@ class Start:
     log_path: str = ""
     stdin: bool = False
     stdin_once: bool = False
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

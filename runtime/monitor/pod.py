@@ -110,7 +110,7 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = Container(self, request)
+        container = _made_by_binary(self, request) if request.handler else Container(self, request)
         self._containers[request.container_id] = container
 
         def answer(result: object) -> None:
@@ -135,7 +135,7 @@ class Pod:
         """
         if len(stdio) != 3:
             raise ValueError(f"exec: expected three descriptors, got {len(stdio)}")
-        command = Command(self.container(request.container_id), request, self)
+        command = self.container(request.container_id).command(request)
         command.begun = begun
         self._guests[asker] = command
         try:
@@ -250,3 +250,10 @@ class Pod:
 
     def _exit_path(self, container_id: str) -> str:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
+
+
+def _made_by_binary(pod: Pod, request: Start) -> Container:
+    """Of another runtime, whose code only the monitors that need it load."""
+    from runtime.monitor.oci.container import OciContainer
+
+    return OciContainer(pod, request)

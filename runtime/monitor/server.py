@@ -160,6 +160,7 @@ class Server:
             log_path=str(get("log_path", "")),
             stdin=bool(get("stdin")),
             stdin_once=bool(get("stdin_once")),
+            handler=str(get("handler", "")),
         )
         self._pod.start(start, descriptors, asker.reply)
 
