@@ -262,22 +262,22 @@ def start_reaper(user_ns_fd: int = -1) -> tuple[int, int]:
     """
     pid, pidfd = clone3(Clone.NEWPID)
     if pid == 0:
-        if user_ns_fd >= 0:
-            setns(user_ns_fd, Clone.NEWUSER)
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-        _reap_forever()
+        _reap_forever(user_ns_fd)
     return os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), pidfd
 
 
-def _reap_forever() -> None:
+def _reap_forever(user_ns_fd: int) -> None:
     """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN.
 
     It handles no signal, so that none from inside reaches it: with it all of the pod would end.
     """
+    set_title(b"podwright-reaper")
+    if user_ns_fd >= 0:
+        setns(user_ns_fd, Clone.NEWUSER)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
     close_from(3)  # the daemon must see the monitor's end by its sockets
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    set_title(b"podwright-reaper")
     while True:
         signal.pause()

@@ -12,6 +12,7 @@ spawner                                child
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -53,9 +54,10 @@ def enter(user_map: UserMap, flags: int, prepare: Callable[[], None]) -> int:
         _write_map(pid, "gid_map", user_map.gid, user_map.gids)
         user_fd, *others = _ask(ours)
     finally:
-        ours.close()
-        kill_and_wait(pidfd)
+        with contextlib.suppress(ProcessLookupError):  # it failed, and has ended
+            kill_and_wait(pidfd)
         os.close(pidfd)
+        ours.close()
     try:
         for fd in others:
             setns(fd, 0)
