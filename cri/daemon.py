@@ -37,6 +37,7 @@ from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
 from network.config import NetworkSettings
 from network.pod_network import PodNetwork
+from runtime.init import skeleton
 from runtime.lifecycle import ContainerExit, Runtime
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         _raise_descriptor_limit()
         await runtime.start()
         stack.push_async_callback(runtime.close)
+        await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
+        await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)

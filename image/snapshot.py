@@ -64,9 +64,7 @@ class Snapshots:
                 self.used[path.name] = ids
         return broken
 
-    def prepare(
-        self, container_id: str, ids: Sequence[str], root: tuple[int, int, int] | None
-    ) -> Overlay:
+    def prepare(self, container_id: str, ids: Sequence[str], root: tuple[int, int, int]) -> Overlay:
         """A writable directory over these layers (topmost first); the same again if it exists.
 
         root: mode, uid and gid of the root directory, which overlayfs takes from `upper`.
@@ -87,13 +85,13 @@ class Snapshots:
         self.used[container_id] = tuple(ids)
         return self._overlay(container_id)
 
-    def _make(self, path: Path, ids: Sequence[str], root: tuple[int, int, int] | None) -> None:
+    def _make(self, path: Path, ids: Sequence[str], root: tuple[int, int, int]) -> None:
         path.mkdir(mode=0o700)
         (path / "layers").write_text("".join(f"{item}\n" for item in ids), "ascii")
         (path / "work").mkdir(mode=0o700)
         upper = path / "upper"
         upper.mkdir(mode=0o755)
-        mode, uid, gid = root or (0o755, 0, 0)
+        mode, uid, gid = root
         if (uid, gid) != (0, 0):
             os.chown(upper, uid, gid)
         os.chmod(upper, mode)  # mkdir heeds the umask

@@ -136,7 +136,7 @@ class Runtime:
     handlers: runtimes other than the embedded one, by name;
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
     whose monitor died without having been asked to. updates: once started, changes of limits;
-    usages: what cgroups use.
+    usages: what cgroups use; user_namespace_refusal: why pods can't have one, "" if they can.
     """
 
     def __init__(
@@ -157,6 +157,7 @@ class Runtime:
         self._on_lost = on_lost
         self._monitors: dict[str, MonitorClient] = {}
         self.usages = Usages()
+        self.user_namespace_refusal = "nobody has tried yet"
 
     async def start(self) -> None:
         """Finds the spawner of this code's version, or starts one."""
@@ -166,6 +167,10 @@ class Runtime:
         self._ground = Ground(self._state, hierarchy, CgroupLayout.parse(mountinfo.splitlines()))
         self.updates = Updates(hierarchy)
         await self._spawner.start()
+
+    async def probe(self, layers: tuple[str, str]) -> None:
+        """Finds out what the node can. layers: two empty directories where images' layers lie."""
+        self.user_namespace_refusal = await self._spawner.user_namespace_refusal(layers)
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
         """Has the pod's namespaces built, and its monitor forked into them."""

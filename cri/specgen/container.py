@@ -17,6 +17,9 @@ def spec(subject: Subject) -> Spec:
     security.check_privileged(subject)
     security.refuse_unsupported(config)
     capabilities = security.capabilities(subject.security)
+    uid_mappings, gid_mappings = namespaces.id_mappings(
+        subject.sandbox.linux.security_context.namespace_options
+    )
     made = Spec(
         process=Process(
             args=process.args(config, subject.image),
@@ -32,6 +35,8 @@ def spec(subject: Subject) -> Spec:
         mounts=mounts.mounts(subject),
         linux=Linux(
             namespaces=namespaces.namespaces(subject),
+            uid_mappings=uid_mappings,
+            gid_mappings=gid_mappings,
             devices=subject.facts.devices,
             cgroups_path=f"{subject.cgroup_parent}/{subject.container_id}",
             resources=resources.resources(subject),

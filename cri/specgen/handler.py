@@ -73,6 +73,11 @@ class RuntimeHandler:
     hooks: Mapping[str, object] = field(default_factory=dict)
     recursive_read_only: bool = True
 
+    @property
+    def user_namespaces(self) -> bool:
+        """Whether it can run a pod in one, where the node can make one: programs are given none."""
+        return self.config.type != OCI
+
 
 class BaseRefused(ValueError):
     """A base spec that can't be used; the text says why."""

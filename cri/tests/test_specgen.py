@@ -330,12 +330,6 @@ def test_namespaces_that_contradict_the_pod_are_refused(
         namespaces.namespaces(subject(secured(namespace_options=options), pod))
 
 
-def test_user_namespaces_are_not_there_yet_and_it_says_so() -> None:
-    asked = Options(userns_options=api.UserNamespace(mode=api.POD))
-    with pytest.raises(NotImplementedYet, match="hostUsers: false"):
-        namespaces.refuse_user_namespace(asked, "x")
-
-
 @pytest.mark.parametrize(
     "config",
     [

@@ -105,6 +105,7 @@ class Command:
                 cgroup_fd=-1 if clone_fd is None else clone_fd,
                 tasks=tuple(tasks),
                 subreaper=True,
+                user_ns_fd=pod.facts.user_fd,
             )
             child = launch.process(
                 self._load_plan, launch.Target(container.pidfd, who), surroundings

@@ -178,6 +178,7 @@ class Container:
                 own_pid_namespace=request.pid_namespace == "own",
                 cgroup_fd=cgroup_fds[0] if unified and cgroup_fds else -1,
                 tasks=() if unified else tuple(cgroup_fds),
+                user_ns_fd=pod.facts.user_fd,
             )
             child = pod.launch_container(self.load_plan, surroundings)
         finally:

@@ -37,8 +37,8 @@ class Facts:
     """What a monitor is told when it is forked. The descriptors live as long as it does.
 
     directory: its own; netns_path: where the network namespace is pinned, empty without one;
-    mount_fd: the pod's mount namespace; pid_fd, reaper_pidfd: the shared pid namespace and its
-    first process, -1 without.
+    mount_fd: the pod's mount namespace; user_fd: its user namespace; pid_fd, reaper_pidfd: the
+    shared pid namespace and its first process; -1 without.
     """
 
     __slots__ = (
@@ -50,6 +50,7 @@ class Facts:
         "reaper_pidfd",
         "sandbox_id",
         "shared_pids",
+        "user_fd",
     )
 
     def __init__(
@@ -68,6 +69,7 @@ class Facts:
         self.cgroup_parent = cgroup_parent
         self.shared_pids = shared_pids
         self.mount_fd = mount_fd
+        self.user_fd = -1
         self.pid_fd = -1
         self.reaper_pidfd = -1
 
