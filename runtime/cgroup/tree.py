@@ -50,6 +50,9 @@ class Cgroup(Protocol):
     def kill(self) -> None:
         """SIGKILL to every process, those beneath included; doesn't wait for their end."""
 
+    def thaw(self) -> None:
+        """Let what was killed die, if somebody has frozen it; only v1 needs that."""
+
     def oom_kills(self) -> int: ...
 
     def memory(self) -> MemoryUsage: ...

@@ -151,6 +151,9 @@ class CgroupV2:
                 raise
             files.kill_listed(self.pids)  # before Linux 5.14
 
+    def thaw(self) -> None:
+        """SIGKILL acts on what is frozen."""
+
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory; 0 without the cgroup."""
         return counter(f"{self.directory}/memory.events", "oom_kill")

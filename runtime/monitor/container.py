@@ -115,7 +115,9 @@ class Container:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        if self.request.pid_namespace != "own":
+        if self.request.pid_namespace == "own":
+            self.cgroup.thaw()
+        else:
             self.cgroup.kill()
 
     @property

@@ -351,3 +351,17 @@ async def test_a_command_given_up_while_it_begins_keeps_its_pipes_until_it_is_ki
         os.kill(monitor, signal.SIGCONT)
     await until(lambda: len(os.listdir("/proc/self/fd")) == before)
     await gone(node, b"sleep 4545")
+
+
+def freeze(group: str) -> None:
+    if tree.detect().version == 2:
+        Path(f"/sys/fs/cgroup{group}/cgroup.freeze").write_text("1")
+    else:
+        Path(f"/sys/fs/cgroup/freezer{group}/freezer.state").write_text("FROZEN")
+
+
+async def test_a_container_that_somebody_has_frozen_can_be_killed(node: Node) -> None:
+    await running(node, "c1", "sleep", "1000")
+    freeze(f"{node.cgroup}/s1/c1")
+    await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    assert (await node.ended("c1")).exit_code == 137
