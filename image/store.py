@@ -8,12 +8,10 @@ Reading (list, find, usage, snapshot) looks at memory and never waits.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +37,7 @@ from image.registry.credentials import Credentials
 from image.settings import ImageSettings, RegistrySettings, UnpackLimits
 from image.snapshot import Overlay, Snapshots
 from image.view import FilesystemUsage, Image, Usage, View, mountpoint
+from image.worker.orphans import alone
 from image.worker.pool import Pool, finished
 from image.writable import Writable
 
@@ -59,7 +58,6 @@ __all__ = [
 _ROOT: Final = (0o755, 0, 0)  # mode, uid and gid of a root directory that no layer describes
 _EMPTY: Final = "0"  # the layer of images that have none: overlayfs wants one at least
 _LOCK: Final = "workers.lock"
-_ORPHANS: Final = 10.0  # seconds that the workers of a killed daemon get to be gone
 _log: Final = logging.getLogger(__name__)
 
 
@@ -376,32 +374,12 @@ def _clean(root: Path) -> None:
     """Make the directories; wait for orphaned workers to be gone, and remove what they left."""
     for name in ("content", "layers", "tmp", "containers"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(root / "tmp" / _LOCK):
+    with alone(root / "tmp" / _LOCK):
         for path in (root / "tmp").iterdir():
             if path.name != _LOCK:
                 directory.remove_tree(path)
         Content(root / "content").create()
     (root / "layers" / _EMPTY).mkdir(mode=0o755, exist_ok=True)
-
-
-@contextmanager
-def _alone(lock_file: Path) -> Iterator[None]:
-    """While no worker process lives: each holds a shared lock on this file to its end."""
-    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _ORPHANS
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    text = "is locked: another podwright uses this root, or a worker hangs"
-                    raise ImageFault(f"{lock_file} {text}") from None
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _shifted(root: tuple[int, int, int], owner: tuple[int, int]) -> tuple[int, int, int]:
