@@ -278,7 +278,7 @@ def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> No
         (api.Mount(container_path="/x", image=api.ImageSpec(image="i")), "images as volumes"),
         (
             api.Mount(container_path="/x", host_path="/y", uidMappings=[api.IDMapping(length=1)]),
-            "idmapped mounts",
+            "uidMappings, gidMappings: must be those of the pod's user namespace",
         ),
     ],
 )
@@ -328,12 +328,6 @@ def test_namespaces_that_contradict_the_pod_are_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem):
         namespaces.namespaces(subject(secured(namespace_options=options), pod))
-
-
-def test_user_namespaces_are_not_there_yet_and_it_says_so() -> None:
-    asked = Options(userns_options=api.UserNamespace(mode=api.POD))
-    with pytest.raises(NotImplementedYet, match="hostUsers: false"):
-        namespaces.refuse_user_namespace(asked, "x")
 
 
 @pytest.mark.parametrize(
