@@ -55,7 +55,6 @@ __all__ = [
     "Usage",
 ]
 
-_ROOT: Final = (0o755, 0, 0)  # mode, uid and gid of a root directory that no layer describes
 _EMPTY: Final = "0"  # the layer of images that have none: overlayfs wants one at least
 _LOCK: Final = "workers.lock"
 _log: Final = logging.getLogger(__name__)
@@ -226,13 +225,10 @@ class ImageStore:
 
     # --- snapshots --------------------------------------------------------------------------------
 
-    def prepare(
-        self, image_id: str, container_id: str, *, owner: tuple[int, int] = (0, 0)
-    ) -> Overlay:
+    def prepare(self, image_id: str, container_id: str, owner: tuple[int, int] = (0, 0)) -> Overlay:
         """A container's own writable layer over an image; the same again for the same container.
 
-        owner: uid and gid here of the container's root, from which on its users are numbered.
-        A few system calls. Raises ImageNotFound, StorageFull.
+        owner: uid and gid of the container's root. Few system calls. ImageNotFound, StorageFull.
         """
         record = self._catalog.images.get(image_id)
         if record is None:
@@ -240,9 +236,7 @@ class ImageStore:
         ids = visible(record.layers, self._catalog)
         roots = (self._catalog.layers[item].root for item in ids)
         root = next((attributes for attributes in roots if attributes is not None), None)
-        overlay = self._snapshots.prepare(
-            container_id, ids or [_EMPTY], _shifted(root or _ROOT, owner)
-        )
+        overlay = self._snapshots.prepare(container_id, ids or [_EMPTY], root, owner)
         self.writable.begin(container_id, overlay.upper)
         return overlay
 
@@ -380,8 +374,3 @@ def _clean(root: Path) -> None:
                 directory.remove_tree(path)
         Content(root / "content").create()
     (root / "layers" / _EMPTY).mkdir(mode=0o755, exist_ok=True)
-
-
-def _shifted(root: tuple[int, int, int], owner: tuple[int, int]) -> tuple[int, int, int]:
-    mode, uid, gid = root
-    return mode, uid + owner[0], gid + owner[1]

@@ -74,7 +74,7 @@ async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfi
     async with Undo(f"create container {container_id}") as undo:
         undo.push("discard the snapshot", services.images.discard, container_id)
         with trace.stage("prepare snapshot"):
-            services.images.prepare(image.id, container_id, owner=_owner(sandbox))
+            services.images.prepare(image.id, container_id, _owner(sandbox))
         _ready(services, sandbox.id)  # it may have been stopped while we looked at the node
         with trace.stage("record"):
             services.store.containers.add(Container(metadata, config))

@@ -278,7 +278,7 @@ def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> No
         (api.Mount(container_path="/x", image=api.ImageSpec(image="i")), "images as volumes"),
         (
             api.Mount(container_path="/x", host_path="/y", uidMappings=[api.IDMapping(length=1)]),
-            "idmapped mounts",
+            "uidMappings, gidMappings: must be those of the pod's user namespace",
         ),
     ],
 )
