@@ -19,8 +19,9 @@ from e2e.node import REGISTRY, Node
 from e2e.test_attach import attached
 from e2e.test_container import security
 from e2e.test_exec_stream import command
-from e2e.test_limits import resources
+from e2e.test_limits import control, resources
 from e2e.test_restart import monitor
+from e2e.test_stats import stats
 
 MEBIBYTE = 1 << 20
 KILL = signal.SIGKILL
@@ -199,6 +200,22 @@ def test_who_takes_too_much_memory_is_killed_and_it_is_said(
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
 
 
+def test_statistics_and_new_limits_are_those_of_the_containers_cgroup(
+    kubelet: Kubelet, candidate: Candidate
+) -> None:
+    pod = kubelet.pod(handler=candidate.name)
+    limit = resources(memory_limit_in_bytes=candidate.memory)
+    container = pod.container(linux=limit).start()
+    found = stats(container)
+    assert found.cpu.usage_core_nano_seconds.value > 0
+    assert 0 < found.memory.working_set_bytes.value < candidate.memory
+    more = api.LinuxContainerResources(memory_limit_in_bytes=2 * candidate.memory)
+    request = api.UpdateContainerResourcesRequest(container_id=container.id, linux=more)
+    kubelet.client.call("UpdateContainerResources", request, api.UpdateContainerResourcesResponse)
+    set_to = control(container, "memory", "memory.limit_in_bytes", "memory.max")
+    assert int(set_to) == 2 * candidate.memory
+
+
 def test_a_start_that_fails_is_told_in_the_programs_own_words(
     kubelet: Kubelet, candidate: Candidate
 ) -> None:
@@ -311,10 +328,12 @@ def test_status_tells_every_handler_and_what_it_can_do(
     assert {"", "podwright", "strict", "absent"} <= features.keys()
     assert features[""].recursive_read_only_mounts
     assert not features["absent"].recursive_read_only_mounts
-    assert not any(one.user_namespaces for one in features.values())
+    assert features["podwright"] == features["strict"] == features[""]
+    assert not features["absent"].user_namespaces
     for one in CANDIDATES:
         if one.program and one.path and one.name in features:
             known = handlers_node.run(one.path, "features").stdout
+            assert not features[one.name].user_namespaces
             assert features[one.name].recursive_read_only_mounts == ('"rro"' in known)
 
 
