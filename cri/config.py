@@ -181,6 +181,15 @@ class ContainersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesConfig:
+    cdi_spec_dirs: tuple[str, ...] = key(
+        ("/etc/cdi", "/var/run/cdi"),
+        "Where devices that are asked for by name (CDI) are described; the later directory wins.",
+        lambda value: "" if all(one.startswith("/") for one in value) else "must be absolute paths",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StreamingConfig:
     address: str = key(
         "127.0.0.1:0",
@@ -243,6 +252,9 @@ class Config:
     cgroup: CgroupConfig = field(default_factory=CgroupConfig, metadata={"doc": "Control groups."})
     containers: ContainersConfig = field(
         default_factory=ContainersConfig, metadata={"doc": "What containers get by default."}
+    )
+    devices: DevicesConfig = field(
+        default_factory=DevicesConfig, metadata={"doc": "Devices of the node."}
     )
     streaming: StreamingConfig = field(
         default_factory=StreamingConfig, metadata={"doc": "Exec, attach and port-forward."}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.specgen import mounts, namespaces, process, resources, security
+from cri.specgen import cdi, mounts, namespaces, process, resources, security
 from runtime.spec import Linux, Process, Root, Spec
 
 if TYPE_CHECKING:
@@ -16,8 +16,9 @@ def spec(subject: Subject) -> Spec:
     config = subject.config
     security.check_privileged(subject)
     security.refuse_unsupported(config)
+    cdi.refuse_hooks(subject.facts.injection)
     capabilities = security.capabilities(subject.security)
-    return Spec(
+    made = Spec(
         process=Process(
             args=process.args(config, subject.image),
             cwd=process.cwd(config, subject.image),
@@ -40,3 +41,4 @@ def spec(subject: Subject) -> Spec:
             readonly_paths=security.readonly_paths(subject),
         ),
     )
+    return cdi.applied(made, subject.facts.injection)

@@ -12,8 +12,9 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cri.cdi import injection
 from cri.errors import InvalidRequest, WrongState
-from cri.specgen import mounts, security
+from cri.specgen import cdi, mounts, security
 from cri.specgen.subject import Facts
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities
@@ -37,13 +38,15 @@ class Wanted:
     """What to look up and prepare.
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
-    node's configuration puts in place of the built-in one; progress: the paths that were looked at,
-    the last one is where it hangs, if it does.
+    node's configuration puts in place of the built-in one; cdi_spec_dirs: where devices that are
+    asked for by name are described; progress: the paths that were looked at, the last one is where
+    it hangs, if it does.
     """
 
     config: api.ContainerConfig
     log_directory: str = ""
     default_profile: str = ""
+    cdi_spec_dirs: tuple[str, ...] = ()
     progress: list[str] = field(default_factory=list)
 
 
@@ -60,11 +63,15 @@ def gather(wanted: Wanted) -> Facts:
     devices, rules = _requested_devices(config)
     if config.linux.security_context.privileged:
         devices = (*_node_devices(), *devices)
+    named = cdi.requested(config)
+    if named:
+        wanted.progress.extend(wanted.cdi_spec_dirs)
     return Facts(
         devices=devices,
         device_rules=rules,
         seccomp=_seccomp(config, wanted.default_profile),
         lowest_oom_score=lowest_oom_score(),
+        injection=injection.resolve(named, wanted.cdi_spec_dirs),
     )
 
 

@@ -144,12 +144,6 @@ def refuse_unsupported(config: api.ContainerConfig) -> None:
     security = config.linux.security_context
     if not security.privileged:
         _refuse_apparmor(security)
-    annotated = [key for key in config.annotations if key.startswith("cdi.k8s.io/")]
-    if config.CDI_devices or annotated:
-        names = ", ".join([device.name for device in config.CDI_devices] + annotated)
-        raise NotImplementedYet(
-            f"config.CDI_devices: the Container Device Interface is not supported yet ({names})"
-        )
 
 
 def _refuse_apparmor(security: api.LinuxContainerSecurityContext) -> None:

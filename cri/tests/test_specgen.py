@@ -339,8 +339,6 @@ def test_user_namespaces_are_not_there_yet_and_it_says_so() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        api.ContainerConfig(CDI_devices=[api.CDIDevice(name="vendor.com/gpu=0")]),
-        api.ContainerConfig(annotations={"cdi.k8s.io/x": "vendor.com/gpu=0"}),
         secured(apparmor=Profile()),
         secured(apparmor_profile="localhost/p"),
     ],
