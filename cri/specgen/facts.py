@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import stat
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _PERMISSIONS = frozenset("rwm")
 _OWN_DIRECTORIES = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
 _OWN_NODES = frozenset(("console", "ptmx"))
+MOST_LOOKED_AT = 16384  # files below a directory of devices; a large node's /dev has some thousand
 _SYS_RESOURCE = 1 << capabilities.NAMES.index("CAP_SYS_RESOURCE")
 
 
@@ -158,8 +160,12 @@ def _resolve(host_path: str, container_path: str, field: str) -> Iterator[Device
     except OSError as error:
         raise InvalidRequest(f"{field}.host_path", f"{host_path!r}: {error.strerror}") from error
     if stat.S_ISDIR(status.st_mode):
-        for path, device in _walk(os.path.realpath(host_path)):
-            yield _device(container_path.rstrip("/") + path, device)
+        try:
+            for path, device in _walk(os.path.realpath(host_path), MOST_LOOKED_AT):
+                yield _device(container_path.rstrip("/") + path, device)
+        except _TooMany:
+            text = f"{host_path!r} has more than {MOST_LOOKED_AT} files: name a directory below it"
+            raise InvalidRequest(f"{field}.host_path", text) from None
         return
     if not _is_device(status):
         raise InvalidRequest(f"{field}.host_path", f"{host_path!r} is no device")
@@ -170,9 +176,17 @@ def _node_devices() -> tuple[Device, ...]:
     return tuple(_device(f"/dev{path}", status) for path, status in _walk("/dev"))
 
 
-def _walk(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+class _TooMany(Exception):
+    """A directory with more files than we look at."""
+
+
+def _walk(directory: str, most: int = sys.maxsize) -> Iterator[tuple[str, os.stat_result]]:
     """All devices below a directory: their paths from it on, and their status. They may vanish."""
+    looked_at = 0
     for parent, directories, files in os.walk(directory):
+        looked_at += len(directories) + len(files)
+        if looked_at > most:
+            raise _TooMany
         directories[:] = sorted(name for name in directories if name not in _OWN_DIRECTORIES)
         for name in sorted(files):
             path = os.path.join(parent, name)

@@ -212,7 +212,7 @@ def test_no_text_at_all_does_more_than_be_refused(text: bytes) -> None:
             parse(text, yaml=as_yaml)
 
 
-def test_a_file_that_grows_when_it_is_read_is_refused() -> None:
+def test_a_file_can_not_stand_for_more_than_it_holds() -> None:
     bomb = b"devices: [&a {name: x}, *a]\n"
     with pytest.raises(ValueError, match="has aliases"):
         parse(bomb, yaml=True)
