@@ -167,6 +167,11 @@ class ContainersConfig:
         "A seccomp profile (OCI JSON) to be used for RuntimeDefault; empty: the built-in one.",
         _absolute_or_empty,
     )
+    apparmor_profile: str = key(
+        "podwright-default",
+        "The AppArmor profile for RuntimeDefault; the built-in one is loaded at start.",
+        lambda value: "" if value else "must be the name of a profile",
+    )
     unprivileged_ports: bool = key(
         default=True,
         doc="Pods may listen on ports below 1024 without a capability.",

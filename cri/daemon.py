@@ -36,6 +36,7 @@ from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
 from network.config import NetworkSettings
 from network.pod_network import PodNetwork
+from runtime.apparmor import profiles
 from runtime.lifecycle import ContainerExit, Runtime
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         streams = StreamServer(_stream_settings(config))
         services = Services(config, paths, store, images, network, runtime, streams)
         _raise_descriptor_limit()
+        await _load_apparmor_profile(config.containers.apparmor_profile)
         await runtime.start()
         stack.push_async_callback(runtime.close)
         await network.start([sandbox.id for sandbox in store.sandboxes])
@@ -134,6 +136,16 @@ async def _services(config: Config) -> AsyncIterator[Services]:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
         yield services
+
+
+async def _load_apparmor_profile(name: str) -> None:
+    """Ours is loaded anew at each start, as it may have changed; others are the node's business."""
+    if not profiles.enabled() or name != profiles.DEFAULT:
+        return
+    try:
+        await asyncio.to_thread(profiles.load_default)
+    except profiles.ProfileNotLoaded as error:
+        log.warning("containers will not be confined by AppArmor: %s", error)
 
 
 def _raise_descriptor_limit() -> None:

@@ -56,6 +56,7 @@ async def make(
         config,
         log_directory=posixpath.dirname(log_path(sandbox.config, config)),
         default_profile=services.config.containers.seccomp_profile,
+        apparmor_profile=services.config.containers.apparmor_profile,
         cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
     )
     with trace.stage("look at the node"):

@@ -15,7 +15,6 @@ def spec(subject: Subject) -> Spec:
     """Raises InvalidRequest, NotImplementedYet: they name the field of the request."""
     config = subject.config
     security.check_privileged(subject)
-    security.refuse_unsupported(config)
     cdi.refuse_hooks(subject.facts.injection)
     capabilities = security.capabilities(subject.security)
     made = Spec(
@@ -28,6 +27,7 @@ def spec(subject: Subject) -> Spec:
             capabilities=capabilities,
             no_new_privileges=subject.security.no_new_privs,
             oom_score_adj=process.oom_score(config, subject.facts.lowest_oom_score),
+            apparmor_profile=subject.facts.apparmor_profile or None,
         ),
         root=Root(readonly=subject.security.readonly_rootfs),
         mounts=mounts.mounts(subject),

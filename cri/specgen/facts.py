@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.cdi import injection
-from cri.errors import InvalidRequest, WrongState
-from cri.specgen import cdi, mounts, security
+from cri.errors import InvalidRequest, NotImplementedYet, WrongState
+from cri.specgen import apparmor, cdi, mounts, security
 from cri.specgen.subject import Facts
+from runtime.apparmor import profiles
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities
 from runtime.seccomp import profile
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _PERMISSIONS = frozenset("rwm")
 _OWN_DIRECTORIES = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
 _OWN_NODES = frozenset(("console", "ptmx"))
+SELINUX = "/sys/fs/selinux/enforce"  # there whenever SELinux is on
 MOST_LOOKED_AT = 16384  # files below a directory of devices; a large node's /dev has some thousand
 _SYS_RESOURCE = 1 << capabilities.NAMES.index("CAP_SYS_RESOURCE")
 
@@ -40,14 +42,15 @@ class Wanted:
     """What to look up and prepare.
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
-    node's configuration puts in place of the built-in one; cdi_spec_dirs: where devices that are
-    asked for by name are described; progress: the paths that were looked at, the last one is where
-    it hangs, if it does.
+    node's configuration puts in place of the built-in one; apparmor_profile: what RuntimeDefault
+    is; cdi_spec_dirs: where devices that are asked for by name are described; progress: the paths
+    that were looked at, the last one is where it hangs, if it does.
     """
 
     config: api.ContainerConfig
     log_directory: str = ""
     default_profile: str = ""
+    apparmor_profile: str = profiles.DEFAULT
     cdi_spec_dirs: tuple[str, ...] = ()
     progress: list[str] = field(default_factory=list)
 
@@ -55,6 +58,7 @@ class Wanted:
 def gather(wanted: Wanted) -> Facts:
     """Makes missing mount sources and the log directory. Blocks. Raises InvalidRequest."""
     config = wanted.config
+    _refuse_selinux(config)
     for index, mount in enumerate(mounts.requested(config)):
         wanted.progress.append(mount.source)
         _ensure_source(mount.source, f"config.mounts[{index}].host_path")
@@ -74,6 +78,7 @@ def gather(wanted: Wanted) -> Facts:
         seccomp=_seccomp(config, wanted.default_profile),
         lowest_oom_score=lowest_oom_score(),
         injection=injection.resolve(named, wanted.cdi_spec_dirs),
+        apparmor_profile=_apparmor(config, wanted.apparmor_profile),
     )
 
 
@@ -127,6 +132,30 @@ def _seccomp(config: api.ContainerConfig, default_profile: str) -> Seccomp | Non
             raise WrongState(f"containers.seccomp_profile in the configuration: {error}") from error
         field = "config.linux.security_context.seccomp.localhost_ref"
         raise InvalidRequest(field, str(error)) from error
+
+
+def _apparmor(config: api.ContainerConfig, default: str) -> str:
+    choice = apparmor.choice(config.linux.security_context)
+    if not choice.wanted:
+        return ""
+    try:
+        loaded = profiles.loaded() if profiles.enabled() else None
+    except OSError as error:
+        raise WrongState(f"the kernel's AppArmor profiles: {error}") from error
+    return apparmor.profile(choice, default, loaded)
+
+
+def _refuse_selinux(config: api.ContainerConfig) -> None:
+    """Where SELinux is on, a label must not be missing silently; elsewhere it means nothing."""
+    security = config.linux.security_context
+    if security.privileged or not os.path.exists(SELINUX):
+        return
+    asked = security.selinux_options
+    if asked.user or asked.role or asked.type or asked.level:
+        raise NotImplementedYet(
+            "config.linux.security_context.selinux_options: SELinux is on here, and podwright does "
+            "not label processes: leave them out"
+        )
 
 
 def _requested_devices(

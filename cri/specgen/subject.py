@@ -21,7 +21,8 @@ class Facts:
 
     devices, device_rules: what the requested device paths turned out to be (privileged: all the
     node's); seccomp: the profile file that the request or the configuration names;
-    lowest_oom_score: what we may set at all; injection: what devices asked for by name bring.
+    lowest_oom_score: what we may set at all; injection: what devices asked for by name bring;
+    apparmor_profile: one that the kernel has, "" for none.
     """
 
     devices: tuple[Device, ...] = ()
@@ -29,6 +30,7 @@ class Facts:
     seccomp: Seccomp | None = None
     lowest_oom_score: int = -1000
     injection: Injection = NOTHING
+    apparmor_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

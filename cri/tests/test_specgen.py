@@ -336,18 +336,6 @@ def test_user_namespaces_are_not_there_yet_and_it_says_so() -> None:
         namespaces.refuse_user_namespace(asked, "x")
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        secured(apparmor=Profile()),
-        secured(apparmor_profile="localhost/p"),
-    ],
-)
-def test_what_can_t_be_given_is_not_missing_silently(config: api.ContainerConfig) -> None:
-    with pytest.raises(NotImplementedYet):
-        security.refuse_unsupported(config)
-
-
 def limited(**fields: object) -> api.ContainerConfig:
     made = api.ContainerConfig()
     made.linux.resources.CopyFrom(api.LinuxContainerResources(**fields))  # type: ignore[arg-type]
