@@ -75,9 +75,10 @@ $(STAMPS)/bench-packages: Makefile .ci/packages
 	@.ci/packages install $(BENCH_PACKAGES)
 	@mkdir -p $(STAMPS) && touch $@
 
-# Unpacked, not installed: the Debian package starts a registry on port 5000 of every address.
+# Unpacked, not installed: the Debian packages start a registry on port 5000 of every address, and
+# load the node's AppArmor profiles; the tests compile one.
 $(STAMPS)/registry: Makefile .ci/packages
-	@.ci/packages unpack $(UNPACKED) docker-registry
+	@.ci/packages unpack $(UNPACKED) docker-registry apparmor
 	@mkdir -p $(STAMPS) && touch $@
 
 $(BIN)/python: | $(STAMPS)/packages

@@ -144,6 +144,11 @@ class ContainersConfig:
         "A seccomp profile (OCI JSON) to be used for RuntimeDefault; empty: the built-in one.",
         absolute_or_empty,
     )
+    apparmor_profile: str = key(
+        "podwright-default",
+        "The AppArmor profile for RuntimeDefault; the built-in one is loaded at start.",
+        lambda value: "" if value else "must be the name of a profile",
+    )
     unprivileged_ports: bool = key(
         default=True,
         doc="Pods may listen on ports below 1024 without a capability.",
@@ -154,6 +159,15 @@ class ContainersConfig:
     )
     shm_bytes: int = key(
         64 << 20, "Size of /dev/shm, which a pod's containers share.", _between(4096, 1 << 50)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesConfig:
+    cdi_spec_dirs: tuple[str, ...] = key(
+        ("/etc/cdi", "/var/run/cdi"),
+        "Where devices that are asked for by name (CDI) are described; the later directory wins.",
+        lambda value: "" if all(one.startswith("/") for one in value) else "must be absolute paths",
     )
 
 
@@ -219,6 +233,9 @@ class Config:
     cgroup: CgroupConfig = field(default_factory=CgroupConfig, metadata={"doc": "Control groups."})
     containers: ContainersConfig = field(
         default_factory=ContainersConfig, metadata={"doc": "What containers get by default."}
+    )
+    devices: DevicesConfig = field(
+        default_factory=DevicesConfig, metadata={"doc": "Devices of the node."}
     )
     streaming: StreamingConfig = field(
         default_factory=StreamingConfig, metadata={"doc": "Exec, attach and port-forward."}

@@ -37,6 +37,7 @@ from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
 from network.config import NetworkSettings
 from network.pod_network import PodNetwork
+from runtime.apparmor import profiles
 from runtime.init import skeleton
 from runtime.lifecycle import ContainerExit, Runtime
 
@@ -132,6 +133,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         streams = StreamServer(_stream_settings(config))
         services = Services(config, paths, store, images, network, runtime, streams, handlers)
         _raise_descriptor_limit()
+        await _load_apparmor_profile(config.containers.apparmor_profile)
         await runtime.start()
         stack.push_async_callback(runtime.close)
         await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
@@ -147,6 +149,16 @@ async def _services(config: Config) -> AsyncIterator[Services]:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
         yield services
+
+
+async def _load_apparmor_profile(name: str) -> None:
+    """Ours is loaded anew at each start, as it may have changed; others are the node's business."""
+    if not profiles.enabled() or name != profiles.DEFAULT:
+        return
+    try:
+        await asyncio.to_thread(profiles.load_default)
+    except profiles.ProfileNotLoaded as error:
+        log.warning("containers will not be confined by AppArmor: %s", error)
 
 
 def _raise_descriptor_limit() -> None:

@@ -62,6 +62,9 @@ cni_conf_dir = "{directory}/cni"
 [images]
 hosts_dir = "{directory}/hosts"
 
+[devices]
+cdi_spec_dirs = ["{directory}/cdi/etc", "{directory}/cdi/run"]
+
 [cgroup]
 parent = "{cgroup}"
 """

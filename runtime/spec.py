@@ -72,6 +72,7 @@ class Process:
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = False
     oom_score_adj: int | None = None
+    apparmor_profile: str | None = None  # from execve on; None: as podwright itself is
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ async def make(
         default_profile=handler.config.seccomp_profile
         or services.config.containers.seccomp_profile,
         node_devices=not handler.config.privileged_without_host_devices,
+        apparmor_profile=services.config.containers.apparmor_profile,
+        cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
     )
     with trace.stage("look at the node"):
         try:

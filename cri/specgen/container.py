@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.specgen import handler, mounts, namespaces, process, resources, security
+from cri.specgen import cdi, handler, mounts, namespaces, process, resources, security
 from runtime.spec import Linux, Process, Root, Spec
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ def spec(subject: Subject) -> Spec:
     """Raises InvalidRequest, NotImplementedYet: they name the field of the request."""
     config = subject.config
     security.check_privileged(subject)
-    security.refuse_unsupported(config)
+    cdi.refuse_hooks(subject.facts.injection)
     capabilities = security.capabilities(subject.security)
     uid_mappings, gid_mappings = namespaces.id_mappings(
         subject.sandbox.linux.security_context.namespace_options
@@ -30,6 +30,7 @@ def spec(subject: Subject) -> Spec:
             capabilities=capabilities,
             no_new_privileges=subject.security.no_new_privs,
             oom_score_adj=process.oom_score(config, subject.facts.lowest_oom_score),
+            apparmor_profile=subject.facts.apparmor_profile or None,
         ),
         root=Root(readonly=subject.security.readonly_rootfs),
         mounts=mounts.mounts(subject),
@@ -45,4 +46,4 @@ def spec(subject: Subject) -> Spec:
             readonly_paths=security.readonly_paths(subject),
         ),
     )
-    return handler.completed(made, subject)
+    return cdi.applied(handler.completed(made, subject), subject.facts.injection)

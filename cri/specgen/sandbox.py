@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, NotImplementedYet
+from cri.errors import InvalidRequest
 from cri.specgen.namespaces import user_map
 from network.result import PortMapping
 from runtime.lifecycle import SandboxRequest
@@ -66,12 +66,6 @@ def check(config: api.PodSandboxConfig) -> None:
     if len(config.hostname.encode()) > HOSTNAME_BYTES:
         raise InvalidRequest(
             "config.hostname", f"{config.hostname!r} has more than {HOSTNAME_BYTES} bytes"
-        )
-    apparmor = config.linux.security_context.apparmor
-    if apparmor.profile_type == api.SecurityProfile.Localhost:
-        raise NotImplementedYet(
-            "config.linux.security_context.apparmor: AppArmor is not supported yet "
-            f"(asked: {apparmor.localhost_ref})"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cri.cdi.injection import NOTHING, Injection
 from cri.specgen.handler import RuntimeHandler
 from runtime.spec import Device, DeviceRule, Seccomp
 
@@ -21,13 +22,16 @@ class Facts:
 
     devices, device_rules: what the requested device paths turned out to be (privileged: all the
     node's); seccomp: the profile file that the request or the configuration names;
-    lowest_oom_score: what we may set at all.
+    lowest_oom_score: what we may set at all; injection: what devices asked for by name bring;
+    apparmor_profile: one that the kernel has, "" for none.
     """
 
     devices: tuple[Device, ...] = ()
     device_rules: tuple[DeviceRule, ...] = ()
     seccomp: Seccomp | None = None
     lowest_oom_score: int = -1000
+    injection: Injection = NOTHING
+    apparmor_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from cri.api import api_pb2 as api
-from cri.errors import CriFault, InvalidRequest, NotImplementedYet
+from cri.errors import CriFault, InvalidRequest
 from cri.specgen import container, mounts, namespaces, process, resources, security
 from cri.specgen.subject import Facts, Subject
 from image.manifest import ImageConfig, Platform
@@ -328,20 +328,6 @@ def test_namespaces_that_contradict_the_pod_are_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem):
         namespaces.namespaces(subject(secured(namespace_options=options), pod))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        api.ContainerConfig(CDI_devices=[api.CDIDevice(name="vendor.com/gpu=0")]),
-        api.ContainerConfig(annotations={"cdi.k8s.io/x": "vendor.com/gpu=0"}),
-        secured(apparmor=Profile()),
-        secured(apparmor_profile="localhost/p"),
-    ],
-)
-def test_what_can_t_be_given_is_not_missing_silently(config: api.ContainerConfig) -> None:
-    with pytest.raises(NotImplementedYet):
-        security.refuse_unsupported(config)
 
 
 def limited(**fields: object) -> api.ContainerConfig:

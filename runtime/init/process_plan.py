@@ -75,6 +75,7 @@ def process(
         oom_score_adj=_oom_score(wanted.oom_score_adj),
         seccomp=seccomp_program,
         seccomp_flags=seccomp_flags if seccomp_program else 0,
+        apparmor_profile=checked_text(wanted.apparmor_profile or "", "process.apparmorProfile"),
     )
 
 

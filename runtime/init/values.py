@@ -203,6 +203,7 @@ class ProcessPlan:
     oom_score_adj: int | None = None
     seccomp: bytes = b""
     seccomp_flags: int = 0
+    apparmor_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
