@@ -330,6 +330,29 @@ def test_namespaces_that_contradict_the_pod_are_refused(
         namespaces.namespaces(subject(secured(namespace_options=options), pod))
 
 
+@pytest.mark.parametrize(
+    ("annotations", "of_pod"),
+    [
+        ({"io.kubernetes.cri.rdt-class": "gold"}, {}),
+        ({}, {"rdt.resources.beta.kubernetes.io/pod": "gold"}),
+        ({}, {"blockio.resources.beta.kubernetes.io/container.main": "gold"}),
+    ],
+)
+def test_a_class_of_service_that_nobody_defines_is_named(
+    annotations: dict[str, str], of_pod: dict[str, str]
+) -> None:
+    config = api.ContainerConfig(annotations=annotations)
+    config.metadata.name = "main"
+    pod = api.PodSandboxConfig(annotations=of_pod)
+    with pytest.raises(NotImplementedYet, match=r"annotations\[.*\]: there is no .* class 'gold'"):
+        container.spec(subject(config, pod))
+    config.metadata.name = "other"
+    others = api.PodSandboxConfig(
+        annotations={"rdt.resources.beta.kubernetes.io/container.main": "gold"}
+    )
+    container.spec(subject(api.ContainerConfig(metadata=config.metadata), others))
+
+
 def limited(**fields: object) -> api.ContainerConfig:
     made = api.ContainerConfig()
     made.linux.resources.CopyFrom(api.LinuxContainerResources(**fields))  # type: ignore[arg-type]
