@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from cri.api import api_pb2 as api
-from cri.errors import CriFault, InvalidRequest
+from cri.errors import CriFault, InvalidRequest, NotImplementedYet
 from cri.specgen import container, mounts, namespaces, process, resources, security
 from cri.specgen.subject import Facts, Subject
 from image.manifest import ImageConfig, Platform
