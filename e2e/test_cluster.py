@@ -277,10 +277,27 @@ def test_a_running_container_is_resized(cluster: Cluster) -> None:
     assert execute(cluster, "elastic", "sh", "-c", script) == (f"{96 * MIB}\n", 0)
 
 
-def test_a_user_namespace_is_refused_with_a_reason(cluster: Cluster) -> None:
-    cluster.create(pod("mapped", busybox(FOREVER), hostUsers=False))
-
-    def said() -> bool:
-        return any("user namespaces" in event for event in cluster.events("mapped"))
-
-    cluster.until(said, "an event that says so", "mapped")
+def test_root_of_a_pod_with_users_of_its_own_is_nobody_on_the_node(cluster: Cluster) -> None:
+    handlers = node_object(cluster).status.runtime_handlers
+    if not any(handler.features.user_namespaces for handler in handlers):
+        pytest.skip("the node says that it has no user namespaces for pods")
+    mounts = [{"name": "disk", "mountPath": "/disk"}]
+    names = ("mapped", "apart")
+    for name in names:
+        container = busybox(FOREVER, volumeMounts=mounts)
+        disk = {"name": "disk", "emptyDir": {}}
+        cluster.create(pod(name, container, volumes=[disk], hostUsers=False))
+    firsts = set()
+    for name in names:
+        cluster.wait_phase(name, "Running")
+        owner, inside, outside, size = execute(
+            cluster,
+            name,
+            "sh",
+            "-c",
+            "touch /disk/file; stat -c %u /disk/file; cat /proc/self/uid_map",
+        )[0].split()
+        assert (owner, inside, int(size) >= 65536) == ("0", "0", True)
+        firsts.add(int(outside))
+    assert min(firsts) >= 65536
+    assert len(firsts) == len(names)
