@@ -116,7 +116,13 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         def on_lost(sandbox_id: str) -> None:
             recover.on_lost(services, sandbox_id)
 
-        runtime = Runtime(paths.state, Path(config.netns_dir), on_exit=on_exit, on_lost=on_lost)
+        runtime = Runtime(
+            paths.state,
+            Path(config.netns_dir),
+            on_exit=on_exit,
+            on_lost=on_lost,
+            cgroup_driver=config.cgroup.driver,
+        )
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
         services = Services(config, paths, store, images, network, runtime, streams)

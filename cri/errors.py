@@ -125,6 +125,8 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.CgroupRefused: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.MemoryInUse: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupBusy: Status(StatusCode.ABORTED),
+    cgroup.SystemdRefused: Status(StatusCode.FAILED_PRECONDITION),
+    cgroup.SystemdUnavailable: Status(StatusCode.UNAVAILABLE),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),

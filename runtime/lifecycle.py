@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime import sessions, sweep
-from runtime.cgroup import tree
+from runtime.cgroup import driver, tree, units
 from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
@@ -50,7 +50,7 @@ from runtime.monitor.messages import (
     Start,
     Started,
 )
-from runtime.prepare import prepare
+from runtime.prepare import Place, Prepared, prepare
 from runtime.seccomp.compile import install_flags, program
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
@@ -143,7 +143,10 @@ class Runtime:
         *,
         on_exit: Callable[[ContainerExit], None],
         on_lost: Callable[[str], None],
+        cgroup_driver: str = driver.CGROUPFS,
     ) -> None:
+        self._wanted_driver = cgroup_driver
+        self._driver: driver.Driver = driver.Cgroupfs()
         self._monitors_dir = state / "monitors"
         self._netns_dir = netns_dir
         self._spawner = SpawnerClient(state)
@@ -158,9 +161,16 @@ class Runtime:
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
-        self._hierarchy = await asyncio.to_thread(tree.detect)
-        self.updates = Updates(self._hierarchy)
+        hierarchy = await asyncio.to_thread(tree.detect)
+        self._driver = await asyncio.to_thread(driver.driver, self._wanted_driver)
+        self._place = Place(hierarchy, self._driver)
+        self.updates = Updates(hierarchy, self._driver)
         await self._spawner.start()
+
+    @property
+    def systemd(self) -> bool:
+        """Once started: whether systemd makes the cgroups of new pods."""
+        return self._driver.name == driver.SYSTEMD
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
         """Has the pod's namespaces built, and its monitor forked into them."""
@@ -223,16 +233,16 @@ class Runtime:
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id
-        prepared = await asyncio.to_thread(
-            prepare, self._hierarchy, directory, spec, container_plan
-        )
+        prepared = await asyncio.to_thread(prepare, self._place, directory, spec, container_plan)
         try:
             started = await client.ask(start, Started, prepared.fds, patience=START_PATIENCE)
         except (SandboxNotFound, MonitorLost):
+            await _joined(prepared)
             await asyncio.to_thread(prepared.cgroup.remove)
             raise
         finally:
             prepared.close()
+            await _joined(prepared)
         return replace(
             started,
             stages=(*prepared.stages, *started.stages, *_stages(started.init_stages)),
@@ -281,6 +291,8 @@ class Runtime:
         """Kills it if it runs, and forgets its exit. Idempotent."""
         with contextlib.suppress(SandboxNotFound, MonitorLost, ContainerNotFound):
             await self._client(sandbox_id).ask(Remove(container_id), Done)
+        if self.systemd:
+            await asyncio.to_thread(self._driver.forget, units.scope_name(container_id))
 
     async def remove_sandbox(self, sandbox_id: str, *, cgroup_parent: str = "") -> None:
         """Kills all of a pod's processes, ends its monitor, removes what they had. Idempotent.
@@ -302,6 +314,8 @@ class Runtime:
             owned_cgroup=cgroup_parent if Path(cgroup_parent).name == sandbox_id else "",
         )
         await asyncio.to_thread(sweep.sweep, leftovers)
+        if self.systemd and units.is_slice(cgroup_parent) and sandbox_id in cgroup_parent:
+            await asyncio.to_thread(self._driver.forget, cgroup_parent)
 
     def sandboxes_on_disk(self) -> tuple[str, ...]:
         """The ids of which a monitor directory exists, dead or alive."""
@@ -340,6 +354,11 @@ class Runtime:
         client = self._monitors.pop(sandbox_id, None)
         if client is not None:
             client.close()
+
+
+async def _joined(prepared: Prepared) -> None:
+    if prepared.joined is not None:
+        await asyncio.to_thread(prepared.joined)
 
 
 def _stages(rows: str) -> list[Stage]:

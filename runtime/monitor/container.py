@@ -78,6 +78,11 @@ class Container:
         return self._pod.hierarchy.cgroup(self.request.cgroup_path)
 
     @property
+    def scope(self) -> bool:
+        """systemd made the cgroup, and removes it as soon as nobody is in it."""
+        return self.request.cgroup_path.endswith(".scope")
+
+    @property
     def running(self) -> RunningContainer:
         who = self.who
         identity = Identity(who.uid, who.gid, who.groups) if who else Identity()
@@ -293,9 +298,11 @@ class Container:
             cgroup = self.cgroup
             if cgroup.exists():
                 oom_kills = cgroup.oom_kills()
-                if self.request.pid_namespace != "own":  # others may have outlived the first
-                    cgroup.kill()
-                cgroup.remove()
+            if self.scope:
+                oom_kills = self._pod.oom_kills_of(self, oom_kills)
+            if self.scope or self.request.pid_namespace != "own":
+                cgroup.kill()  # others may have outlived the first, or kept its place in the scope
+            cgroup.remove()
         except (OSError, RuntimeFault) as error:
             self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"
         for stream in self._streams:

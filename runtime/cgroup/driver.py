@@ -1,0 +1,104 @@
+"""Who makes a container's cgroup: we (cgroupfs), or systemd, asked by us."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.cgroup import units
+from runtime.cgroup.errors import CgroupsUnusable
+from runtime.cgroup.limits import Limits
+from runtime.cgroup.tree import Cgroup
+from runtime.errors import RuntimeFault
+
+CGROUPFS, SYSTEMD, AUTO = "cgroupfs", "systemd", "auto"
+BOOTED = "/run/systemd/system"  # sd_booted(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """notes: sentences on what this kernel can't limit; joined: to be called once the container's
+    first process is inside, or will never be, if there is something to do then."""
+
+    notes: tuple[str, ...]
+    joined: Callable[[], None] | None = None
+
+
+class Driver(Protocol):
+    """Blocking; for worker threads."""
+
+    @property
+    def name(self) -> str: ...
+
+    def create(self, cgroup: Cgroup, limits: Limits) -> Created:
+        """Makes a container's cgroup; nothing of it is left by a failure."""
+
+    def changed(self, cgroup: Cgroup, limits: Limits) -> None:
+        """Limits that have been written into the cgroup of a container that runs."""
+
+    def forget(self, cgroup: str) -> None:
+        """A container's cgroup, or a pod's of our own, is not wanted any more. Idempotent."""
+
+
+class Cgroupfs:
+    """Directories and files are all there is."""
+
+    name = CGROUPFS
+
+    def create(self, cgroup: Cgroup, limits: Limits) -> Created:
+        units.refuse_units(cgroup.path)
+        return Created(cgroup.create(limits))
+
+    def changed(self, cgroup: Cgroup, limits: Limits) -> None:
+        """Nobody else has to know."""
+
+    def forget(self, cgroup: str) -> None:
+        """Who removes its directories has removed it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """driver: which one it is to be; reason: a sentence for people; broken: it can't work."""
+
+    driver: str
+    reason: str
+    broken: bool = False
+
+
+def choose(
+    wanted: str, *, booted: str = BOOTED, answers: Callable[[], str] | None = None
+) -> Choice:
+    """wanted: cgroupfs, systemd or auto. answers: asks systemd for its version."""
+    if wanted == CGROUPFS:
+        return Choice(CGROUPFS, "the configuration says so")
+    if not os.path.isdir(booted):
+        text = "systemd is not this machine's init"
+        return Choice(wanted if wanted == SYSTEMD else CGROUPFS, text, wanted == SYSTEMD)
+    try:
+        version = (answers or _version)()
+    except RuntimeFault as error:
+        return Choice(wanted if wanted == SYSTEMD else CGROUPFS, str(error), wanted == SYSTEMD)
+    said = "the configuration says so" if wanted == SYSTEMD else "it is this machine's init"
+    return Choice(SYSTEMD, f"{said}, version {version}")
+
+
+def driver(wanted: str) -> Driver:
+    """The one that works here. Raises CgroupsUnusable where what is wanted does not."""
+    choice = choose(wanted)
+    if choice.broken:
+        raise CgroupsUnusable(
+            f'cgroup.driver = "{wanted}": {choice.reason}: write "auto" or "cgroupfs"'
+        )
+    if choice.driver == CGROUPFS:
+        return Cgroupfs()
+    from runtime.cgroup.systemd import Systemd  # D-Bus is loaded where it is needed, and only there
+
+    return Systemd()
+
+
+def _version() -> str:
+    from runtime.cgroup.systemd import Systemd
+
+    return Systemd().version()
