@@ -32,6 +32,7 @@ from cri.store.store import Store
 from cri.streaming.server import StreamServer, StreamSettings
 from cri.streaming.tls import CantServe, TlsFiles
 from cri.systemd import Notifier, passed_sockets
+from cri.watchdog import watched
 from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
 from network.config import NetworkSettings
@@ -87,7 +88,7 @@ async def serve(options: Options) -> None:
         text = f"serving {config.endpoint}, {pods} sandboxes"
         log.info("podwright %s: %s, after %.2f s", VERSION, text, time.monotonic() - began)
         notifier.ready(text)
-        async with _watchdog(notifier), writable.refreshing(services):
+        async with watched(notifier, config.endpoint), writable.refreshing(services):
             await stop.wait()
         log.info("stopping; pods run on")
         notifier.stopping()
@@ -295,23 +296,6 @@ def _dump_tasks() -> None:
         frames = (frame.f_code for frame in task.get_stack(limit=8))
         at = " > ".join(f"{code.co_filename}:{code.co_name}" for code in frames)
         log.warning("task %s: %s", task.get_name(), at)
-
-
-@contextlib.asynccontextmanager
-async def _watchdog(notifier: Notifier) -> AsyncIterator[None]:
-    """Tell systemd, while inside, that the loop turns: twice in the time it allows."""
-
-    async def beat() -> None:
-        while True:
-            notifier.alive()
-            await asyncio.sleep(notifier.watchdog_seconds / 2)
-
-    task = asyncio.create_task(beat()) if notifier.watchdog_seconds else None
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
 
 
 async def _finish(services: Services) -> None:

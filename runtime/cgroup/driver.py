@@ -77,28 +77,31 @@ def choose(
         text = "systemd is not this machine's init"
         return Choice(wanted if wanted == SYSTEMD else CGROUPFS, text, wanted == SYSTEMD)
     try:
-        version = (answers or _version)()
+        version = (answers or systemd_version)()
     except RuntimeFault as error:
         return Choice(wanted if wanted == SYSTEMD else CGROUPFS, str(error), wanted == SYSTEMD)
     said = "the configuration says so" if wanted == SYSTEMD else "it is this machine's init"
     return Choice(SYSTEMD, f"{said}, version {version}")
 
 
-def driver(wanted: str) -> Driver:
-    """The one that works here. Raises CgroupsUnusable where what is wanted does not."""
+def driver(wanted: str) -> tuple[Driver, str]:
+    """The one that works here, and why it is this one. Raises CgroupsUnusable where what is wanted
+    does not work."""
     choice = choose(wanted)
     if choice.broken:
         raise CgroupsUnusable(
             f'cgroup.driver = "{wanted}": {choice.reason}: write "auto" or "cgroupfs"'
         )
     if choice.driver == CGROUPFS:
-        return Cgroupfs()
+        return Cgroupfs(), choice.reason
     from runtime.cgroup.systemd import Systemd  # D-Bus is loaded where it is needed, and only there
 
-    return Systemd()
+    return Systemd(), choice.reason
 
 
-def _version() -> str:
-    from runtime.cgroup.systemd import Systemd
+def systemd_version(run: str = "/run") -> str:
+    """What systemd says of itself. Raises SystemdUnavailable, SystemdRefused."""
+    from runtime.cgroup.bus import Bus
 
-    return Systemd().version()
+    with Bus(f"{run}/systemd/private", f"{run}/dbus/system_bus_socket") as bus:
+        return bus.property("Version")

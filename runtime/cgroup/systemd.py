@@ -39,11 +39,6 @@ class Systemd:
     def __init__(self, connect: Callable[[], Bus] = Bus) -> None:
         self._connect = connect
 
-    def version(self) -> str:
-        """Raises SystemdUnavailable, SystemdRefused."""
-        with self._connect() as bus:
-            return bus.property("Version")
-
     def create(self, cgroup: Cgroup, limits: Limits) -> Created:
         """Raises InvalidSpec, SystemdUnavailable, SystemdRefused, CgroupRefused, CgroupBusy."""
         if not units.is_scope(cgroup.path):  # its pod is older than this choice of a driver
@@ -89,7 +84,7 @@ class Systemd:
 
     def _start(self, cgroup: Cgroup, scope: str, properties: Sequence[units.Property]) -> None:
         signature = "ssa(sv)a(sa(sv))"
-        words = (scope, "fail", list(properties), [])
+        words: tuple[object, ...] = (scope, "fail", list(properties), [])
         with self._connect() as bus:
             try:
                 bus.job(scope, "StartTransientUnit", signature, *words)
