@@ -162,7 +162,7 @@ class Runtime:
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
         hierarchy = await asyncio.to_thread(tree.detect)
-        self._driver, why = await asyncio.to_thread(driver.driver, self._wanted_driver)
+        self._driver, why = await asyncio.to_thread(driver.driver, self._wanted_driver, hierarchy)
         log.info("cgroup driver: %s, since %s", self._driver.name, why)
         self._place = Place(hierarchy, self._driver)
         self.updates = Updates(hierarchy, self._driver)
@@ -316,7 +316,7 @@ class Runtime:
         )
         await asyncio.to_thread(sweep.sweep, leftovers)
         if self.systemd and units.is_slice(cgroup_parent) and sandbox_id in cgroup_parent:
-            await asyncio.to_thread(self._driver.forget, cgroup_parent)
+            await asyncio.to_thread(self._driver.forget, Path(cgroup_parent).name)
 
     def sandboxes_on_disk(self) -> tuple[str, ...]:
         """The ids of which a monitor directory exists, dead or alive."""

@@ -20,7 +20,7 @@ def container(kubelet: Kubelet) -> Container:
 
 def first_process(container: Container) -> int:
     scope = show(f"podwright-{container.id}.scope", "ControlGroup")["ControlGroup"]
-    (pid,) = Path(f"/sys/fs/cgroup{scope}/cgroup.procs").read_text().split()
+    (pid,) = Path(f"/sys/fs/cgroup{scope}/container/cgroup.procs").read_text().split()
     return int(pid)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from runtime.cgroup import units
 from runtime.cgroup.errors import CgroupsUnusable
 from runtime.cgroup.limits import Limits
-from runtime.cgroup.tree import Cgroup
+from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.errors import RuntimeFault
 
 CGROUPFS, SYSTEMD, AUTO = "cgroupfs", "systemd", "auto"
@@ -38,8 +38,8 @@ class Driver(Protocol):
     def changed(self, cgroup: Cgroup, limits: Limits) -> None:
         """Limits that have been written into the cgroup of a container that runs."""
 
-    def forget(self, cgroup: str) -> None:
-        """A container's cgroup, or a pod's of our own, is not wanted any more. Idempotent."""
+    def forget(self, unit: str) -> None:
+        """A container's scope, or a pod's slice of our own, is not wanted any more. Idempotent."""
 
 
 class Cgroupfs:
@@ -54,7 +54,7 @@ class Cgroupfs:
     def changed(self, cgroup: Cgroup, limits: Limits) -> None:
         """Nobody else has to know."""
 
-    def forget(self, cgroup: str) -> None:
+    def forget(self, unit: str) -> None:
         """Who removes its directories has removed it all."""
 
 
@@ -84,7 +84,7 @@ def choose(
     return Choice(SYSTEMD, f"{said}, version {version}")
 
 
-def driver(wanted: str) -> tuple[Driver, str]:
+def driver(wanted: str, hierarchy: Hierarchy) -> tuple[Driver, str]:
     """The one that works here, and why it is this one. Raises CgroupsUnusable where what is wanted
     does not work."""
     choice = choose(wanted)
@@ -96,7 +96,7 @@ def driver(wanted: str) -> tuple[Driver, str]:
         return Cgroupfs(), choice.reason
     from runtime.cgroup.systemd import Systemd  # D-Bus is loaded where it is needed, and only there
 
-    return Systemd(), choice.reason
+    return Systemd(hierarchy), choice.reason
 
 
 def systemd_version(run: str = "/run") -> str:

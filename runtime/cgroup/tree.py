@@ -32,9 +32,6 @@ class Cgroup(Protocol):
     def create(self, limits: Limits) -> tuple[str, ...]:
         """Makes the cgroup, its parents too, and sets the limits; answers what couldn't be set."""
 
-    def furnish(self, limits: Limits) -> tuple[str, ...]:
-        """What `create` does to a cgroup that somebody else has made."""
-
     def update(self, limits: Limits) -> tuple[str, ...]:
         """Sets limits (devices excepted) on a living cgroup."""
 

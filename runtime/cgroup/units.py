@@ -1,7 +1,7 @@
 """Cgroups as systemd's units: names, paths, and limits as properties. Pure.
 
     /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice     kubelet's slice
-        podwright-<container id>.scope                                          a container
+        podwright-<container id>.scope/container                                a container
     /podwright.slice/podwright-<sandbox id>.slice/…                             of a pod without one
 
 A slice's name says where it lies: a-b.slice in a.slice. systemd.slice(5), systemd.scope(5),
@@ -20,6 +20,7 @@ from runtime.errors import InvalidSpec
 Property = tuple[str, tuple[str, object]]  # name, (D-Bus signature, value)
 
 PREFIX = "podwright-"
+_INNER = "/container"
 INFINITY = (1 << 64) - 1
 _FIELD = "linux.cgroupsPath"
 _MOST_NAME = 255  # UNIT_NAME_MAX
@@ -45,9 +46,14 @@ def is_slice(path: str) -> bool:
     return path.endswith(".slice")
 
 
-def is_scope(path: str) -> bool:
-    """Whether a container's cgroup is systemd's."""
-    return path.endswith(".scope")
+def in_scope(path: str) -> bool:
+    """Whether a container's cgroup is in one of systemd's."""
+    return path.endswith(f".scope{_INNER}")
+
+
+def scope_path(path: str) -> str:
+    """The scope's cgroup, in which a container's is."""
+    return path.removesuffix(_INNER)
 
 
 def slice_path(name: str) -> str:
@@ -75,7 +81,7 @@ def pod_slice(parent: str, sandbox_id: str) -> str:
 def container_cgroup(parent: str, container_id: str) -> str:
     """The path of a container's cgroup in its pod's."""
     if is_slice(parent):
-        return f"{parent}/{scope_name(container_id)}"
+        return f"{parent}/{scope_name(container_id)}{_INNER}"
     return f"{parent}/{container_id}"
 
 
@@ -85,15 +91,15 @@ def scope_name(container_id: str) -> str:
 
 def scope_and_slice(path: str) -> tuple[str, str]:
     """Names of the two units that a container's cgroup lies in. Raises InvalidSpec."""
-    directory, _, scope = path.rpartition("/")
+    directory, _, scope = scope_path(path).rpartition("/")
     name = directory.rpartition("/")[2]
     try:
         lies = slice_path(name)
     except ValueError as error:
         text = f"{path!r}: {error}: with the systemd driver a container is a scope in a slice"
         raise InvalidSpec(_FIELD, f'{text}; or set cgroup.driver = "cgroupfs"') from None
-    if directory != lies or not scope.endswith(".scope") or len(scope) > _MOST_NAME:
-        raise InvalidSpec(_FIELD, f"{path!r}: systemd would have {name} at {lies}")
+    if directory != lies or not in_scope(path) or len(scope) > _MOST_NAME:
+        raise InvalidSpec(_FIELD, f"{path!r} is no scope in {lies}, where systemd has {name}")
     return scope, name
 
 
@@ -114,7 +120,7 @@ def scope_properties(slice_name: str, pid: int, limits: Limits) -> list[Property
         ("Description", ("s", "a container of podwright")),
         ("Slice", ("s", slice_name)),
         ("PIDs", ("au", [pid])),
-        # What is beneath, and every file that no property names, is ours.
+        # What is beneath is ours.
         ("Delegate", ("b", True)),
         # Not stopped beside us at a shutdown: kubelet, or the end of all, decides when pods end.
         ("DefaultDependencies", ("b", False)),
@@ -129,8 +135,7 @@ def scope_properties(slice_name: str, pid: int, limits: Limits) -> list[Property
 
 
 def properties(settings: Iterable[Setting]) -> list[Property]:
-    """The settings that systemd has a property for: it writes its own values over files whose
-    controller it touches, at a daemon-reload say. Others are left to us by Delegate=."""
+    """The settings that systemd has a property for, so that it has, and shows, the same limits."""
     values = {setting.file: setting.value.strip() for setting in settings}
     found = list(_numbers(values))
     found += _quota(values)
@@ -142,7 +147,8 @@ def _numbers(values: dict[str, str]) -> Iterator[Property]:
     for file, name in _NUMBERS.items():
         number = _number(values.get(file, ""))
         if number is not None:
-            yield name, ("t", number)
+            # the scope has the seat in it, too, when the container's first process is born
+            yield name, ("t", max(number, 2) if name == "TasksMax" else number)
 
 
 def _number(value: str) -> int | None:

@@ -93,23 +93,14 @@ class CgroupV1:
                     files.remove(directory, deadline=0)
                     files.make(directory)
                 undo.callback(files.remove, directory, deadline=0)
-            notes = self._fill(limits)
+            wanted = {setting.file for setting in limits.settings}
+            if "cpuset" in self.directories:
+                _inherit_cpuset(self.directories["cpuset"], wanted)
+            if "devices" in self.directories:
+                _limit_devices(self.directories["devices"], devices.policy(limits.devices))
+            notes = self.update(limits)
             undo.pop_all()
         return notes
-
-    def furnish(self, limits: Limits) -> tuple[str, ...]:
-        """What `create` does to a cgroup that somebody else has made, wherever it is missing."""
-        for directory in self._unique():
-            files.make(directory)
-        return self._fill(limits)
-
-    def _fill(self, limits: Limits) -> tuple[str, ...]:
-        wanted = {setting.file for setting in limits.settings}
-        if "cpuset" in self.directories:
-            _inherit_cpuset(self.directories["cpuset"], wanted)
-        if "devices" in self.directories:
-            _limit_devices(self.directories["devices"], devices.policy(limits.devices))
-        return self.update(limits)
 
     def update(self, limits: Limits) -> tuple[str, ...]:
         """Sets the limits, devices excepted, on a living cgroup. Answers as `create` does."""

@@ -84,15 +84,10 @@ class CgroupV2:
             files.make(directory)
         with contextlib.ExitStack() as undo:
             undo.callback(self.remove)
-            notes = self.furnish(limits)
+            _hand_down(self.mount, self.path)
+            notes = self.update(limits)
+            self._limit_devices(limits)
             undo.pop_all()
-        return notes
-
-    def furnish(self, limits: Limits) -> tuple[str, ...]:
-        """What `create` does to a cgroup that is there, because somebody else has made it."""
-        _hand_down(self.mount, self.path)
-        notes = self.update(limits)
-        self._limit_devices(limits)
         return notes
 
     def update(self, limits: Limits) -> tuple[str, ...]:

@@ -79,8 +79,8 @@ class Container:
 
     @property
     def scope(self) -> bool:
-        """systemd made the cgroup, and removes it as soon as nobody is in it."""
-        return self.request.cgroup_path.endswith(".scope")
+        """The cgroup is in one of systemd's, which removes both as soon as nobody is in them."""
+        return ".scope/" in self.request.cgroup_path
 
     @property
     def running(self) -> RunningContainer:
@@ -300,8 +300,8 @@ class Container:
                 oom_kills = cgroup.oom_kills()
             if self.scope:
                 oom_kills = self._pod.oom_kills_of(self, oom_kills)
-            if self.scope or self.request.pid_namespace != "own":
-                cgroup.kill()  # others may have outlived the first, or kept its place in the scope
+            if self.request.pid_namespace != "own":  # others may have outlived the first
+                cgroup.kill()
             cgroup.remove()
         except (OSError, RuntimeFault) as error:
             self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"

@@ -29,6 +29,7 @@ from runtime.tests.systemd_double import SYSTEMD, Refusal, SystemdDouble
 pytestmark = pytest.mark.root
 SLICE = f"podwrighttest{os.getpid()}.slice"
 SCOPE = f"/{SLICE}/podwright-c1.scope"
+INNER = f"{SCOPE}/container"
 
 
 @pytest.fixture
@@ -41,12 +42,18 @@ def double(tmp_path: Path) -> Iterator[SystemdDouble]:
 @pytest.fixture
 def systemd(double: SystemdDouble, tmp_path: Path) -> Systemd:
     assert double.calls == []
-    return Systemd(lambda: Bus(str(tmp_path / "private"), "/nowhere"))
+    return Systemd(HIERARCHY, lambda: Bus(str(tmp_path / "private"), "/nowhere"))
 
 
 @pytest.fixture
 def scope() -> Cgroup:
+    """systemd's; the container's is in it."""
     return HIERARCHY.cgroup(SCOPE)
+
+
+@pytest.fixture
+def inner() -> Cgroup:
+    return HIERARCHY.cgroup(INNER)
 
 
 def seats(group: Cgroup) -> list[int]:
@@ -57,99 +64,103 @@ def seats(group: Cgroup) -> list[int]:
 
 
 def test_a_place_is_kept_in_a_scope_until_the_first_process_is_inside(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
 ) -> None:
-    created = systemd.create(scope, limit(memory=Memory(limit=64 * MIB)))
+    created = systemd.create(inner, limit(memory=Memory(limit=64 * MIB)))
     (seat,) = seats(scope)
     told = double.units["podwright-c1.scope"]
     assert told["Slice"] == SLICE
     assert told["Delegate"] is True
     assert told["MemoryMax" if VERSION == 2 else "MemoryLimit"] == 64 * MIB
-    first = start_sleeper(scope)
+    first = start_sleeper(inner)
     assert created.joined is not None
     created.joined()
-    assert scope.pids() == [first]
+    assert scope.pids() == inner.pids() == [first]
     assert not Path(f"/proc/{seat}").exists()
     created.joined()  # may be repeated
     scope.kill()
     os.waitpid(first, 0)
 
 
-def test_who_keeps_the_place_takes_none_from_the_container(systemd: Systemd, scope: Cgroup) -> None:
+def test_who_keeps_the_place_takes_none_from_the_container(
+    systemd: Systemd, scope: Cgroup, inner: Cgroup
+) -> None:
     wanted = limit(pids=Pids(limit=1))
-    created = systemd.create(scope, wanted)
-    assert run(scope, lambda: "it began")[0] == "it began"
+    created = systemd.create(inner, wanted)
+    assert run(inner, lambda: "it began")[0] == "it began"
     assert created.joined is not None
     created.joined()
-    assert scope.value(wanted.settings[0]) == "1"
+    assert inner.value(wanted.settings[0]) == "1"
 
 
 def test_a_limit_that_the_kernel_refuses_leaves_no_scope(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
 ) -> None:
     impossible = Limits((Setting("linux.resources.x", "memory", "memory.no_such_file", "1"),))
     with pytest.raises(CgroupRefused, match=r"linux\.resources\.x"):
-        systemd.create(scope, impossible)
+        systemd.create(inner, impossible)
     assert double.units == {}
     assert not scope.exists()
 
 
 def test_what_systemd_refuses_is_told_in_its_words(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
 ) -> None:
     double.refuses["StartTransientUnit"] = Refusal(f"{SYSTEMD}.BadUnitSetting", "no such property")
     with pytest.raises(SystemdRefused, match=r"podwright-c1\.scope: no such property"):
-        systemd.create(scope, limit())
+        systemd.create(inner, limit())
 
 
 @pytest.mark.parametrize("signal_first", [False, True])
 def test_a_job_that_fails_is_a_refusal(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, signal_first: bool
+    double: SystemdDouble, systemd: Systemd, inner: Cgroup, signal_first: bool
 ) -> None:
     double.result, double.signal_first = "timeout", signal_first
     with pytest.raises(SystemdRefused, match="ended as 'timeout'"):
-        systemd.create(scope, limit())
+        systemd.create(inner, limit())
 
 
 def test_a_job_may_end_before_its_number_is_told(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
 ) -> None:
     double.signal_first = True
-    created = systemd.create(scope, limit())
+    created = systemd.create(inner, limit())
     assert len(seats(scope)) == 1
     assert created.joined is not None
     created.joined()
 
 
 def test_an_empty_scope_that_a_crash_left_is_replaced(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
 ) -> None:
-    first = systemd.create(scope, limit())
+    first = systemd.create(inner, limit())
     assert first.joined is not None
     first.joined()
     assert scope.pids() == []
-    second = systemd.create(scope, limit())
+    second = systemd.create(inner, limit())
     assert len(seats(scope)) == 1
     assert second.joined is not None
     second.joined()
 
 
-def test_a_scope_in_which_processes_live_is_never_replaced(systemd: Systemd, scope: Cgroup) -> None:
-    created = systemd.create(scope, limit())
+def test_a_scope_in_which_processes_live_is_never_replaced(
+    systemd: Systemd, scope: Cgroup, inner: Cgroup
+) -> None:
+    created = systemd.create(inner, limit())
     with pytest.raises(CgroupBusy, match="in use"):
-        systemd.create(scope, limit())
+        systemd.create(inner, limit())
     assert len(seats(scope)) == 1
     assert created.joined is not None
     created.joined()
 
 
 def test_other_limits_are_told_to_systemd_and_written_exactly(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
 ) -> None:
-    created = systemd.create(scope, limit())
+    created = systemd.create(inner, limit())
     wanted = limit(memory=Memory(limit=32 * MIB))
-    scope.update(wanted)
-    systemd.changed(scope, wanted)
+    inner.update(wanted)
+    systemd.changed(inner, wanted)
     told = double.units["podwright-c1.scope"]
     assert told["MemoryMax" if VERSION == 2 else "MemoryLimit"] == 32 * MIB
     assert created.joined is not None
@@ -223,12 +234,12 @@ def test_a_systemd_that_is_wanted_and_not_there_is_broken(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.path.isdir(driver.BOOTED), reason="systemd is this machine's init")
 def test_on_a_machine_without_systemd_its_driver_is_an_error_that_says_what_to_write() -> None:
-    assert driver.driver("auto")[0].name == "cgroupfs"
+    assert driver.driver("auto", HIERARCHY)[0].name == "cgroupfs"
     with pytest.raises(CgroupsUnusable, match='"auto" or "cgroupfs"'):
-        driver.driver("systemd")
+        driver.driver("systemd", HIERARCHY)
 
 
 def test_the_cgroupfs_driver_leaves_units_to_systemd() -> None:
     with pytest.raises(InvalidSpec, match="cgroupDriver: cgroupfs"):
-        driver.Cgroupfs().create(HIERARCHY.cgroup(SCOPE), limit())
-    assert units.is_scope(SCOPE)
+        driver.Cgroupfs().create(HIERARCHY.cgroup(INNER), limit())
+    assert units.in_scope(INNER)

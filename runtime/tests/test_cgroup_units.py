@@ -44,12 +44,20 @@ def test_a_pod_of_our_own_gets_a_slice_in_the_configured_parent() -> None:
 def test_a_container_is_a_scope_in_a_slice_and_a_directory_elsewhere() -> None:
     assert units.container_cgroup("/kubepods/podX", "c1") == "/kubepods/podX/c1"
     path = units.container_cgroup("/a.slice/a-b.slice", "c1")
-    assert path == "/a.slice/a-b.slice/podwright-c1.scope"
+    assert path == "/a.slice/a-b.slice/podwright-c1.scope/container"
+    assert units.scope_path(path) == "/a.slice/a-b.slice/podwright-c1.scope"
     assert units.scope_and_slice(path) == ("podwright-c1.scope", "a-b.slice")
 
 
 @pytest.mark.parametrize(
-    "path", ["/kubepods/podX/c1.scope", "/b.slice/a-b.slice/c1.scope", "/a.slice/c1", "/c1.scope"]
+    "path",
+    [
+        "/kubepods/podX/c1.scope/container",
+        "/b.slice/a-b.slice/c1.scope/container",
+        "/a.slice/c1/container",
+        "/a.slice/c1.scope",
+        "/c1.scope/container",
+    ],
 )
 def test_a_scope_where_systemd_would_not_put_it_is_refused(path: str) -> None:
     with pytest.raises(InvalidSpec, match=r"linux\.cgroupsPath"):
@@ -98,6 +106,10 @@ def test_no_limit_is_systemds_infinity() -> None:
         *("CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec"),
     }
     assert made["MemoryMax"] == made["CPUQuotaPerSecUSec"] == units.INFINITY
+
+
+def test_a_scope_has_room_for_who_keeps_the_place() -> None:
+    assert properties(Resources(pids=Pids(limit=1)))["TasksMax"] == 2
 
 
 def test_a_quota_is_rounded_up_to_what_systemd_can_write_down() -> None:
