@@ -126,6 +126,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.MemoryInUse: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.CgroupBusy: Status(StatusCode.ABORTED),
     cgroup.SystemdRefused: Status(StatusCode.FAILED_PRECONDITION),
+    cgroup.SystemdSilent: Status(StatusCode.UNAVAILABLE),
     cgroup.SystemdUnavailable: Status(StatusCode.UNAVAILABLE),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),

@@ -2,6 +2,7 @@
 
     us                                       systemd (pid 1)
      │ AUTH EXTERNAL <uid>, BEGIN ──────────▶ │   /run/systemd/private: root's own way, no bus
+     │ ◀──────────────────────────────── OK   │
      │ call: StartTransientUnit … ──────────▶ │   between; else the system bus
      │ ◀──────────────── reply: job's path    │   either of these may
      │ ◀── signal: JobRemoved, path, result   │   come first
@@ -30,14 +31,14 @@ from jeepney import (
     message_bus,
     new_method_call,
 )
-from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 
-from runtime.cgroup.errors import SystemdRefused, SystemdUnavailable
+from runtime.cgroup.errors import SystemdRefused, SystemdSilent, SystemdUnavailable
 
 PRIVATE: Final = "/run/systemd/private"
 SYSTEM_BUS: Final = "/run/dbus/system_bus_socket"
 PATIENCE: Final = 30.0  # seconds for an answer, and for a job; milliseconds are the rule
 _READ: Final = 65536
+_MOST_WELCOME: Final = 1024
 _MANAGER = DBusAddress(
     "/org/freedesktop/systemd1",
     bus_name="org.freedesktop.systemd1",
@@ -114,15 +115,23 @@ class Bus:
         raise SystemdUnavailable(f"systemd can't be reached: {'; '.join(reasons)}")
 
     def _authenticate(self) -> None:
-        """SASL EXTERNAL: the kernel says who we are."""
-        talk = Authenticator(inc_null_byte=True)
+        """SASL EXTERNAL: the kernel says who we are.
+
+        BEGIN goes with the question, and nothing else before the answer: what arrives together with
+        BEGIN, systemd reads, and then waits for more before it looks at it.
+        """
+        uid = str(os.geteuid()).encode().hex()
+        answer = b""
         try:
-            for line in talk:
-                self._socket.sendall(line)
-                talk.feed(self._read())
-            self._socket.sendall(BEGIN)
-        except (OSError, AuthenticationError) as error:
-            raise SystemdUnavailable(f"systemd doesn't let us in: {error}") from error
+            self._socket.sendall(f"\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n".encode())
+        except OSError as error:
+            raise SystemdSilent(f"systemd has hung up: {error}") from error
+        while b"\r\n" not in answer and len(answer) < _MOST_WELCOME:
+            answer += self._read()
+        line, _, rest = answer.partition(b"\r\n")
+        if not line.startswith(b"OK"):
+            raise SystemdSilent(f"systemd doesn't let us in: {line.decode(errors='replace')}")
+        self._parser.add_data(rest)
 
     def _ask(self, message: Message, unit: str) -> tuple[object, ...]:
         self._serial += 1
@@ -130,7 +139,7 @@ class Bus:
             self._socket.settimeout(self._left())
             self._socket.sendall(message.serialise(serial=self._serial))
         except OSError as error:
-            raise SystemdUnavailable(f"systemd has hung up: {error}") from error
+            raise SystemdSilent(f"systemd has hung up: {error}") from error
         while True:
             heard = self._receive()
             fields = cast("Mapping[HeaderFields, object]", heard.header.fields)
@@ -159,13 +168,11 @@ class Bus:
             self._socket.settimeout(self._left())
             data = self._socket.recv(_READ)
         except TimeoutError:
-            raise SystemdUnavailable("systemd has not answered in time") from None
+            raise SystemdSilent("systemd has not answered in time") from None
         except OSError as error:
-            raise SystemdUnavailable(
-                f"systemd has hung up: {os.strerror(error.errno or 0)}"
-            ) from error
+            raise SystemdSilent(f"systemd has hung up: {os.strerror(error.errno or 0)}") from error
         if not data:
-            raise SystemdUnavailable("systemd has hung up")
+            raise SystemdSilent("systemd has hung up")
         return data
 
     def _left(self) -> float:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime.cgroup import units
-from runtime.cgroup.errors import CgroupsUnusable
+from runtime.cgroup.errors import CgroupsUnusable, SystemdSilent, SystemdUnavailable
 from runtime.cgroup.limits import Limits
 from runtime.cgroup.tree import Cgroup, Hierarchy
-from runtime.errors import RuntimeFault
 
 CGROUPFS, SYSTEMD, AUTO = "cgroupfs", "systemd", "auto"
 BOOTED = "/run/systemd/system"  # sd_booted(3)
@@ -78,8 +77,10 @@ def choose(
         return Choice(wanted if wanted == SYSTEMD else CGROUPFS, text, wanted == SYSTEMD)
     try:
         version = (answers or systemd_version)()
-    except RuntimeFault as error:
-        return Choice(wanted if wanted == SYSTEMD else CGROUPFS, str(error), wanted == SYSTEMD)
+    except SystemdUnavailable as error:
+        # One that is there, and only has no time, must not change the driver under kubelet's pods.
+        broken = wanted == SYSTEMD or isinstance(error, SystemdSilent)
+        return Choice(SYSTEMD if broken else CGROUPFS, str(error), broken)
     said = "the configuration says so" if wanted == SYSTEMD else "it is this machine's init"
     return Choice(SYSTEMD, f"{said}, version {version}")
 
@@ -90,7 +91,7 @@ def driver(wanted: str, hierarchy: Hierarchy) -> tuple[Driver, str]:
     choice = choose(wanted)
     if choice.broken:
         raise CgroupsUnusable(
-            f'cgroup.driver = "{wanted}": {choice.reason}: write "auto" or "cgroupfs"'
+            f'cgroup.driver = "{wanted}": {choice.reason}: try again, or write "cgroupfs"'
         )
     if choice.driver == CGROUPFS:
         return Cgroupfs(), choice.reason

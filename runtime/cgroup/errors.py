@@ -61,6 +61,10 @@ class SystemdUnavailable(RuntimeFault):
     """systemd can't be reached, or has not answered in time; the text says which, and where."""
 
 
+class SystemdSilent(SystemdUnavailable):
+    """Somebody is there, but doesn't answer, or not to us."""
+
+
 class SystemdRefused(RuntimeFault):
     """systemd would not do what was asked, or could not.
 

@@ -16,6 +16,7 @@ from runtime.cgroup.errors import (
     CgroupRefused,
     CgroupsUnusable,
     SystemdRefused,
+    SystemdSilent,
     SystemdUnavailable,
 )
 from runtime.cgroup.limits import Limits, Setting
@@ -227,6 +228,14 @@ def test_systemd_is_chosen_where_it_is_the_init_and_answers(tmp_path: Path) -> N
     assert (choice.driver, choice.broken) == ("cgroupfs", False)
 
 
+def test_a_systemd_that_has_no_time_does_not_change_the_driver(tmp_path: Path) -> None:
+    def silent() -> str:
+        raise SystemdSilent("systemd has not answered in time")
+
+    choice = driver.choose("auto", booted=str(tmp_path), answers=silent)
+    assert (choice.driver, choice.broken) == ("systemd", True)
+
+
 def test_a_systemd_that_is_wanted_and_not_there_is_broken(tmp_path: Path) -> None:
     assert driver.choose("systemd", booted=str(tmp_path / "absent")).broken
     assert driver.choose("systemd", booted=str(tmp_path), answers=unavailable).broken
@@ -235,7 +244,7 @@ def test_a_systemd_that_is_wanted_and_not_there_is_broken(tmp_path: Path) -> Non
 @pytest.mark.skipif(os.path.isdir(driver.BOOTED), reason="systemd is this machine's init")
 def test_on_a_machine_without_systemd_its_driver_is_an_error_that_says_what_to_write() -> None:
     assert driver.driver("auto", HIERARCHY)[0].name == "cgroupfs"
-    with pytest.raises(CgroupsUnusable, match='"auto" or "cgroupfs"'):
+    with pytest.raises(CgroupsUnusable, match='write "cgroupfs"'):
         driver.driver("systemd", HIERARCHY)
 
 
