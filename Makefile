@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(UNPACKED)/usr/bin:$(PATH)
 
 PACKAGES := python3-venv
 RUN_PACKAGES := busybox-static iproute2 libseccomp2 nftables util-linux
-TEST_PACKAGES := $(RUN_PACKAGES) conntrack skopeo
+TEST_PACKAGES := $(RUN_PACKAGES) conntrack crun openssl runc runsc skopeo
 BENCH_PACKAGES := $(RUN_PACKAGES) containerd containernetworking-plugins crun e2fsprogs iptables runc
 
 .PHONY: help
@@ -75,9 +75,10 @@ $(STAMPS)/bench-packages: Makefile .ci/packages
 	@.ci/packages install $(BENCH_PACKAGES)
 	@mkdir -p $(STAMPS) && touch $@
 
-# Unpacked, not installed: the Debian package starts a registry on port 5000 of every address.
+# Unpacked, not installed: the Debian packages start a registry on port 5000 of every address, and
+# load the node's AppArmor profiles; the tests compile one.
 $(STAMPS)/registry: Makefile .ci/packages
-	@.ci/packages unpack $(UNPACKED) docker-registry
+	@.ci/packages unpack $(UNPACKED) docker-registry apparmor
 	@mkdir -p $(STAMPS) && touch $@
 
 $(BIN)/python: | $(STAMPS)/packages

@@ -6,24 +6,19 @@ unknown key, a wrong type or a value that can't be is an error which names file 
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import re
 import tomllib
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from cri.endpoint import Endpoint
+from cri.handlers import DEFAULT_HANDLER, EMBEDDED, HandlerConfig, handler_names
 from cri.toml_lines import Key, line_of
+from cri.toml_tables import Check, absolute, absolute_or_empty, applied, key, one_of, problems
 from network.config import check_interface_name, parse_subnet
 
 DEFAULT_FILE = Path("/etc/podwright/podwright.toml")
-
-T = TypeVar("T")
-Check = Callable[[T], str]  # "": good; else what is wrong with the value
 
 
 class ConfigError(Exception):
@@ -34,21 +29,9 @@ class ConfigError(Exception):
         self.line = line
 
 
-def _absolute(value: str) -> str:
-    return "" if value.startswith("/") else "must be an absolute path"
-
-
-def _absolute_or_empty(value: str) -> str:
-    return _absolute(value) if value else ""
-
-
 def _address(value: str) -> str:
     known = not value or re.fullmatch(r"unix:/.+|unix-abstract:.+|unix://@.+", value)
     return "" if known else "must be unix:///path/to/socket or unix-abstract:name"
-
-
-def _one_of(*choices: str) -> Check[str]:
-    return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
 
 
 def _between(low: int, high: int) -> Check[int]:
@@ -96,12 +79,6 @@ def _cgroup_parent(value: str) -> str:
     return "must be an absolute cgroup path beneath the root, such as /podwright"
 
 
-def key(default: T, doc: str, check: Check[T] | None = None) -> T:
-    """A configuration key: its default, its meaning, and a check of its value."""
-    made: T = field(default=default, metadata={"doc": doc, "check": check})
-    return made
-
-
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
     enabled: bool = key(
@@ -118,8 +95,8 @@ class NetworkConfig:
         default=True,
         doc="Pods reach the world under the node's address.",
     )
-    cni_conf_dir: str = key("/etc/cni/net.d", "Where CNI configurations are looked for.", _absolute)
-    cni_bin_dir: str = key("/opt/cni/bin", "Where CNI plugins are looked for.", _absolute)
+    cni_conf_dir: str = key("/etc/cni/net.d", "Where CNI configurations are looked for.", absolute)
+    cni_bin_dir: str = key("/opt/cni/bin", "Where CNI plugins are looked for.", absolute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +105,7 @@ class ImagesConfig:
         "/etc/containerd/certs.d",
         "Registries and mirrors: <directory>/<host[:port]>/hosts.toml, in containerd's format; "
         "read at each pull. Empty: none.",
-        _absolute_or_empty,
+        absolute_or_empty,
     )
     insecure_hosts: tuple[str, ...] = key(
         (),
@@ -156,7 +133,7 @@ class CgroupConfig:
         "auto",
         "Who makes cgroups: cgroupfs (podwright itself), systemd (asked by podwright), or auto: "
         "systemd where it is the node's init. kubelet asks for it and follows.",
-        _one_of("auto", "cgroupfs", "systemd"),
+        one_of("auto", "cgroupfs", "systemd"),
     )
     parent: str = key(
         "/podwright",
@@ -171,7 +148,12 @@ class ContainersConfig:
     seccomp_profile: str = key(
         "",
         "A seccomp profile (OCI JSON) to be used for RuntimeDefault; empty: the built-in one.",
-        _absolute_or_empty,
+        absolute_or_empty,
+    )
+    apparmor_profile: str = key(
+        "podwright-default",
+        "The AppArmor profile for RuntimeDefault; the built-in one is loaded at start.",
+        lambda value: "" if value else "must be the name of a profile",
     )
     unprivileged_ports: bool = key(
         default=True,
@@ -187,6 +169,15 @@ class ContainersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesConfig:
+    cdi_spec_dirs: tuple[str, ...] = key(
+        ("/etc/cdi", "/var/run/cdi"),
+        "Where devices that are asked for by name (CDI) are described; the later directory wins.",
+        lambda value: "" if all(one.startswith("/") for one in value) else "must be absolute paths",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StreamingConfig:
     address: str = key(
         "127.0.0.1:0",
@@ -197,9 +188,9 @@ class StreamingConfig:
     creation_timeout: int = key(
         30, "Seconds that a client has to open its channels.", _between(1, 3600)
     )
-    tls_cert_file: str = key("", "PEM; read again when it changes.", _absolute_or_empty)
-    tls_key_file: str = key("", "PEM; goes with tls_cert_file.", _absolute_or_empty)
-    client_ca_file: str = key("", "PEM: clients must be certified by it.", _absolute_or_empty)
+    tls_cert_file: str = key("", "PEM; read again when it changes.", absolute_or_empty)
+    tls_key_file: str = key("", "PEM; goes with tls_cert_file.", absolute_or_empty)
+    client_ca_file: str = key("", "PEM: clients must be certified by it.", absolute_or_empty)
 
     def problem(self) -> tuple[str, str]:
         """A key that does not go with the others, and why; empty: all go together."""
@@ -215,30 +206,29 @@ class StreamingConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedHandler:
-    """The runtime which is part of podwright. It has no keys."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandlersConfig:
-    podwright: EmbeddedHandler = field(
-        default_factory=EmbeddedHandler,
-        metadata={"doc": "The embedded runtime: also what a pod without a RuntimeClass gets."},
+class RuntimeConfig:
+    handlers: Mapping[str, HandlerConfig] = field(
+        default_factory=lambda: {DEFAULT_HANDLER: HandlerConfig()},
+        metadata={
+            "doc": "Runtimes, by the handler that a RuntimeClass names. `podwright` is also what a "
+            "pod without a RuntimeClass gets.",
+            "check": handler_names,
+        },
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    root: str = key("/var/lib/podwright", "What survives a reboot: images, records.", _absolute)
-    state: str = key("/run/podwright", "What describes this boot; a tmpfs.", _absolute)
+    root: str = key("/var/lib/podwright", "What survives a reboot: images, records.", absolute)
+    state: str = key("/run/podwright", "What describes this boot; a tmpfs.", absolute)
     address: str = key("", "Where CRI is served; empty: unix://<state>/podwright.sock.", _address)
     log_level: str = key(
         "info",
         "debug shows every request, info those that change something. Read again on SIGHUP.",
-        _one_of("debug", "info", "warning", "error"),
+        one_of("debug", "info", "warning", "error"),
     )
     netns_dir: str = key(
-        "/run/netns", "Where pods' network namespaces are pinned (cni-<sandbox id>).", _absolute
+        "/run/netns", "Where pods' network namespaces are pinned (cni-<sandbox id>).", absolute
     )
     network: NetworkConfig = field(
         default_factory=NetworkConfig, metadata={"doc": "The built-in pod network."}
@@ -250,17 +240,20 @@ class Config:
     containers: ContainersConfig = field(
         default_factory=ContainersConfig, metadata={"doc": "What containers get by default."}
     )
+    devices: DevicesConfig = field(
+        default_factory=DevicesConfig, metadata={"doc": "Devices of the node."}
+    )
     streaming: StreamingConfig = field(
         default_factory=StreamingConfig, metadata={"doc": "Exec, attach and port-forward."}
     )
-    handlers: HandlersConfig = field(
-        default_factory=HandlersConfig, metadata={"doc": "Runtimes, by RuntimeClass handler."}
+    runtime: RuntimeConfig = field(
+        default_factory=RuntimeConfig, metadata={"doc": "What runs containers."}
     )
 
     @property
-    def handler_names(self) -> tuple[str, ...]:
-        """Runtime handlers that a sandbox may ask for; "" is the default one."""
-        return ("", *(item.name for item in dataclasses.fields(self.handlers)))
+    def handlers(self) -> Mapping[str, HandlerConfig]:
+        """What a sandbox may ask for; "" is the default one."""
+        return {"": self.runtime.handlers[DEFAULT_HANDLER], **self.runtime.handlers}
 
     @property
     def endpoint(self) -> str:
@@ -280,17 +273,29 @@ def load(file: Path | None = None) -> Config:
     config = Config()
     for source in sources:
         config = parse(_read(source), source, base=config)
-    name, problem = config.streaming.problem()
-    if problem:
-        raise ConfigError(*_where(sources, name), f"streaming.{name} {problem}")
+    for path, problem in _contradictions(config):
+        raise ConfigError(*_where(sources, path), f"{'.'.join(path)} {problem}")
     return config
 
 
-def _where(sources: Sequence[Path], name: str) -> tuple[Path, int]:
-    """The last file and line that sets a key of [streaming], or the last that has the table."""
-    for path in (("streaming", name), ("streaming",)):
+def _contradictions(config: Config) -> Iterator[tuple[Key, str]]:
+    """Keys that do not go with others of their table."""
+    tables: dict[Key, StreamingConfig | HandlerConfig] = {("streaming",): config.streaming}
+    tables |= {("runtime", "handlers", name): of for name, of in config.runtime.handlers.items()}
+    for path, table in tables.items():
+        name, problem = table.problem()
+        if problem:
+            yield (*path, name), problem
+    if config.runtime.handlers[DEFAULT_HANDLER].type != EMBEDDED:
+        path = ("runtime", "handlers", DEFAULT_HANDLER, "type")
+        yield path, "must be podwright: give another runtime a name of its own"
+
+
+def _where(sources: Sequence[Path], path: Key) -> tuple[Path, int]:
+    """The last file and line that sets a key, or the last that has its table."""
+    for near in (path, path[:-1]):
         for source in reversed(sources):
-            if line := line_of(_read(source), path):
+            if line := line_of(_read(source), near):
                 return source, line
     return sources[0], 0
 
@@ -304,17 +309,17 @@ def parse(text: str, source: Path | str = "<text>", *, base: Config | None = Non
         line = int(where[1]) if where and where[1] else len(text.splitlines())
         message = str(error)[: where.start()] if where else str(error)
         raise ConfigError(source, line, f"not TOML: {message}") from None
-    for path, problem in _problems(Config, data, ()):
+    for path, problem in problems(Config, data, ()):
         raise ConfigError(source, line_of(text, path), problem)
-    return _apply(base or Config(), data)
+    return applied(base or Config(), data)
 
 
 def override(config: Config, **values: str | None) -> Config:
     """The configuration with top-level keys replaced by options of the command line."""
     given = {name: value for name, value in values.items() if value is not None}
-    for path, problem in _problems(Config, given, ()):
+    for path, problem in problems(Config, given, ()):
         raise ConfigError(f"--{path[0].replace('_', '-')}", 0, problem)
-    return _apply(config, given)
+    return applied(config, given)
 
 
 def _read(source: Path) -> str:
@@ -325,63 +330,3 @@ def _read(source: Path) -> str:
     except UnicodeDecodeError as error:
         line = source.read_bytes()[: error.start].count(b"\n") + 1
         raise ConfigError(source, line, "not UTF-8") from None
-
-
-def _problems(cls: type, data: Mapping[str, object], path: Key) -> Iterator[tuple[Key, str]]:
-    """What is wrong with a table: the key, and a sentence with its remedy."""
-    hints = typing.get_type_hints(cls)
-    known = {item.name: item for item in dataclasses.fields(cls)}
-    for name, value in data.items():
-        here = (*path, name)
-        if name not in known:
-            yield here, _unknown(here, list(known))
-            continue
-        hint, check = hints[name], known[name].metadata.get("check")
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            if isinstance(value, dict):
-                yield from _problems(hint, value, here)
-            else:
-                yield here, f"{'.'.join(here)}: is a table: write [{'.'.join(here)}]"
-        elif not _is(value, hint):
-            yield here, f"{'.'.join(here)}: expected {_NAMES[hint]}, got {value!r}"
-        elif check is not None and (problem := check(_plain(value))):
-            yield here, f"{'.'.join(here)} = {value!r}: {problem}"
-
-
-_NAMES = {
-    str: "a string",
-    bool: "true or false",
-    int: "a whole number",
-    tuple[str, ...]: "a list of strings",
-}
-
-
-def _is(value: object, hint: object) -> bool:
-    if hint == tuple[str, ...]:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return type(value) is hint  # not isinstance: true is no whole number
-
-
-def _plain(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _unknown(path: Key, known: Sequence[str]) -> str:
-    name = ".".join(path)
-    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.6)
-    if near:
-        return f"unknown key {name}: did you mean {'.'.join((*path[:-1], near[0]))}?"
-    where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"
-    return f"unknown key {name}: {where} knows {', '.join(known) or 'no keys'}"
-
-
-def _apply(base: T, data: Mapping[str, object]) -> T:
-    """`base`, a dataclass, with the checked values of a table."""
-    changes: dict[str, object] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            changes[name] = _apply(getattr(base, name), value)
-        else:
-            changes[name] = _plain(value)
-    made: T = dataclasses.replace(base, **changes)  # type: ignore[type-var]  # T is a dataclass here
-    return made

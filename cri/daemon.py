@@ -22,12 +22,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cri import VERSION, recover, service, writable
+from cri import VERSION, node_handlers, recover, service, writable
 from cri.config import Config, ConfigError, load, override
 from cri.endpoint import Endpoint
 from cri.listen import listen
 from cri.paths import Paths
 from cri.rpc.services import Services
+from cri.specgen.handler import BaseRefused
 from cri.store.store import Store
 from cri.streaming.server import StreamServer, StreamSettings
 from cri.streaming.tls import CantServe, TlsFiles
@@ -37,10 +38,14 @@ from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
 from network.config import NetworkSettings
 from network.pod_network import PodNetwork
+from runtime.apparmor import profiles
+from runtime.init import skeleton
 from runtime.lifecycle import ContainerExit, Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from cri.specgen.handler import RuntimeHandler
 
 log = logging.getLogger(__name__)
 
@@ -117,19 +122,24 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         def on_lost(sandbox_id: str) -> None:
             recover.on_lost(services, sandbox_id)
 
+        handlers = await _handlers(config)
         runtime = Runtime(
             paths.state,
             Path(config.netns_dir),
             on_exit=on_exit,
             on_lost=on_lost,
             cgroup_driver=config.cgroup.driver,
+            handlers=node_handlers.runtimes(handlers),
         )
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
-        services = Services(config, paths, store, images, network, runtime, streams)
+        services = Services(config, paths, store, images, network, runtime, streams, handlers)
         _raise_descriptor_limit()
+        await _load_apparmor_profile(config.containers.apparmor_profile)
         await runtime.start()
         stack.push_async_callback(runtime.close)
+        await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
+        await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)
@@ -143,11 +153,28 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         yield services
 
 
+async def _load_apparmor_profile(name: str) -> None:
+    """Ours is loaded anew at each start, as it may have changed; others are the node's business."""
+    if not profiles.enabled() or name != profiles.DEFAULT:
+        return
+    try:
+        await asyncio.to_thread(profiles.load_default)
+    except profiles.ProfileNotLoaded as error:
+        log.warning("containers will not be confined by AppArmor: %s", error)
+
+
 def _raise_descriptor_limit() -> None:
     """Statistics keep some files of each container open. Of what we start, the spawner gets back
     what we were given, since containers inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _handlers(config: Config) -> Mapping[str, RuntimeHandler]:
+    try:
+        return await asyncio.to_thread(node_handlers.find, config)
+    except (BaseRefused, OSError) as error:
+        raise CantStart(str(error)) from error
 
 
 def _make(directory: Path) -> None:

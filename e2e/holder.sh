@@ -24,5 +24,7 @@ done
 for top in /sys/fs/cgroup"$CGROUP" /sys/fs/cgroup/*"$CGROUP"; do
     [ -d "$top" ] && find "$top" -depth -type d -exec rmdir {} + 2>/dev/null || true
 done
-umount -l "$DIRECTORY"/netns/* "$DIRECTORY/root" 2>/dev/null || true
+while read -r _ place _; do
+    case $place in "$DIRECTORY"/*) umount -l "$place" 2>/dev/null || true ;; esac
+done </proc/mounts
 rm -rf --one-file-system "$DIRECTORY" 2>/dev/null || true

@@ -33,13 +33,16 @@ PATIENCE = 20.0
 _numbers = itertools.count(1)
 
 
-def until(ready: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-    """Waits for a condition that nobody announces. AssertionError after `patience` seconds."""
+def until(
+    ready: Callable[[], bool], what: str, patience: float = PATIENCE, *, every: float = 0.01
+) -> None:
+    """Waits for a condition that nobody announces, looking `every` so many seconds.
+    AssertionError after `patience` seconds."""
     deadline = time.monotonic() + patience
     pause = threading.Event()
     while not ready():
         assert time.monotonic() < deadline, f"after {patience} s still not: {what}"
-        pause.wait(0.01)
+        pause.wait(every)
 
 
 @dataclass(slots=True)

@@ -62,6 +62,9 @@ cni_conf_dir = "{directory}/cni"
 [images]
 hosts_dir = "{directory}/hosts"
 
+[devices]
+cdi_spec_dirs = ["{directory}/cdi/etc", "{directory}/cdi/run"]
+
 [cgroup]
 parent = "{cgroup}"
 """
@@ -108,6 +111,8 @@ class Node:
     cgroup: str
     registry: Background | None = None
     daemon: Background | None = None
+    more_config: str = ""
+    """What a test adds to the configuration; the next start of the daemon reads it."""
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,7 +164,7 @@ class Node:
         thread.join()
         return answer.result()
 
-    def _background(self, name: str, *words: str) -> Background:
+    def background(self, name: str, *words: str) -> Background:
         log = self.directory / "logs" / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -186,7 +191,7 @@ class Node:
             config["auth"] = {"htpasswd": {"realm": "tests", "path": str(place / "htpasswd")}}
         (place / "config.json").write_text(json.dumps(config))
         words = (tool("docker-registry"), "serve", str(place / "config.json"))
-        registry = self._background(f"registry-{port}", *words)
+        registry = self.background(f"registry-{port}", *words)
         self._await(
             registry, lambda: self.inside(lambda: _connects(socket.AF_INET, ("127.0.0.1", port)))
         )
@@ -201,9 +206,10 @@ class Node:
                 network=str(network).lower(),
                 log_level=log_level,
             )
+            + self.more_config
         )
         podwright = Path(sys.executable).with_name("podwright")
-        self.daemon = self._background(
+        self.daemon = self.background(
             "daemon", str(podwright), "serve", "--config", str(self.config)
         )
         self._await(self.daemon, self._answers)

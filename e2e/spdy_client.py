@@ -62,7 +62,7 @@ class SpdyClient:
             context = context or ssl.create_default_context()
             self.socket = context.wrap_socket(plain, server_hostname="localhost")
         lines = [
-            f"{method} {target.path} HTTP/1.1",
+            f"{method} {target.path}{target.query and '?' + target.query} HTTP/1.1",
             f"Host: {target.netloc}",
             "Connection: Upgrade",
             "Upgrade: SPDY/3.1",

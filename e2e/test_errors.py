@@ -231,11 +231,13 @@ def test_a_configuration_with_a_typo_is_refused_with_its_line(
 
 def test_what_is_not_there_yet_says_so(kubelet: Kubelet) -> None:
     def call() -> object:
-        return kubelet.client.call("PortForward", api.PortForwardRequest(), api.PortForwardResponse)
+        return kubelet.client.call(
+            "CheckpointContainer", api.CheckpointContainerRequest(), api.CheckpointContainerResponse
+        )
 
     error = refused(call)
     assert error.code is Code.UNIMPLEMENTED
-    assert "PortForward" in error.message
+    assert "CheckpointContainer" in error.message
 
 
 @pytest.mark.parametrize("field", ["name", "uid"])

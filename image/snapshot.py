@@ -65,11 +65,16 @@ class Snapshots:
         return broken
 
     def prepare(
-        self, container_id: str, ids: Sequence[str], root: tuple[int, int, int] | None
+        self,
+        container_id: str,
+        ids: Sequence[str],
+        root: tuple[int, int, int] | None,
+        owner: tuple[int, int] = (0, 0),
     ) -> Overlay:
         """A writable directory over these layers (topmost first); the same again if it exists.
 
-        root: mode, uid and gid of the root directory, which overlayfs takes from `upper`.
+        root: mode, uid and gid of the root directory, which overlayfs takes from `upper`; owner:
+        uid and gid on this node of the container's root, from which on its users are counted.
         Raises StorageFull.
         """
         if not _CONTAINER_ID.fullmatch(container_id):
@@ -80,20 +85,21 @@ class Snapshots:
             return self._overlay(container_id)
         path = self._containers / container_id
         try:
-            self._make(path, ids, root)
+            mode, uid, gid = root or (0o755, 0, 0)
+            self._make(path, ids, (mode, uid + owner[0], gid + owner[1]))
         except OSError as error:
             directory.remove_tree(path)
             raise directory.full(error, self._containers) or error from error
         self.used[container_id] = tuple(ids)
         return self._overlay(container_id)
 
-    def _make(self, path: Path, ids: Sequence[str], root: tuple[int, int, int] | None) -> None:
+    def _make(self, path: Path, ids: Sequence[str], root: tuple[int, int, int]) -> None:
         path.mkdir(mode=0o700)
         (path / "layers").write_text("".join(f"{item}\n" for item in ids), "ascii")
         (path / "work").mkdir(mode=0o700)
         upper = path / "upper"
         upper.mkdir(mode=0o755)
-        mode, uid, gid = root or (0o755, 0, 0)
+        mode, uid, gid = root
         if (uid, gid) != (0, 0):
             os.chown(upper, uid, gid)
         os.chmod(upper, mode)  # mkdir heeds the umask

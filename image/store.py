@@ -8,12 +8,10 @@ Reading (list, find, usage, snapshot) looks at memory and never waits.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +37,7 @@ from image.registry.credentials import Credentials
 from image.settings import ImageSettings, RegistrySettings, UnpackLimits
 from image.snapshot import Overlay, Snapshots
 from image.view import FilesystemUsage, Image, Usage, View, mountpoint
+from image.worker.orphans import alone
 from image.worker.pool import Pool, finished
 from image.writable import Writable
 
@@ -58,7 +57,6 @@ __all__ = [
 
 _EMPTY: Final = "0"  # the layer of images that have none: overlayfs wants one at least
 _LOCK: Final = "workers.lock"
-_ORPHANS: Final = 10.0  # seconds that the workers of a killed daemon get to be gone
 _log: Final = logging.getLogger(__name__)
 
 
@@ -227,10 +225,10 @@ class ImageStore:
 
     # --- snapshots --------------------------------------------------------------------------------
 
-    def prepare(self, image_id: str, container_id: str) -> Overlay:
+    def prepare(self, image_id: str, container_id: str, owner: tuple[int, int] = (0, 0)) -> Overlay:
         """A container's own writable layer over an image; the same again for the same container.
 
-        A few system calls. Raises ImageNotFound, StorageFull.
+        owner: uid and gid of the container's root. Few system calls. ImageNotFound, StorageFull.
         """
         record = self._catalog.images.get(image_id)
         if record is None:
@@ -238,7 +236,7 @@ class ImageStore:
         ids = visible(record.layers, self._catalog)
         roots = (self._catalog.layers[item].root for item in ids)
         root = next((attributes for attributes in roots if attributes is not None), None)
-        overlay = self._snapshots.prepare(container_id, ids or [_EMPTY], root)
+        overlay = self._snapshots.prepare(container_id, ids or [_EMPTY], root, owner)
         self.writable.begin(container_id, overlay.upper)
         return overlay
 
@@ -370,29 +368,9 @@ def _clean(root: Path) -> None:
     """Make the directories; wait for orphaned workers to be gone, and remove what they left."""
     for name in ("content", "layers", "tmp", "containers"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(root / "tmp" / _LOCK):
+    with alone(root / "tmp" / _LOCK):
         for path in (root / "tmp").iterdir():
             if path.name != _LOCK:
                 directory.remove_tree(path)
         Content(root / "content").create()
     (root / "layers" / _EMPTY).mkdir(mode=0o755, exist_ok=True)
-
-
-@contextmanager
-def _alone(lock_file: Path) -> Iterator[None]:
-    """While no worker process lives: each holds a shared lock on this file to its end."""
-    fd = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _ORPHANS
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    text = "is locked: another podwright uses this root, or a worker hangs"
-                    raise ImageFault(f"{lock_file} {text}") from None
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(fd)

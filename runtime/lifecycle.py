@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from runtime.errors import (
     RuntimeFault,
     SandboxNotFound,
 )
-from runtime.init import plan
+from runtime.handlers.embedded import Embedded
+from runtime.handlers.face import Ground, Handler, Work
 from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
 from runtime.monitor.client import MonitorClient
@@ -50,8 +51,7 @@ from runtime.monitor.messages import (
     Start,
     Started,
 )
-from runtime.prepare import Place, Prepared, prepare
-from runtime.seccomp.compile import install_flags, program
+from runtime.prepare import Place, Prepared
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
@@ -82,12 +82,14 @@ REPORT_PATIENCE = 3.0  # a monitor answers in less than a millisecond
 SIGNAL_PATIENCE = 10.0
 EXEC_PATIENCE = 30.0  # beyond the command's own time limit
 SHUTDOWN_PATIENCE = 15.0  # then the monitor itself is killed and its leftovers are swept
+_EMBEDDED = Embedded()
 MAX_OUTPUT = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
-    """A container to start. pid_target: the container whose pid namespace it joins."""
+    """A container to start. pid_target: the container whose pid namespace it joins; handler: who
+    runs it, one that `Runtime` was told of, else the embedded runtime."""
 
     sandbox_id: str
     container_id: str
@@ -97,6 +99,7 @@ class ContainerRequest:
     stdin: bool = False
     stdin_once: bool = False
     pid_target: str = ""
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,10 @@ class SandboxHandles:
 class Runtime:
     """Runs sandboxes below a state directory.
 
+    handlers: runtimes other than the embedded one, by name;
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
     whose monitor died without having been asked to. updates: once started, changes of limits;
-    usages: what cgroups use.
+    usages: what cgroups use; user_namespace_refusal: why pods can't have one, "" if they can.
     """
 
     def __init__(
@@ -144,27 +148,30 @@ class Runtime:
         on_exit: Callable[[ContainerExit], None],
         on_lost: Callable[[str], None],
         cgroup_driver: str = driver.CGROUPFS,
+        handlers: Mapping[str, Handler] | None = None,
     ) -> None:
         self._wanted_driver = cgroup_driver
         self._driver: driver.Driver = driver.Cgroupfs()
+        self._state = state
+        self._handlers = handlers or {}
         self._monitors_dir = state / "monitors"
         self._netns_dir = netns_dir
         self._spawner = SpawnerClient(state)
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._monitors: dict[str, MonitorClient] = {}
-        self._cgroup_layout = CgroupLayout()
         self.usages = Usages()
+        self.user_namespace_refusal = "nobody has tried yet"
 
     async def start(self) -> None:
         """Finds the spawner of this code's version, or starts one."""
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
-        self._cgroup_layout = CgroupLayout.parse(mountinfo.splitlines())
         hierarchy = await asyncio.to_thread(tree.detect)
         self._driver, why = await asyncio.to_thread(driver.driver, self._wanted_driver, hierarchy)
         log.info("cgroup driver: %s, since %s", self._driver.name, why)
-        self._place = Place(hierarchy, self._driver)
+        place = Place(hierarchy, self._driver)
+        self._ground = Ground(self._state, place, CgroupLayout.parse(mountinfo.splitlines()))
         self.updates = Updates(hierarchy, self._driver)
         await self._spawner.start()
 
@@ -172,6 +179,10 @@ class Runtime:
     def systemd(self) -> bool:
         """Once started: whether systemd makes the cgroups of new pods."""
         return self._driver.name == driver.SYSTEMD
+
+    async def probe(self, layers: tuple[str, str]) -> None:
+        """Finds out what the node can. layers: two empty directories where images' layers lie."""
+        self.user_namespace_refusal = await self._spawner.user_namespace_refusal(layers)
 
     async def create_sandbox(self, request: SandboxRequest) -> SandboxHandles:
         """Has the pod's namespaces built, and its monitor forked into them."""
@@ -213,16 +224,8 @@ class Runtime:
 
     async def start_container(self, request: ContainerRequest) -> Started:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
+        handler = self._handlers.get(request.handler, _EMBEDDED)
         spec = request.spec
-        seccomp = spec.linux.seccomp
-        compiled, flags = (program(seccomp), install_flags(seccomp)) if seccomp else (b"", 0)
-        container_plan = plan.container(
-            spec,
-            request.rootfs,
-            seccomp_program=compiled,
-            seccomp_flags=flags,
-            cgroups=self._cgroup_layout,
-        )
         start = Start(
             container_id=request.container_id,
             cgroup_path=spec.linux.cgroups_path,
@@ -231,10 +234,12 @@ class Runtime:
             log_path=request.log_path,
             stdin=request.stdin,
             stdin_once=request.stdin_once,
+            handler=handler.name,
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id
-        prepared = await asyncio.to_thread(prepare, self._place, directory, spec, container_plan)
+        work = Work(request.container_id, directory, spec, request.rootfs)
+        prepared = await asyncio.to_thread(handler.prepare, self._ground, work)
         try:
             started = await client.ask(start, Started, prepared.fds, patience=START_PATIENCE)
         except (SandboxNotFound, MonitorLost):

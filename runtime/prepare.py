@@ -17,7 +17,6 @@ from runtime.cgroup.limits import limits
 from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.codec import encode
 from runtime.errors import RuntimeFault
-from runtime.init.values import ContainerPlan
 from runtime.linux.fds import close_all
 from runtime.monitor.messages import Stage
 from runtime.spec import Spec
@@ -47,16 +46,17 @@ class Place:
     driver: Driver
 
 
-def prepare(place: Place, directory: Path, spec: Spec, plan: ContainerPlan) -> Prepared:
+def prepare(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared:
     """Makes the cgroup with its limits, and the plan as a file. Nothing is left by a failure.
 
-    directory: the monitor's; the cgroup is written down in it first. Raises InvalidSpec, OSError.
+    directory: the monitor's; the cgroup is written down in it first; plan: a dataclass, what the
+    handler's code in the monitor takes. Raises InvalidSpec, OSError.
     """
     hierarchy = place.hierarchy
     begin = time.monotonic_ns()
     wanted = limits(spec.linux.resources, hierarchy.version)
     cgroup = hierarchy.cgroup(spec.linux.cgroups_path)
-    _note(directory, spec.linux.cgroups_path)
+    note(directory / CGROUPS_FILE, spec.linux.cgroups_path)
     created = place.driver.create(cgroup, wanted)
     plan_fd = -1
     cgroup_fds: list[int] = []
@@ -78,16 +78,26 @@ def prepare(place: Place, directory: Path, spec: Spec, plan: ContainerPlan) -> P
     return Prepared(cgroup, (plan_fd, *cgroup_fds), created.notes, stages, created.joined)
 
 
-def _note(directory: Path, path: str) -> None:
-    """Writes down a cgroup that is about to be made, for whoever clears up after a crash."""
-    fd = os.open(directory / CGROUPS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+def announce(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared:
+    """The same, where somebody else makes the cgroup: the plan alone."""
+    begin = time.monotonic_ns()
+    cgroup = place.hierarchy.cgroup(spec.linux.cgroups_path)
+    note(directory / CGROUPS_FILE, spec.linux.cgroups_path)
+    plan_fd = _plan_file(plan)
+    stages = (Stage("write plan", begin, time.monotonic_ns() - begin),)
+    return Prepared(cgroup, (plan_fd,), (), stages)
+
+
+def note(file: Path, line: str) -> None:
+    """Writes down what is about to be made, for whoever clears up after a crash: see sweep.py."""
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, path.encode() + b"\n")
+        os.write(fd, line.encode() + b"\n")
     finally:
         os.close(fd)
 
 
-def _plan_file(plan: ContainerPlan) -> int:
+def _plan_file(plan: object) -> int:
     fd = os.memfd_create("podwright-plan", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(json.dumps(encode(plan), separators=(",", ":")).encode("ascii"))

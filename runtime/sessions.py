@@ -20,6 +20,7 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.errors import AttachmentTooSlow, RuntimeFault
@@ -137,7 +138,7 @@ async def open_exec(client: MonitorClient, request: StreamedExec) -> Session:
     streams = () if request.terminal else request.streams
     word = ExecStream(request.container_id, request.args, request.terminal, streams)
     with _Pipes(streams) as pipes:
-        _, received, talk = await client.open(word, Done, pipes.theirs)
+        _, received, talk = await client.open(word, Done, pipes.theirs, pipes.keep)
         session = Session(client, talk, terminal=request.terminal)
         session.stdin_fd, session.stdout_fd, session.stderr_fd = pipes.give()
     if request.terminal:
@@ -154,7 +155,7 @@ async def attach(client: MonitorClient, request: AttachRequest) -> Session:
     wants_input = STDIN in request.streams
     word = Attach(request.container_id, stdin=wants_input, streams=outputs)
     with _Pipes(outputs) as pipes:
-        attached, received, talk = await client.open(word, Attached, pipes.theirs)
+        attached, received, talk = await client.open(word, Attached, pipes.theirs, pipes.keep)
         session = Session(client, talk, terminal=attached.terminal)
         _, session.stdout_fd, session.stderr_fd = pipes.give()
     if received:
@@ -186,6 +187,11 @@ class _Pipes:
 
     def __exit__(self, *_: object) -> None:
         fds.close_all((*self._ours, *self.theirs))
+
+    def keep(self) -> Callable[[], None]:
+        """Our ends stay open until what this answers is called."""
+        ours = self.give()
+        return lambda: fds.close_all(ours)
 
     def give(self) -> tuple[int, int, int]:
         """Our ends, as stdin, stdout, stderr; the receiver's from now on."""

@@ -72,6 +72,7 @@ class Process:
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = False
     oom_score_adj: int | None = None
+    apparmor_profile: str | None = None  # from execve on; None: as podwright itself is
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,27 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
+class IdMapping:
+    """Ids from container_id on, in a user namespace, are those from host_id on outside of it."""
+
+    container_id: int = field(default=0, metadata={"json": "containerID"})
+    host_id: int = field(default=0, metadata={"json": "hostID"})
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Mount:
-    """options: bind, rbind, ro, rro, nosuid, rprivate, rslave, rshared, mode=…, size=…, data."""
+    """options: bind, rbind, ro, rro, nosuid, rprivate, rslave, rshared, mode=…, size=…, data.
+
+    uid_mappings, gid_mappings: whose a bind mount's files seem to be; those of the user namespace.
+    """
 
     destination: str
     type: str = "bind"
     source: str = ""
     options: tuple[str, ...] = ()
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +216,8 @@ class Seccomp:
 @dataclass(frozen=True, slots=True)
 class Linux:
     namespaces: tuple[Namespace, ...] = ()
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
     devices: tuple[Device, ...] = ()
     cgroups_path: str = ""
     resources: Resources = Resources()

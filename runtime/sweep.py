@@ -18,6 +18,7 @@ from runtime.init.sandbox import unpin
 from runtime.linux.process import kill_and_wait, start_time
 
 CGROUPS_FILE = "cgroups"
+STATES_FILE = "states"  # a line for each path that a binary keeps its own state under
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Leftovers:
 def sweep(leftovers: Leftovers) -> None:
     """Idempotent; every step is tried even if one fails, then the first failure is raised."""
     failures: list[OSError | RuntimeFault] = []
-    for step in (_end_monitor, _remove_cgroups, _unpin, _remove_directory):
+    for step in (_end_monitor, _remove_cgroups, _remove_states, _unpin, _remove_directory):
         try:
             step(leftovers)
         except (OSError, RuntimeFault) as error:
@@ -57,15 +58,39 @@ def _end_monitor(leftovers: Leftovers) -> None:
 
 def _remove_cgroups(leftovers: Leftovers) -> None:
     hierarchy = tree.detect()
-    listed: list[str] = []
-    with contextlib.suppress(FileNotFoundError):
-        listed = (leftovers.directory / CGROUPS_FILE).read_text().split("\n")
-    for path in (*filter(None, listed), leftovers.owned_cgroup):
-        if path:
-            cgroup = hierarchy.cgroup(path)
-            if cgroup.exists():
-                cgroup.kill()
-                cgroup.remove()
+    listed = _lines(leftovers.directory / CGROUPS_FILE)
+    for path in filter(None, (*listed, leftovers.owned_cgroup)):
+        cgroup = hierarchy.cgroup(path)
+        if cgroup.exists():
+            cgroup.kill()
+            cgroup.remove()
+        if (leftovers.directory / STATES_FILE).exists():
+            _remove_strange_cgroups(path)
+
+
+def _remove_strange_cgroups(path: str) -> None:
+    """In hierarchies that we don't use, but binaries do: name=systemd, a hybrid's cgroup2."""
+    for top in tree.mount_points():
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(top + path)
+
+
+def _remove_states(leftovers: Leftovers) -> None:
+    """What an OCI runtime would have removed by its `delete`: a directory with the container's id
+    as its name (runc, crun), or files whose names begin so (runsc)."""
+    for path in map(Path, _lines(leftovers.directory / STATES_FILE)):
+        for found in path.parent.glob(f"{path.name}*"):
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text().split("\n") if line]
+    except FileNotFoundError:
+        return []
 
 
 def _unpin(leftovers: Leftovers) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,16 @@ def _table(values: object, path: str) -> Iterator[str]:
             name = f"{path}{item.name}"
             yield f"[{name}]"
             yield from _table(value, f"{name}.")
+        elif isinstance(value, Mapping) and value:
+            for name, table in value.items():
+                yield f"[{path}{item.name}.{name}]"
+                yield from _table(table, f"{path}{item.name}.{name}.")
         else:
             yield f"#{item.name} = {_toml(value)}"
 
 
 def _toml(value: object) -> str:
-    """A string, number, truth value or list of strings: JSON's way is TOML's."""
+    """A string, number, truth value, list of strings or empty table: JSON's way is TOML's."""
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 

@@ -26,6 +26,12 @@ DIRECTORY = Path("/var/lib/podwright-pods")
 @click.option("--rm", "remove", is_flag=True, help="Remove the pod at the end; implies --wait.")
 @click.option("--quiet", "-q", is_flag=True, help="Only the pod's id.")
 @click.option(
+    "--runtime-handler",
+    metavar="NAME",
+    default="",
+    help="Who runs the containers, instead of the manifest's runtimeClassName.",
+)
+@click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     default=DIRECTORY,
@@ -34,7 +40,9 @@ DIRECTORY = Path("/var/lib/podwright-pods")
     help="Where the pods' volumes and logs are kept.",
 )
 @click.pass_context
-def command(context: click.Context, /, file: Path, directory: Path, **flags: bool) -> None:
+def command(
+    context: click.Context, /, file: Path, directory: Path, runtime_handler: str, **flags: bool
+) -> None:
     """Run the pod of a Kubernetes manifest (kind: Pod, YAML or JSON).
 
     Unknown fields are errors; those which Kubernetes knows and `run` does nothing with are listed.
@@ -43,6 +51,8 @@ def command(context: click.Context, /, file: Path, directory: Path, **flags: boo
     pod = manifest.read(file)
     if problems := sandbox.problems(pod):
         raise manifest.ManifestError(str(file), problems)
+    if runtime_handler:
+        pod.inner("spec").override("runtimeClassName", runtime_handler)
     with connect() as client:
         running = Start(
             client, pod, source=str(file), base=directory.absolute(), quiet=flags["quiet"]

@@ -74,13 +74,20 @@ async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfi
     async with Undo(f"create container {container_id}") as undo:
         undo.push("discard the snapshot", services.images.discard, container_id)
         with trace.stage("prepare snapshot"):
-            services.images.prepare(image.id, container_id)
+            services.images.prepare(image.id, container_id, _owner(sandbox))
         _ready(services, sandbox.id)  # it may have been stopped while we looked at the node
         with trace.stage("record"):
             services.store.containers.add(Container(metadata, config))
         services.specs[container_id] = spec
         undo.commit()
     return container_id
+
+
+def _owner(sandbox: Sandbox) -> tuple[int, int]:
+    """The uid and gid that the pod's root has on the node."""
+    options = sandbox.config.linux.security_context.namespace_options
+    users = namespaces.user_map(options, "config")
+    return (users.uid, users.gid) if users else (0, 0)
 
 
 def _image(services: Services, config: api.ContainerConfig) -> Image:

@@ -38,7 +38,5 @@ def event_message(services: Services, event: Event) -> api.ContainerEventRespons
         container_event_type=_TYPES[event.what],
         created_at=event.created_at,
         pod_sandbox_status=sandbox_status.status_message(event.sandbox),
-        containers_statuses=[
-            container_status.status_message(services, one) for one in event.containers
-        ],
+        containers_statuses=container_status.pod_messages(services, event.containers),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.errors import InvalidRequest, PathHangs
+from cri.rpc import runtime_handlers
 from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import container as specgen
 from cri.specgen import facts
@@ -52,10 +53,15 @@ async def make(
     image: ImageConfig,
 ) -> Spec:
     """The spec; mount sources and the log's directory have been made if they were missing."""
+    handler = runtime_handlers.of(services, sandbox)
     wanted = facts.Wanted(
         config,
         log_directory=posixpath.dirname(log_path(sandbox.config, config)),
-        default_profile=services.config.containers.seccomp_profile,
+        default_profile=handler.config.seccomp_profile
+        or services.config.containers.seccomp_profile,
+        node_devices=not handler.config.privileged_without_host_devices,
+        apparmor_profile=services.config.containers.apparmor_profile,
+        cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
     )
     with trace.stage("look at the node"):
         try:
@@ -72,6 +78,7 @@ async def make(
         files=services.paths.monitor(sandbox.id),
         cgroup_parent=sandbox.metadata.cgroup_parent,
         facts=found,
+        handler=handler,
     )
     with trace.stage("make spec"):
         spec = specgen.spec(subject)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import CriFault, WrongState
-from cri.rpc import container_create, container_exit, container_spec
+from cri.rpc import container_create, container_exit, container_spec, runtime_handlers
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
@@ -75,6 +75,7 @@ def _startable(services: Services, container: Container) -> Sandbox:
 
 async def _request(services: Services, sandbox: Sandbox, container: Container) -> ContainerRequest:
     metadata, config = container.metadata, container.config
+    handler = runtime_handlers.of(services, sandbox)
     spec = services.specs.get(container.id)
     if spec is None:  # the daemon was restarted since
         image = services.images.find(metadata.image_id)
@@ -96,6 +97,7 @@ async def _request(services: Services, sandbox: Sandbox, container: Container) -
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         pid_target=container_create.check_target(services, sandbox, config),
+        handler=handler.name,
     )
 
 

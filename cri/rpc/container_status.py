@@ -12,6 +12,8 @@ from cri.specgen import signals
 from runtime import codec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cri.rpc.services import Services
     from cri.store.container import Container
 
@@ -27,6 +29,12 @@ async def container_status(
         timelines = services.recorder.of_container(container.id)
         response.info["timeline"] = json.dumps([one.to_json() for one in timelines])
     return response
+
+
+def pod_messages(services: Services, pod: Sequence[Container]) -> list[api.ContainerStatus]:
+    """The containers of a pod (oldest first) as CRI tells them, newest first: of two with one
+    name, kubelet takes the first for the one that counts, and would start a third."""
+    return [status_message(services, container) for container in reversed(pod)]
 
 
 def status_message(services: Services, container: Container) -> api.ContainerStatus:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, NameTaken
-from cri.rpc import sandbox_stop
+from cri.errors import InvalidRequest, NameTaken, WrongState
+from cri.rpc import runtime_handlers, sandbox_stop
+from cri.specgen import namespaces
 from cri.specgen import sandbox as specgen
 from cri.store.index import new_id
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState, sandbox_name
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cri.rpc.services import Services
+    from runtime.init.values import UserMap
     from runtime.lifecycle import SandboxHandles, SandboxRequest
 
 _NODE_HOSTS, _NODE_RESOLV_CONF = Path("/etc/hosts"), Path("/etc/resolv.conf")
@@ -30,17 +32,27 @@ async def run_pod_sandbox(
     services: Services, request: api.RunPodSandboxRequest
 ) -> api.RunPodSandboxResponse:
     """A request for a pod which is being made, or is there, gets that one's id."""
-    handlers = services.config.handler_names
-    if request.runtime_handler not in handlers:
-        known = ", ".join(repr(name) for name in handlers)
-        raise InvalidRequest(
-            "runtime_handler",
-            f"{request.runtime_handler!r} is not configured on this node; known: {known}",
-        )
+    runtime_handlers.check(services, request.runtime_handler)
     specgen.check(request.config)
+    _require_user_namespaces(services, request)
     name = sandbox_name(request.config.metadata)
     sandbox_id = await services.flights.join(f"sandbox {name}", lambda: _once(services, request))
     return api.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
+
+
+def _require_user_namespaces(services: Services, request: api.RunPodSandboxRequest) -> None:
+    options = request.config.linux.security_context.namespace_options
+    if namespaces.user_map(options, "config") is None:
+        return
+    if not services.handlers[request.runtime_handler].user_namespaces:
+        raise InvalidRequest(
+            "config.linux.security_context.namespace_options.userns_options",
+            f"the runtime handler {request.runtime_handler!r} runs a program, which is given no "
+            "user namespace: use the embedded runtime, or hostUsers: true",
+        )
+    refusal = services.runtime.user_namespace_refusal
+    if refusal:
+        raise WrongState(f"this node can't give a pod a user namespace: {refusal}")
 
 
 async def _once(services: Services, request: api.RunPodSandboxRequest) -> str:
@@ -134,7 +146,7 @@ async def _build(services: Services, plan: _Plan, undo: Undo) -> None:
         cgroup_parent=metadata.cgroup_parent,
     )
     with trace.stage("write files"):
-        _write_files(services.paths.monitor(metadata.id), plan.files)
+        _write_files(services.paths.monitor(metadata.id), plan.files, plan.request.user_map)
     with trace.stage("create sandbox"):
         handles = await services.runtime.create_sandbox(plan.request)
     ips: tuple[str, ...] = ()
@@ -170,8 +182,13 @@ async def _attach(services: Services, sandbox: Sandbox, handles: SandboxHandles)
     return result.ips
 
 
-def _write_files(directory: Path, files: Mapping[str, str]) -> None:
-    """What the pod's containers get as /etc/hosts and so on; in a tmpfs of ours."""
+def _write_files(directory: Path, files: Mapping[str, str], users: UserMap | None) -> None:
+    """What the pod's containers get as /etc/hosts and so on; in a tmpfs of ours.
+
+    users: the pod's, whose root gets them.
+    """
     directory.mkdir(mode=0o700, parents=True)
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
+        if users is not None:
+            os.chown(directory / name, users.uid, users.gid)

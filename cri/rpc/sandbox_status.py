@@ -30,7 +30,7 @@ async def pod_sandbox_status(
     response = api.PodSandboxStatusResponse(
         status=status_message(sandbox),
         # the pod as a whole at one moment, which kubelet compares with the times of events
-        containers_statuses=[container_status.status_message(services, one) for one in containers],
+        containers_statuses=container_status.pod_messages(services, containers),
         timestamp=services.events.now(),
     )
     if request.verbose:

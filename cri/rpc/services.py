@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.events import Events
+from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
+from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cri.config import Config
     from cri.paths import Paths
     from cri.store.store import Store
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
     from network.pod_network import PodNetwork
     from runtime.lifecycle import Runtime
     from runtime.spec import Spec
+
+
+EMBEDDED = {name: RuntimeHandler(name) for name in ("", DEFAULT_HANDLER)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Services:
     network: PodNetwork
     runtime: Runtime
     streams: StreamServer
+    handlers: Mapping[str, RuntimeHandler] = field(default_factory=lambda: EMBEDDED)  # by name
     events: Events = field(init=False)  # follows the store
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from cri.rpc.services import Services
     from cri.trace import Timeline
 
-# What every handler can do: there is one, the embedded runtime.
-FEATURES = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False)
-
 
 async def status(services: Services, request: api.StatusRequest) -> api.StatusResponse:
     """Conditions, handlers, features; with `verbose` a JSON text for each topic."""
     network = services.network.status()
+    user_namespaces = not services.runtime.user_namespace_refusal
     return api.StatusResponse(
         status=api.RuntimeStatus(
             conditions=[
@@ -40,10 +38,20 @@ async def status(services: Services, request: api.StatusRequest) -> api.StatusRe
             ]
         ),
         runtime_handlers=[
-            api.RuntimeHandler(name=name, features=FEATURES)
-            for name in services.config.handler_names
+            api.RuntimeHandler(
+                name=name,
+                features=api.RuntimeHandlerFeatures(
+                    recursive_read_only_mounts=handler.recursive_read_only,
+                    user_namespaces=handler.user_namespaces and user_namespaces,
+                ),
+            )
+            for name, handler in services.handlers.items()
         ],
-        features=api.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
+        features=api.RuntimeFeatures(
+            supplemental_groups_policy=True,
+            user_namespaces_host_network=user_namespaces,
+            mount_options=True,
+        ),
         info=_info(services) if request.verbose else {},
     )
 
@@ -59,6 +67,7 @@ def _info(services: Services) -> dict[str, str]:
             "sqlite": sqlite3.sqlite_version,
             "kernel": os.uname().release,
         },
+        "user_namespaces": {"refusal": services.runtime.user_namespace_refusal},
         "network": dataclasses.asdict(services.network.status()),
         "images": {
             "count": len(services.images.list()),

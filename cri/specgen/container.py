@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.specgen import mounts, namespaces, process, resources, security
+from cri.specgen import cdi, handler, mounts, namespaces, process, resources, security
 from runtime.cgroup.units import container_cgroup
 from runtime.spec import Linux, Process, Root, Spec
 
@@ -16,9 +16,12 @@ def spec(subject: Subject) -> Spec:
     """Raises InvalidRequest, NotImplementedYet: they name the field of the request."""
     config = subject.config
     security.check_privileged(subject)
-    security.refuse_unsupported(config)
+    cdi.refuse_hooks(subject.facts.injection)
     capabilities = security.capabilities(subject.security)
-    return Spec(
+    uid_mappings, gid_mappings = namespaces.id_mappings(
+        subject.sandbox.linux.security_context.namespace_options
+    )
+    made = Spec(
         process=Process(
             args=process.args(config, subject.image),
             cwd=process.cwd(config, subject.image),
@@ -28,11 +31,14 @@ def spec(subject: Subject) -> Spec:
             capabilities=capabilities,
             no_new_privileges=subject.security.no_new_privs,
             oom_score_adj=process.oom_score(config, subject.facts.lowest_oom_score),
+            apparmor_profile=subject.facts.apparmor_profile or None,
         ),
         root=Root(readonly=subject.security.readonly_rootfs),
         mounts=mounts.mounts(subject),
         linux=Linux(
             namespaces=namespaces.namespaces(subject),
+            uid_mappings=uid_mappings,
+            gid_mappings=gid_mappings,
             devices=subject.facts.devices,
             cgroups_path=container_cgroup(subject.cgroup_parent, subject.container_id),
             resources=resources.resources(subject),
@@ -41,3 +47,4 @@ def spec(subject: Subject) -> Spec:
             readonly_paths=security.readonly_paths(subject),
         ),
     )
+    return cdi.applied(handler.completed(made, subject), subject.facts.injection)

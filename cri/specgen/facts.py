@@ -9,12 +9,15 @@ import errno
 import functools
 import os
 import stat
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cri.errors import InvalidRequest, WrongState
-from cri.specgen import mounts, security
+from cri.cdi import injection
+from cri.errors import InvalidRequest, NotImplementedYet, WrongState
+from cri.specgen import apparmor, cdi, mounts, security
 from cri.specgen.subject import Facts
+from runtime.apparmor import profiles
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities
 from runtime.seccomp import profile
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _PERMISSIONS = frozenset("rwm")
 _OWN_DIRECTORIES = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
 _OWN_NODES = frozenset(("console", "ptmx"))
+SELINUX = "/sys/fs/selinux/enforce"  # there whenever SELinux is on
+MOST_LOOKED_AT = 16384  # files below a directory of devices; a large node's /dev has some thousand
 _SYS_RESOURCE = 1 << capabilities.NAMES.index("CAP_SYS_RESOURCE")
 
 
@@ -37,19 +42,25 @@ class Wanted:
     """What to look up and prepare.
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
-    node's configuration puts in place of the built-in one; progress: the paths that were looked at,
-    the last one is where it hangs, if it does.
+    node's configuration puts in place of the built-in one; apparmor_profile: what RuntimeDefault
+    is; cdi_spec_dirs: where devices that are asked for by name are described; progress: the paths
+    that were looked at, the last one is where it hangs, if it does; node_devices: a privileged
+    container gets all of them.
     """
 
     config: api.ContainerConfig
     log_directory: str = ""
     default_profile: str = ""
+    node_devices: bool = True
+    apparmor_profile: str = profiles.DEFAULT
+    cdi_spec_dirs: tuple[str, ...] = ()
     progress: list[str] = field(default_factory=list)
 
 
 def gather(wanted: Wanted) -> Facts:
     """Makes missing mount sources and the log directory. Blocks. Raises InvalidRequest."""
     config = wanted.config
+    _refuse_selinux(config)
     for index, mount in enumerate(mounts.requested(config)):
         wanted.progress.append(mount.source)
         _ensure_source(mount.source, f"config.mounts[{index}].host_path")
@@ -58,13 +69,18 @@ def gather(wanted: Wanted) -> Facts:
         _make_directory(wanted.log_directory, "config.log_path")
     wanted.progress.extend(device.host_path for device in config.devices)
     devices, rules = _requested_devices(config)
-    if config.linux.security_context.privileged:
+    if config.linux.security_context.privileged and wanted.node_devices:
         devices = (*_node_devices(), *devices)
+    named = cdi.requested(config)
+    if named:
+        wanted.progress.extend(wanted.cdi_spec_dirs)
     return Facts(
         devices=devices,
         device_rules=rules,
         seccomp=_seccomp(config, wanted.default_profile),
         lowest_oom_score=lowest_oom_score(),
+        injection=injection.resolve(named, wanted.cdi_spec_dirs),
+        apparmor_profile=_apparmor(config, wanted.apparmor_profile),
     )
 
 
@@ -120,6 +136,30 @@ def _seccomp(config: api.ContainerConfig, default_profile: str) -> Seccomp | Non
         raise InvalidRequest(field, str(error)) from error
 
 
+def _apparmor(config: api.ContainerConfig, default: str) -> str:
+    choice = apparmor.choice(config.linux.security_context)
+    if not choice.wanted:
+        return ""
+    try:
+        loaded = profiles.loaded() if profiles.enabled() else None
+    except OSError as error:
+        raise WrongState(f"the kernel's AppArmor profiles: {error}") from error
+    return apparmor.profile(choice, default, loaded)
+
+
+def _refuse_selinux(config: api.ContainerConfig) -> None:
+    """Where SELinux is on, a label must not be missing silently; elsewhere it means nothing."""
+    security = config.linux.security_context
+    if security.privileged or not os.path.exists(SELINUX):
+        return
+    asked = security.selinux_options
+    if asked.user or asked.role or asked.type or asked.level:
+        raise NotImplementedYet(
+            "config.linux.security_context.selinux_options: SELinux is on here, and podwright does "
+            "not label processes: leave them out"
+        )
+
+
 def _requested_devices(
     config: api.ContainerConfig,
 ) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
@@ -151,8 +191,12 @@ def _resolve(host_path: str, container_path: str, field: str) -> Iterator[Device
     except OSError as error:
         raise InvalidRequest(f"{field}.host_path", f"{host_path!r}: {error.strerror}") from error
     if stat.S_ISDIR(status.st_mode):
-        for path, device in _walk(os.path.realpath(host_path)):
-            yield _device(container_path.rstrip("/") + path, device)
+        try:
+            for path, device in _walk(os.path.realpath(host_path), MOST_LOOKED_AT):
+                yield _device(container_path.rstrip("/") + path, device)
+        except _TooMany:
+            text = f"{host_path!r} has more than {MOST_LOOKED_AT} files: name a directory below it"
+            raise InvalidRequest(f"{field}.host_path", text) from None
         return
     if not _is_device(status):
         raise InvalidRequest(f"{field}.host_path", f"{host_path!r} is no device")
@@ -163,9 +207,17 @@ def _node_devices() -> tuple[Device, ...]:
     return tuple(_device(f"/dev{path}", status) for path, status in _walk("/dev"))
 
 
-def _walk(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+class _TooMany(Exception):
+    """A directory with more files than we look at."""
+
+
+def _walk(directory: str, most: int = sys.maxsize) -> Iterator[tuple[str, os.stat_result]]:
     """All devices below a directory: their paths from it on, and their status. They may vanish."""
+    looked_at = 0
     for parent, directories, files in os.walk(directory):
+        looked_at += len(directories) + len(files)
+        if looked_at > most:
+            raise _TooMany
         directories[:] = sorted(name for name in directories if name not in _OWN_DIRECTORIES)
         for name in sorted(files):
             path = os.path.join(parent, name)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, NotImplementedYet
-from runtime.spec import Mount
+from cri.specgen.namespaces import id_mappings
+from runtime.spec import IdMapping, Mount
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cri.specgen.subject import Subject
 
 PROC = Mount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev"))
@@ -39,6 +42,8 @@ _EXTRA_OPTIONS = frozenset(("noexec", "nodev", "nosuid"))
 def mounts(subject: Subject) -> tuple[Mount, ...]:
     """In the order in which they are to be made: nothing covers what was mounted below it."""
     wanted = requested(subject.config)
+    _check_recursive(subject)
+    _check_user_namespace(subject, wanted)
     taken = {mount.destination for mount in wanted}
     wanted += [mount for mount in _pod_files(subject) if mount.destination not in taken]
     if subject.config.tty and "/dev" in taken and PTS.destination not in taken:
@@ -50,7 +55,10 @@ def mounts(subject: Subject) -> tuple[Mount, ...]:
         if mount.destination not in taken
         and not ("/dev" in taken and mount.destination.startswith("/dev/"))
     )
-    return (*usual, *wanted)
+    made = [*usual, *wanted]
+    ours = {mount.destination for mount in made}
+    more = (mount for mount in subject.handler.base.mounts if mount.destination not in ours)
+    return (*made[: len(made) - len(wanted)], *more, *wanted)
 
 
 def requested(config: api.ContainerConfig) -> list[Mount]:
@@ -59,7 +67,8 @@ def requested(config: api.ContainerConfig) -> list[Mount]:
 
 
 def _usual(subject: Subject) -> tuple[Mount, ...]:
-    mode = "rw" if subject.security.privileged else "ro"
+    writable = subject.security.privileged and not subject.handler.config.readonly_sysfs
+    mode = "rw" if writable else "ro"
     options = subject.sandbox.linux.security_context.namespace_options
     return (
         PROC,
@@ -98,6 +107,8 @@ def _requested(mount: api.Mount, index: int) -> Mount:
         type="bind",
         source=mount.host_path,
         options=(*options, *_extra(mount, field)),
+        uid_mappings=_ids(mount.uidMappings),
+        gid_mappings=_ids(mount.gidMappings),
     )
 
 
@@ -122,6 +133,19 @@ def _mode(mount: api.Mount, field: str) -> tuple[str, ...]:
     return ("rro",)
 
 
+def _check_recursive(subject: Subject) -> None:
+    """What the handler would pass over must not be missing silently."""
+    if subject.handler.recursive_read_only:
+        return
+    for index, mount in enumerate(subject.config.mounts):
+        if mount.recursive_read_only:
+            raise InvalidRequest(
+                f"config.mounts[{index}].recursive_read_only",
+                f"the runtime handler {subject.handler.name!r} doesn't know such mounts: its "
+                "program does not list rro in its features",
+            )
+
+
 def _extra(mount: api.Mount, field: str) -> tuple[str, ...]:
     for option in mount.mount_options:
         if option not in _EXTRA_OPTIONS:
@@ -135,7 +159,25 @@ def _refuse_unsupported(mount: api.Mount, field: str) -> None:
         raise NotImplementedYet(
             f"{field}.image: images as volumes are not supported yet (asked: {mount.image.image})"
         )
-    if mount.uidMappings or mount.gidMappings:
-        raise NotImplementedYet(
-            f"{field}.uidMappings, gidMappings: idmapped mounts are not supported yet"
-        )
+
+
+def _check_user_namespace(subject: Subject, wanted: Sequence[Mount]) -> None:
+    """Ids are mapped as the pod's are; and no mount leaves a user namespace for the node."""
+    pod = id_mappings(subject.sandbox.linux.security_context.namespace_options)
+    for index, mount in enumerate(wanted):
+        field = f"config.mounts[{index}]"
+        mapped = (mount.uid_mappings, mount.gid_mappings)
+        if mapped not in (((), ()), pod):
+            raise InvalidRequest(
+                f"{field}.uidMappings, gidMappings", "must be those of the pod's user namespace"
+            )
+        if pod != ((), ()) and "rshared" in mount.options:
+            raise InvalidRequest(
+                f"{field}.propagation",
+                "PROPAGATION_BIDIRECTIONAL: mounts that are made in a user namespace can't reach "
+                "the node; use PROPAGATION_HOST_TO_CONTAINER, or hostUsers: true",
+            )
+
+
+def _ids(mappings: Sequence[api.IDMapping]) -> tuple[IdMapping, ...]:
+    return tuple(IdMapping(item.container_id, item.host_id, item.length) for item in mappings)

@@ -17,7 +17,10 @@ EVERYTHING = DeviceRule(allow=True)
 
 def resources(subject: Subject) -> Resources:
     """In CRI zero means "not specified"; the devices every container has are the runtime's."""
-    rules = (EVERYTHING,) if subject.security.privileged else (NOTHING, *subject.facts.device_rules)
+    everything = (
+        subject.security.privileged and not subject.handler.config.privileged_without_host_devices
+    )
+    rules = (EVERYTHING,) if everything else (NOTHING, *subject.facts.device_rules)
     return translated(subject.config.linux.resources, "config.linux.resources", devices=rules)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, NotImplementedYet
-from cri.specgen.namespaces import refuse_user_namespace
+from cri.errors import InvalidRequest
+from cri.specgen.namespaces import user_map
 from network.result import PortMapping
 from runtime.cgroup import units
 from runtime.lifecycle import SandboxRequest
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cri.config import ContainersConfig
 
 _OPTIONS = "config.linux.security_context.namespace_options"
+_LAST_GROUP = 2**31 - 1  # as far as ping_group_range goes
 HOSTNAME_BYTES = 64  # HOST_NAME_MAX
 NAME_BYTES = 255  # NAME_MAX
 _PID = {api.POD: "pod", api.CONTAINER: "container", api.NODE: "node"}
@@ -54,7 +55,7 @@ def check(config: api.PodSandboxConfig) -> None:
     if not config.metadata.uid:
         raise InvalidRequest("config.metadata.uid", "empty")
     options = config.linux.security_context.namespace_options
-    refuse_user_namespace(options, _OPTIONS)
+    _check_user_namespace(options)
     if options.pid not in _PID:
         raise InvalidRequest(f"{_OPTIONS}.pid", "TARGET makes sense for a container only")
     for name, mode in (("network", options.network), ("ipc", options.ipc)):
@@ -68,12 +69,16 @@ def check(config: api.PodSandboxConfig) -> None:
         raise InvalidRequest(
             "config.hostname", f"{config.hostname!r} has more than {HOSTNAME_BYTES} bytes"
         )
-    apparmor = config.linux.security_context.apparmor
-    if apparmor.profile_type == api.SecurityProfile.Localhost:
-        raise NotImplementedYet(
-            "config.linux.security_context.apparmor: AppArmor is not supported yet "
-            f"(asked: {apparmor.localhost_ref})"
-        )
+
+
+def _check_user_namespace(options: api.NamespaceOption) -> None:
+    if user_map(options, _OPTIONS) is None:
+        return
+    for name, mode in (("pid", options.pid), ("ipc", options.ipc)):
+        if mode == api.NODE:
+            raise InvalidRequest(
+                f"{_OPTIONS}.{name}", "NODE: a pod with users of its own has this of its own too"
+            )
 
 
 def request(
@@ -90,6 +95,7 @@ def request(
         sysctls=sysctls(config, defaults.containers),
         cgroup_parent=cgroup_parent(sandbox_id, config, defaults),
         shm_bytes=defaults.containers.shm_bytes,
+        user_map=user_map(options, _OPTIONS),
     )
 
 
@@ -153,7 +159,9 @@ def sysctls(config: api.PodSandboxConfig, containers: ContainersConfig) -> Mappi
         if containers.unprivileged_ports:
             found["net.ipv4.ip_unprivileged_port_start"] = "0"
         if containers.unprivileged_ping:
-            found["net.ipv4.ping_group_range"] = "0 2147483647"
+            pod = user_map(options, _OPTIONS)
+            last = min(pod.gids - 1, _LAST_GROUP) if pod else _LAST_GROUP
+            found["net.ipv4.ping_group_range"] = f"0 {last}"
     for name, value in config.linux.sysctls.items():
         _check_sysctl(name, options)
         if "\0" in value:

@@ -1,4 +1,4 @@
-"""What a container may do: capabilities, seccomp, hidden paths; and what we can't confine it by."""
+"""What a container may do: capabilities, seccomp, hidden paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, NotImplementedYet
+from cri.errors import InvalidRequest
 from runtime.init.capabilities import NAMES
 from runtime.seccomp.profile import default_profile
 from runtime.spec import Capabilities
@@ -137,33 +137,6 @@ def readonly_paths(subject: Subject) -> tuple[str, ...]:
     if not subject.config.linux.HasField("security_context"):
         return READONLY_PATHS
     return tuple(subject.security.readonly_paths)
-
-
-def refuse_unsupported(config: api.ContainerConfig) -> None:
-    """A confinement or device that we can't give must not be missing silently."""
-    security = config.linux.security_context
-    if not security.privileged:
-        _refuse_apparmor(security)
-    annotated = [key for key in config.annotations if key.startswith("cdi.k8s.io/")]
-    if config.CDI_devices or annotated:
-        names = ", ".join([device.name for device in config.CDI_devices] + annotated)
-        raise NotImplementedYet(
-            f"config.CDI_devices: the Container Device Interface is not supported yet ({names})"
-        )
-
-
-def _refuse_apparmor(security: api.LinuxContainerSecurityContext) -> None:
-    if security.HasField("apparmor"):
-        asked = security.apparmor.profile_type != api.SecurityProfile.Unconfined
-        name = api.SecurityProfile.ProfileType.Name(security.apparmor.profile_type)
-    else:
-        name = security.apparmor_profile
-        asked = name not in ("", "unconfined")
-    if asked:
-        raise NotImplementedYet(
-            f"{_FIELD}.apparmor: AppArmor is not supported yet (asked: {name}); "
-            "ask for Unconfined, or for nothing"
-        )
 
 
 def _names(given: Iterable[str], field: str) -> frozenset[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cri.cdi.injection import NOTHING, Injection
+from cri.specgen.handler import RuntimeHandler
 from runtime.spec import Device, DeviceRule, Seccomp
 
 if TYPE_CHECKING:
@@ -20,13 +22,16 @@ class Facts:
 
     devices, device_rules: what the requested device paths turned out to be (privileged: all the
     node's); seccomp: the profile file that the request or the configuration names;
-    lowest_oom_score: what we may set at all.
+    lowest_oom_score: what we may set at all; injection: what devices asked for by name bring;
+    apparmor_profile: one that the kernel has, "" for none.
     """
 
     devices: tuple[Device, ...] = ()
     device_rules: tuple[DeviceRule, ...] = ()
     seccomp: Seccomp | None = None
     lowest_oom_score: int = -1000
+    injection: Injection = NOTHING
+    apparmor_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,8 @@ class Subject:
     """A container to be.
 
     hostname: the pod's; files: the directory with the pod's hosts, hostname and resolv.conf;
-    cgroup_parent: absolute cgroup path, under which the container gets its own.
+    cgroup_parent: absolute cgroup path, under which the container gets its own; handler: who runs
+    it.
     """
 
     container_id: str
@@ -45,6 +51,7 @@ class Subject:
     files: Path
     cgroup_parent: str
     facts: Facts = field(default_factory=Facts)
+    handler: RuntimeHandler = field(default_factory=RuntimeHandler)
 
     @property
     def security(self) -> api.LinuxContainerSecurityContext:

@@ -17,6 +17,9 @@ from typing import Protocol
 
 LINGER = 3.0  # seconds for a client to close what we have ended
 MOST_ANSWERS = 64 * 1024  # bytes of answers (to pings, say) to one who doesn't read them
+PIECES = (1024, 256 * 1024)  # bytes that are heard at once, at least and at most
+FIRST_PIECE = 16 * 1024
+LONG = 0.004  # seconds for a piece: the next one is half as large; a quarter of it: twice
 
 
 class Talk(Protocol):
@@ -83,6 +86,8 @@ class Peer(asyncio.Protocol):
         self._answering = False
         self._answers = 0
         self._active = time.monotonic()
+        self._unheard = b""
+        self._piece = FIRST_PIECE
         self._idle_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self.talk: Talk
@@ -112,7 +117,7 @@ class Peer(asyncio.Protocol):
     def hold(self, who: object) -> None:
         """Read no more until `who` (any hashable) releases. Idempotent."""
         self._holders.add(who)
-        if self._hung_up:
+        if self._hung_up and not self._unheard:
             self.abort("the client closed the connection")
         elif self._transport is not None and not self.gone:
             self._transport.pause_reading()
@@ -120,8 +125,11 @@ class Peer(asyncio.Protocol):
     def release(self, who: object) -> None:
         """Idempotent."""
         self._holders.discard(who)
-        if not self._holders and self._transport is not None and not self.gone:
-            self._transport.resume_reading()
+        self._read_on()
+
+    def again(self, data: bytes) -> None:
+        """For a `talk` that gives way to another while it hears: what it has left over."""
+        self._unheard = data + self._unheard
 
     def abort(self, reason: str) -> None:
         """End the connection now, whatever is still to be sent."""
@@ -137,6 +145,7 @@ class Peer(asyncio.Protocol):
         """
         self.talk = Deaf()
         self._holders.clear()
+        self._unheard = b""
         if self._transport is not None and not self.gone:
             self._transport.resume_reading()
             await self._until_out()
@@ -174,12 +183,41 @@ class Peer(asyncio.Protocol):
         self._idle_timer = self._loop.call_later(self._idle_timeout, self._look_whether_idle)
 
     def data_received(self, data: bytes) -> None:
-        self._active = time.monotonic()
+        waits = bool(self._unheard)
+        self._unheard = self._unheard + data if waits else data
+        if not waits:
+            self._hear()
+
+    def _hear(self) -> None:
+        """One piece; then others have the loop. A client may say in 256 KiB what takes a fifth of
+        a second to understand: frames of six bytes, say."""
+        if self.gone or not self._unheard:
+            return
+        began = self._active = time.monotonic()
+        piece, self._unheard = self._unheard[: self._piece], self._unheard[self._piece :]
         self._answering = True
-        self.talk.received(data)
+        self.talk.received(piece)
         self._answering = False
+        took = time.monotonic() - began
+        if took > LONG:
+            self._piece = max(self._piece // 2, PIECES[0])
+        elif took < LONG / 4:
+            self._piece = min(self._piece * 2, PIECES[1])
         if self._answers > MOST_ANSWERS:
             self.hold(self)
+        if self._unheard:
+            if self._transport is not None and not self.gone:
+                self._transport.pause_reading()
+            self._loop.call_soon(self._hear)
+        elif self._holders and self._hung_up:
+            self.abort("the client closed the connection")
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        reads = not self._holders and not self._unheard
+        if reads and self._transport is not None and not self.gone:
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -201,7 +239,7 @@ class Peer(asyncio.Protocol):
 
     def _on_hangup(self) -> None:
         self._hung_up = True
-        if self._holders:
+        if self._holders and not self._unheard:
             self.abort("the client closed the connection")
 
     def _look_whether_idle(self) -> None:

@@ -175,7 +175,7 @@ class StreamServer:
         self._streams.add(task)
         task.add_done_callback(self._ended)
         if rest:
-            asyncio.get_running_loop().call_soon(peer.data_received, rest)
+            peer.again(rest)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._streams.discard(task)

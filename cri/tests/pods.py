@@ -95,7 +95,7 @@ class Images:
         image = Image(IMAGE_ID, ("busybox:1",), (), 1, config, False, IMAGE_ID, 0)
         return image if text in ("busybox", IMAGE_ID) else None
 
-    def prepare(self, image_id: str, container_id: str) -> Overlay:
+    def prepare(self, image_id: str, container_id: str, owner: tuple[int, int] = (0, 0)) -> Overlay:
         upper, work = (self.path / container_id / name for name in ("upper", "work"))
         upper.mkdir(parents=True)
         work.mkdir()

@@ -104,10 +104,21 @@ def test_swap_is_noted(place: Place, swaps: str, level: Level) -> None:
 
 
 def test_an_enforcing_selinux_is_told(place: Place) -> None:
-    assert levels(kernel.security_modules, place) == []
+    assert levels(kernel.selinux, place) == []
     put(place.sys / "fs/selinux/enforce", "1")
+    assert levels(kernel.selinux, place) == [Level.WARN]
+
+
+def test_apparmor_without_our_profile_is_to_be_mended(place: Place) -> None:
+    assert levels(kernel.apparmor, place) == [Level.NOTE]
     put(place.sys / "module/apparmor/parameters/enabled", "Y\n")
-    assert levels(kernel.security_modules, place) == [Level.WARN, Level.NOTE]
+    [hidden] = kernel.apparmor(place)
+    assert (hidden.level, "securityfs" in hidden.remedy) == (Level.WARN, True)
+    put(place.sys / "kernel/security/apparmor/profiles", "/usr/bin/man (enforce)\n")
+    [missing] = kernel.apparmor(place)
+    assert (missing.level, "apt install apparmor" in missing.remedy) == (Level.WARN, True)
+    put(place.sys / "kernel/security/apparmor/profiles", "a (b) (enforce)\npodwright-default (x)\n")
+    assert levels(kernel.apparmor, place) == [Level.OK]
 
 
 @pytest.mark.parametrize(

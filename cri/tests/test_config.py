@@ -22,7 +22,14 @@ def test_the_defaults_are_what_the_printed_default_configuration_says() -> None:
     uncommented = re.sub(r"^#(?=\w+ = )", "", default_text(), flags=re.MULTILINE)
     assert parse(uncommented) == Config()
     assert parse(default_text()) == Config()
-    for section in ("network", "images", "cgroup", "containers", "streaming", "handlers.podwright"):
+    for section in (
+        "network",
+        "images",
+        "cgroup",
+        "containers",
+        "streaming",
+        "runtime.handlers.podwright",
+    ):
         assert f"[{section}]" in uncommented
 
 
@@ -66,8 +73,14 @@ def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
         ('rooot = "/x"', 1, "unknown key rooot: did you mean root?"),
         ("[network]\n\nmtuu = 1", 3, "unknown key network.mtuu: did you mean network.mtu?"),
         ("[network]\nxyzzy = 1", 2, "unknown key network.xyzzy: [network] knows enabled, bridge"),
-        ("[handlers.runc]\n", 1, "unknown key handlers.runc: [handlers] knows podwright"),
-        ("[handlers.podwright]\na = 1", 2, "[handlers.podwright] knows no keys"),
+        ("[runtime.handlers.runc]\npaht = '/x'", 2, "did you mean runtime.handlers.runc.path?"),
+        ("[runtime.handlers.x]\ntype = 'shim'", 2, "must be one of podwright, oci"),
+        ("[runtime.handlers.x]\npath = 'runc'", 2, "'runc': must be an absolute path"),
+        ("[runtime.handlers.X]\ntype = 'oci'", 1, "'X' can't be a handler: lower-case letters"),
+        ("[runtime.handlers]\nx = 1", 2, "is a table: write [runtime.handlers.x]"),
+        ("[runtime]\nhandlers = 1", 2, "is a table: write [runtime.handlers]"),
+        ("[runtime.handlers.x]\nhidden_mounts = ['a']", 2, "'a' is no absolute path of a mount"),
+        ("[runtime.handlers.x.default_annotations]\na = 1", 1, "expected a table of strings"),
         ('\n\nroot = "relative"', 3, "root = 'relative': must be an absolute path"),
         ("network = 1", 1, "network: is a table: write [network]"),
         ("root = 1", 1, "root: expected a string, got 1"),
@@ -129,7 +142,7 @@ def test_the_socket_is_in_the_state_directory_unless_said_otherwise() -> None:
 
 
 def test_the_default_handler_and_the_embedded_one_are_known() -> None:
-    assert Config().handler_names == ("", "podwright")
+    assert list(Config().handlers) == ["", "podwright"]
 
 
 def test_config_check_says_ok_or_what_is_wrong(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cri.api import api_pb2 as api
 from cri.errors import LimitReached
 from cri.events import Event, Events, Watcher, What
 from cri.rpc.container_events import event_message
+from cri.rpc.sandbox_status import pod_sandbox_status
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from cri.store.store import Store
@@ -294,6 +295,20 @@ async def test_who_comes_when_the_daemon_stops_is_sent_home(store: Store) -> Non
     events.close()
     with events.watch() as watcher:
         assert await read(watcher, 1) == []
+
+
+async def test_of_two_containers_with_one_name_the_newest_is_told_first(tmp_path: Path) -> None:
+    async with parts(tmp_path) as services:
+        pod = ready(services.store)
+        first = services.store.containers.add(container(pod)).id
+        with services.events.watch() as watcher:
+            second = services.store.containers.add(container(pod)).id
+            *_, event = await read(watcher, 4)
+        told = event_message(services, event)
+        request = api.PodSandboxStatusRequest(pod_sandbox_id=pod)
+        asked = await pod_sandbox_status(services, request)
+    for message in (told, asked):
+        assert [status.id for status in message.containers_statuses] == [second, first]
 
 
 async def test_a_message_has_the_statuses_without_which_kubelet_drops_it(tmp_path: Path) -> None:

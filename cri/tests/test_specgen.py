@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from cri.api import api_pb2 as api
-from cri.errors import CriFault, InvalidRequest, NotImplementedYet
+from cri.errors import CriFault, InvalidRequest
 from cri.specgen import container, mounts, namespaces, process, resources, security
 from cri.specgen.subject import Facts, Subject
 from image.manifest import ImageConfig, Platform
@@ -278,7 +278,7 @@ def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> No
         (api.Mount(container_path="/x", image=api.ImageSpec(image="i")), "images as volumes"),
         (
             api.Mount(container_path="/x", host_path="/y", uidMappings=[api.IDMapping(length=1)]),
-            "idmapped mounts",
+            "uidMappings, gidMappings: must be those of the pod's user namespace",
         ),
     ],
 )
@@ -328,26 +328,6 @@ def test_namespaces_that_contradict_the_pod_are_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem):
         namespaces.namespaces(subject(secured(namespace_options=options), pod))
-
-
-def test_user_namespaces_are_not_there_yet_and_it_says_so() -> None:
-    asked = Options(userns_options=api.UserNamespace(mode=api.POD))
-    with pytest.raises(NotImplementedYet, match="hostUsers: false"):
-        namespaces.refuse_user_namespace(asked, "x")
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        api.ContainerConfig(CDI_devices=[api.CDIDevice(name="vendor.com/gpu=0")]),
-        api.ContainerConfig(annotations={"cdi.k8s.io/x": "vendor.com/gpu=0"}),
-        secured(apparmor=Profile()),
-        secured(apparmor_profile="localhost/p"),
-    ],
-)
-def test_what_can_t_be_given_is_not_missing_silently(config: api.ContainerConfig) -> None:
-    with pytest.raises(NotImplementedYet):
-        security.refuse_unsupported(config)
 
 
 def limited(**fields: object) -> api.ContainerConfig:

@@ -152,7 +152,7 @@ def test_only_ports_of_the_node_are_asked_of_the_network() -> None:
         (config(hostname="h" * 65), "more than 64 bytes"),
         (
             config(api.NamespaceOption(userns_options=api.UserNamespace())),
-            "user namespaces are not supported yet",
+            "userns_options.uids: 0 ranges: there must be one",
         ),
     ],
 )

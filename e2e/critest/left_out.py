@@ -39,14 +39,6 @@ NOT_YET: Mapping[str, Sequence[str]] = {
         "NRI plugin synchronization should synchronize a newly connected plugin with existing pods and containers",
         "NRI pod sandbox lifecycle should receive RunPodSandbox, StopPodSandbox, and RemovePodSandbox in strict order with correct metadata",
     ),
-    "user namespaces: not yet": (
-        "Security Context UserNamespaces when Host idmap mount support is needed runtime should support NamespaceMode_POD",
-        "Security Context UserNamespaces when Host idmap mount support is not needed runtime should fail if container ID 0 is not mapped",
-        "Security Context UserNamespaces when Host idmap mount support is not needed runtime should fail if more than one mapping provided",
-        "Security Context UserNamespaces when Host idmap mount support is not needed runtime should fail with NamespaceMode_CONTAINER",
-        "Security Context UserNamespaces when Host idmap mount support is not needed runtime should fail with NamespaceMode_TARGET",
-        "Security Context UserNamespaces when Host idmap mount support is not needed runtime should support NamespaceMode_NODE",
-    ),
 }
 
 OFFLINE = {

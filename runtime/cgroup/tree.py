@@ -50,6 +50,9 @@ class Cgroup(Protocol):
     def kill(self) -> None:
         """SIGKILL to every process, those beneath included; doesn't wait for their end."""
 
+    def thaw(self) -> None:
+        """Let what was killed die, if somebody has frozen it; only v1 needs that."""
+
     def oom_kills(self) -> int: ...
 
     def memory(self) -> MemoryUsage: ...
@@ -97,6 +100,11 @@ def detect(root: Path = ROOT, *, mountinfo: Path = Path("/proc/self/mountinfo"))
             f"(mount -t cgroup2 none {root}), or start where one is"
         )
     return HierarchyV1({name: mounts[name] for name in CONTROLLERS if name in mounts})
+
+
+def mount_points(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[str]:
+    """Of all hierarchies, named ones and a hybrid's cgroup2 included."""
+    return [place for place, kind, _ in _mounts(mountinfo) if kind in ("cgroup", "cgroup2")]
 
 
 def _mounts(mountinfo: Path) -> list[tuple[str, str, frozenset[str]]]:

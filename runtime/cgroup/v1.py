@@ -110,7 +110,7 @@ class CgroupV1:
             if first in by_file and second in by_file:
                 notes += self._apply_pair(by_file.pop(first), by_file.pop(second))
         notes += [self._apply(setting) for setting in by_file.values()]
-        return tuple(note for note in notes if note)
+        return tuple(dict.fromkeys(note for note in notes if note))  # some have two files
 
     def _apply_pair(self, first: Setting, second: Setting) -> list[str | None]:
         """Either order may be the one in which no moment breaks the kernel's rule."""
@@ -161,15 +161,21 @@ class CgroupV1:
         """SIGKILL to every process, also to those that are being forked; doesn't wait for them."""
         if not self.pids():
             return
-        state = f"{self.directories.get('freezer', '')}/freezer.state"
         with contextlib.suppress(OSError):  # without a freezer, or gone meanwhile
-            _freeze(state)
+            _freeze(self._freezer_state)
         try:
             files.kill_listed(self.pids)
         finally:
-            with contextlib.suppress(OSError):
-                files.write(state, "THAWED")  # killed ones must run to die
+            self.thaw()  # killed ones must run to die
         files.kill_listed(self.pids)  # those that the freezer couldn't hold
+
+    def thaw(self) -> None:
+        with contextlib.suppress(OSError):
+            files.write(self._freezer_state, "THAWED")
+
+    @property
+    def _freezer_state(self) -> str:
+        return f"{self.directories.get('freezer', '')}/freezer.state"
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory; 0 without the cgroup."""

@@ -93,7 +93,7 @@ class CgroupV2:
     def update(self, limits: Limits) -> tuple[str, ...]:
         """Sets the limits, devices excepted, on a living cgroup. Answers as `create` does."""
         notes = [self._apply(setting) for setting in limits.settings]
-        return tuple(note for note in notes if note)
+        return tuple(dict.fromkeys(note for note in notes if note))  # some have two files
 
     def _apply(self, setting: Setting) -> str | None:
         return files.apply(self.directory, setting)
@@ -150,6 +150,9 @@ class CgroupV2:
             if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
                 raise
             files.kill_listed(self.pids)  # before Linux 5.14
+
+    def thaw(self) -> None:
+        """SIGKILL acts on what is frozen."""
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory; 0 without the cgroup."""

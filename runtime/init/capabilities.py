@@ -105,6 +105,13 @@ def held() -> CapabilityMasks:
     )
 
 
+def full() -> CapabilityMasks:
+    """What a process has that has just joined another user namespace: see user_namespaces(7)."""
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+        every = (1 << int(file.read()) + 1) - 1
+    return CapabilityMasks(bounding=every, effective=every, permitted=every)
+
+
 def attainable(wanted: CapabilityMasks, ours: CapabilityMasks) -> CapabilityMasks:
     """What of `wanted` a process with `ours` can hand on: nobody can give what he hasn't. Pure."""
     permitted = wanted.permitted & ours.permitted

@@ -17,6 +17,7 @@ class Surroundings:
     mount_ns_fd: the pod's mount namespace, in a copy of which the root is built (`sandbox.py`).
     pid_ns_fd: join this pid namespace; own_pid_namespace: make a new one instead.
     cgroup_fd: a cgroup v2 directory to be born in; tasks: v1's files to join by.
+    user_ns_fd: the pod's user namespace.
     subreaper: orphaned descendants become this process's children (for exec with a time-out).
     """
 
@@ -27,6 +28,7 @@ class Surroundings:
     cgroup_fd: int = -1
     tasks: tuple[int, ...] = ()
     subreaper: bool = False
+    user_ns_fd: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,13 @@ class Target:
 class Ourselves:
     """What the monitor finds out about itself once, so that no child has to.
 
-    held: its capabilities; ignored: signals it ignores (that survives execve); all_cpus: to undo an
-    affinity that systemd gave us, not the container, empty where there is none;
-    pid_ns_fd: its own pid namespace.
+    held: its capabilities; in_user_namespace: those that joining a user namespace gives;
+    ignored: signals it ignores (that survives execve); all_cpus: to undo an affinity that systemd
+    gave us, not the container, empty where there is none; pid_ns_fd: its own pid namespace.
     """
 
     held: CapabilityMasks
+    in_user_namespace: CapabilityMasks
     ignored: tuple[int, ...]
     all_cpus: tuple[int, ...]
     pid_ns_fd: int
@@ -83,7 +86,14 @@ class Context:
         self.report = report
         self.target = target
         self.identity = self.process.identity
+        self.user_ns_fd = surroundings.user_ns_fd
         self.stages: list[Stage] = []
+
+    @property
+    def held(self) -> CapabilityMasks:
+        """What this process has to hand on, when it becomes the container's."""
+        ourselves = self.ourselves
+        return ourselves.held if self.process.user_map is None else ourselves.in_user_namespace
 
     def warn(self, text: str) -> None:
         """For the monitor to log: something was asked for that couldn't be given."""

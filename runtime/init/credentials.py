@@ -10,8 +10,8 @@ import signal
 from runtime.init import capabilities
 from runtime.init.context import Context
 from runtime.linux import keyring, seccomp
-from runtime.linux.namespace import Clone, unshare
-from runtime.linux.process import Prctl, prctl, reset_signals
+from runtime.linux.namespace import Clone, setns, unshare
+from runtime.linux.process import Prctl, capset, make_files_as, prctl, reset_signals
 
 
 def reset(context: Context) -> None:
@@ -19,6 +19,12 @@ def reset(context: Context) -> None:
     reset_signals(context.ourselves.ignored)
     os.setsid()
     os.umask(0)  # modes are given exactly from here on; the process gets its own at the end
+    if (context.process.user_map is None) != (context.user_ns_fd < 0):
+        raise OSError(errno.EINVAL, "pod and container do not agree on a user namespace")
+    _leave_keyring()
+
+
+def _leave_keyring() -> None:
     try:
         keyring.new_session_keyring()
     except OSError as error:
@@ -60,6 +66,18 @@ def join_cgroup(context: Context) -> None:
         os.sched_setaffinity(0, context.ourselves.all_cpus)
 
 
+def make_files_theirs(context: Context) -> None:
+    """What is made in the container from here on, mount points say, belongs to its root.
+
+    In the node's user namespace, and as capable as before: nobody else could mount all that.
+    """
+    user_map = context.process.user_map
+    if user_map is not None:
+        ours = context.ourselves.held
+        make_files_as(user_map.uid, user_map.gid)
+        capset(ours.effective, ours.permitted, ours.inheritable)
+
+
 def leave_cgroup_namespace(context: Context) -> None:
     """Where we are now becomes the root of what the container sees."""
     if context.plan.cgroup_namespace:
@@ -80,10 +98,27 @@ def set_limits(context: Context) -> None:
             ) from None
 
 
+def enter_user_namespace(context: Context) -> None:
+    """Into the pod's; a container's mounts are copied once more, into a namespace which that owns.
+
+    The copy locks them (mount_namespaces(7)): root in there, even with CAP_SYS_ADMIN, neither takes
+    a mount of ours away to see what it covers, nor makes one writable that we made read-only.
+    """
+    if context.user_ns_fd < 0:
+        return
+    setns(context.user_ns_fd, Clone.NEWUSER)
+    os.close(context.user_ns_fd)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    if context.target is None:
+        unshare(Clone.NEWNS)
+    _leave_keyring()  # for one that belongs to somebody of that namespace
+
+
 def become(context: Context) -> None:
     """User, groups, capabilities; then, as that changed who we are, the death signal again."""
     process, identity = context.process, context.identity
-    ours = context.ourselves.held
+    ours = context.held
     final = capabilities.attainable(process.capabilities, ours)
     missing = process.capabilities.permitted & ~final.permitted
     if missing:
@@ -116,7 +151,7 @@ def filter_system_calls(context: Context) -> None:
     if not process.seccomp:
         return
     seccomp.install(process.seccomp, process.seccomp_flags)
-    final = capabilities.attainable(process.capabilities, context.ourselves.held)
+    final = capabilities.attainable(process.capabilities, context.held)
     if _extra(context) & ~(final.permitted & final.effective):
         try:
             capabilities.apply(final)

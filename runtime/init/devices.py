@@ -36,11 +36,13 @@ def populate(context: Context) -> None:
         os.mkdir(name.encode(), 0o755, dir_fd=fd)
     for name, link in dev.links:
         _link(fd, name.encode(), link.encode(), own=dev.own)
+    user_map = context.process.user_map
+    maker = (user_map.uid, user_map.gid) if user_map else (0, 0)
     for node in dev.nodes:
         if node.path.startswith(_DEV):
-            _make_node(fd, node, node.path[len(_DEV) :].encode(), own=dev.own)
+            _make_node(fd, node, node.path[len(_DEV) :].encode(), maker, own=dev.own)
         else:
-            _make_node(context.root_fd, node, node.path.encode(), own=False)
+            _make_node(context.root_fd, node, node.path.encode(), maker, own=False)
 
 
 def _link(directory: int, name: bytes, link: bytes, *, own: bool) -> None:
@@ -53,7 +55,10 @@ def _link(directory: int, name: bytes, link: bytes, *, own: bool) -> None:
         os.symlink(link, name, dir_fd=directory)
 
 
-def _make_node(directory: int, node: Node, name: bytes, *, own: bool) -> None:
+def _make_node(
+    directory: int, node: Node, name: bytes, maker: tuple[int, int], *, own: bool
+) -> None:
+    """maker: uid and gid of what this process makes."""
     parent = directory
     if b"/" in name:
         parent, name = resolve.parent_in_root(directory, name)
@@ -66,7 +71,7 @@ def _make_node(directory: int, node: Node, name: bytes, *, own: bool) -> None:
         os.mknod(name, node.mode, node.number, dir_fd=parent)
     except PermissionError as error:
         raise OSError(error.errno, f'device "{node.path}": the node forbids to make it') from None
-    if node.uid or node.gid:
+    if (node.uid, node.gid) != maker:
         os.chown(name, node.uid, node.gid, dir_fd=parent, follow_symlinks=False)
 
 

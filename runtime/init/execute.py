@@ -48,14 +48,26 @@ def enter_working_directory(context: Context) -> None:
 
 
 def arrange_descriptors(context: Context) -> None:
-    """0, 1, 2 are the process's; 3 is the channel; everything else is closed, really closed."""
+    """0, 1, 2 are the process's; 3 is the channel; everything else is closed, really closed.
+
+    But for the user namespace, which then is 4, and is closed when it has been joined.
+    """
     wanted = _stdio(context)
     for number, fd in enumerate(wanted):
         os.dup2(fd, number)
-    if context.identity.uid != 0:
-        _own_stdio(context.identity.uid)
+    user_map = context.process.user_map
+    uid = context.identity.uid + (user_map.uid if user_map else 0)
+    if uid != 0:
+        _own_stdio(uid)
+    first = _CHANNEL + 1
+    kept = context.user_ns_fd
+    if kept >= 0:
+        kept = fcntl.fcntl(kept, fcntl.F_DUPFD_CLOEXEC, first + 1)
     context.report.settle(_CHANNEL)
-    close_from(_CHANNEL + 1)
+    if kept >= 0:
+        os.dup2(kept, first, inheritable=False)
+        context.user_ns_fd, first = first, first + 1
+    close_from(first)
     if context.process.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

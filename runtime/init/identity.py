@@ -162,6 +162,18 @@ def settle(context: Context) -> None:
         account = accounts.by_uid(context.identity.uid)
         if account:
             context.identity = replace(context.identity, home=account.home)
+    _require_mapped(context)
+
+
+def _require_mapped(context: Context) -> None:
+    user_map, who = context.process.user_map, context.identity
+    if user_map is None:
+        return
+    if who.uid >= user_map.uids:
+        raise OSError(errno.EINVAL, f"user {who.uid}: the pod has the users 0..{user_map.uids - 1}")
+    group = max((who.gid, *who.groups))
+    if group >= user_map.gids:
+        raise OSError(errno.EINVAL, f"group {group}: the pod has the groups 0..{user_map.gids - 1}")
 
 
 def adopt(context: Context) -> None:

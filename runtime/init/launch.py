@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.init import steps
-from runtime.init.capabilities import held
+from runtime.init.capabilities import full, held
 from runtime.init.channel import Reporter
 from runtime.init.context import Context, Ourselves, Surroundings, Target
 from runtime.init.values import ContainerPlan, ProcessPlan
@@ -79,6 +79,7 @@ def warm_up() -> Ourselves:
     restricted = len(os.sched_getaffinity(0)) < cpus
     return Ourselves(
         held=held(),
+        in_user_namespace=full(),
         ignored=tuple(ignored),
         all_cpus=tuple(range(cpus)) if restricted else (),
         pid_ns_fd=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),

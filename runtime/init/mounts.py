@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from runtime.init import devices
+from runtime.init import devices, idmap
 from runtime.init.context import Context
 from runtime.init.values import MountKind, MountStep, Origin
 from runtime.linux import mount, resolve
@@ -22,11 +22,12 @@ _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 def open_sources(context: Context) -> None:
     """Bind mounts, cloned in the node's mount namespace, where their paths mean something."""
     context.sources = [
-        _open_source(step) if step.kind is MountKind.BIND else -1 for step in context.plan.mounts
+        _open_source(step, context.user_ns_fd) if step.kind is MountKind.BIND else -1
+        for step in context.plan.mounts
     ]
 
 
-def _open_source(step: MountStep) -> int:
+def _open_source(step: MountStep, user_ns_fd: int) -> int:
     try:
         fd = mount.clone_tree(AT_FDCWD, os.fsencode(step.source), recursive=step.recursive)
     except OSError as error:
@@ -35,6 +36,11 @@ def _open_source(step: MountStep) -> int:
     if step.origin is not Origin.ANY:
         _check_origin(step)
     _set_attributes(step, fd)
+    if step.mapped:
+        try:
+            idmap.apply(fd, step.source, user_ns_fd, recursive=step.recursive)
+        except OSError as error:
+            raise OSError(error.errno, f"{_names(step)}: {error.strerror}") from None
     return fd
 
 

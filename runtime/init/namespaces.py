@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from runtime.init import credentials
 from runtime.init.context import Context
 from runtime.linux.namespace import Clone, setns
 
@@ -19,3 +20,4 @@ def join(context: Context) -> None:
         setns(context.target.pidfd, _CONTAINERS)
     except ProcessLookupError:
         raise OSError(errno.ESRCH, "the container has exited") from None
+    credentials.make_files_theirs(context)

@@ -26,6 +26,7 @@ from runtime.init.values import (
     Node,
     Origin,
     RootPlan,
+    UserMap,
 )
 from runtime.linux.mount import MountAttr, Propagation
 from runtime.spec import Device, Mount, Rootfs, Spec
@@ -101,14 +102,14 @@ def container(
         if mount.type in ("cgroup", "cgroup2"):
             cgroup = _cgroup_mount(mount, path, cgroups or CgroupLayout())
         else:
-            mounts.append(_mount_step(mount, path))
+            mounts.append(_mount_step(mount, path, spec, first.user_map))
     if first.terminal and not any(step.source == "devpts" for step in mounts):
         raise InvalidSpec("process.terminal", "a terminal needs a mount of type devpts at /dev/pts")
     return ContainerPlan(
         process=first,
         root=_root(spec, rootfs),
         mounts=tuple(mounts),
-        dev=_dev(spec.linux.devices, mounts),
+        dev=_dev(spec.linux.devices, mounts, first.user_map),
         cgroup_mount=cgroup,
         cgroup_namespace=any(item.type == "cgroup" for item in spec.linux.namespaces),
         masked_paths=_paths(spec.linux.masked_paths, "linux.maskedPaths"),
@@ -149,7 +150,7 @@ def _root(spec: Spec, rootfs: Rootfs) -> RootPlan:
     )
 
 
-def _mount_step(mount: Mount, path: str) -> MountStep:
+def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -> MountStep:
     found = options.parse(mount.options, f"{path}.options")
     destination = _destination(mount.destination, f"{path}.destination")
     bind = found.bind or mount.type in ("bind", "none", "")
@@ -169,8 +170,41 @@ def _mount_step(mount: Mount, path: str) -> MountStep:
         inside_proc=destination in _PROC_FILES,
     )
     if bind:
-        return _bind(step, mount, path, found)
-    return _new(step, mount, path, found.parameters)
+        return replace(
+            _bind(step, mount, path, found), mapped=_is_mapped(mount, path, spec, user_map)
+        )
+    if mount.uid_mappings or mount.gid_mappings:
+        raise InvalidSpec(f"{path}.uidMappings", "only a bind mount can have its ids mapped")
+    return _new(step, mount, path, _mapped(found.parameters, user_map))
+
+
+def _is_mapped(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -> bool:
+    """Whether a bind mount's ids are mapped. They can be as the container's own, no other way."""
+    if not mount.uid_mappings and not mount.gid_mappings:
+        return False
+    linux = spec.linux
+    if user_map is None:
+        raise InvalidSpec(f"{path}.uidMappings", "given, but there is no user namespace")
+    if (mount.uid_mappings, mount.gid_mappings) != (linux.uid_mappings, linux.gid_mappings):
+        raise InvalidSpec(
+            f"{path}.uidMappings, gidMappings", "must be those of the container's user namespace"
+        )
+    return True
+
+
+def _mapped(
+    parameters: tuple[tuple[str, ...], ...], user_map: UserMap | None
+) -> tuple[tuple[str, ...], ...]:
+    """A new file system's parameters, with uid and gid (devpts, tmpfs) as the node knows them."""
+    if user_map is None:
+        return parameters
+    firsts = {"uid": user_map.uid, "gid": user_map.gid}
+    return tuple(
+        (key, str(firsts[key] + int(value)))
+        if key in firsts and value.isdecimal()
+        else (key, value)
+        for key, value in parameters
+    )
 
 
 def _destination(destination: str, path: str) -> str:
@@ -231,14 +265,21 @@ def _cgroup_mount(mount: Mount, path: str, layout: CgroupLayout) -> CgroupMount:
     return cgroup_mount(destination, found.attributes.set, layout)
 
 
-def _dev(devices: Iterable[Device], mounts: Iterable[MountStep]) -> Dev:
-    """The nodes of /dev: the default ones, and the spec's, which may replace those."""
+def _dev(devices: Iterable[Device], mounts: Iterable[MountStep], user_map: UserMap | None) -> Dev:
+    """The nodes of /dev: the default ones, and the spec's, which may replace those.
+
+    In a user namespace the default ones are its root's. The others are the node's devices: who may
+    open them, when their cgroup lets him, is decided by their owner and mode there.
+    """
     steps = tuple(mounts)
     if any(step.destination == "/dev" and step.kind is MountKind.BIND for step in steps):
         return Dev(own=False)
     below = (posixpath.split(step.destination) for step in steps if step.kind is not MountKind.BIND)
     directories = tuple(dict.fromkeys(name for parent, name in below if parent == "/dev"))
     nodes = {node.path: node for node in _DEFAULT_NODES}
+    if user_map is not None:
+        for path, node in nodes.items():
+            nodes[path] = replace(node, uid=user_map.uid, gid=user_map.gid)
     links = (*_DEV_LINKS, _PTMX_LINK) if "pts" in directories else _DEV_LINKS
     ours = {f"/dev/{name}" for name, _ in links} | {f"/dev/{name}" for name in directories}
     for index, device in enumerate(devices):

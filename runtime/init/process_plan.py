@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities
-from runtime.init.values import Identity, ProcessPlan, RlimitPlan
-from runtime.spec import Process, Rlimit, Spec, User, UserLookup
+from runtime.init.values import Identity, ProcessPlan, RlimitPlan, UserMap
+from runtime.spec import IdMapping, Linux, Process, Rlimit, Spec, User, UserLookup
 
 SPEC_ALLOW = 4  # SECCOMP_FILTER_FLAG_SPEC_ALLOW: a filter alone must not slow the CPU down
 MAX_ID = 2**32 - 2  # 2**32 - 1 is (uid_t) -1: "leave it"
@@ -67,6 +67,7 @@ def process(
         identity=identity or _identity(wanted.user),
         lookup=None if identity else _lookup(wanted),
         home_lookup=not knows_home and not (identity and identity.home),
+        user_map=user_map(spec.linux),
         umask=_umask(wanted.user),
         capabilities=capabilities.masks(wanted.capabilities),
         rlimits=_rlimits(wanted.rlimits),
@@ -74,6 +75,7 @@ def process(
         oom_score_adj=_oom_score(wanted.oom_score_adj),
         seccomp=seccomp_program,
         seccomp_flags=seccomp_flags if seccomp_program else 0,
+        apparmor_profile=checked_text(wanted.apparmor_profile or "", "process.apparmorProfile"),
     )
 
 
@@ -113,6 +115,29 @@ def _lookup(wanted: Process) -> UserLookup | None:
         checked_id(lookup.group, "process.userLookup.group")
     _groups(lookup.supplemental, "process.userLookup.supplemental")
     return lookup
+
+
+def user_map(linux: Linux) -> UserMap | None:
+    """The user namespace of a spec; None: the node's. Raises InvalidSpec."""
+    if not any(item.type == "user" for item in linux.namespaces):
+        if linux.uid_mappings or linux.gid_mappings:
+            raise InvalidSpec("linux.uidMappings", "given, but there is no user namespace")
+        return None
+    users = _range(linux.uid_mappings, "linux.uidMappings")
+    groups = _range(linux.gid_mappings, "linux.gidMappings")
+    return UserMap(users.host_id, groups.host_id, users.size, groups.size)
+
+
+def _range(mappings: tuple[IdMapping, ...], path: str) -> IdMapping:
+    """The one range that a user namespace may have: from 0 on, the node's root not among it."""
+    if len(mappings) != 1:
+        raise InvalidSpec(path, f"{len(mappings)} ranges; one is supported")
+    (only,) = mappings
+    if only.container_id != 0:
+        raise InvalidSpec(path, f"begins with {only.container_id}: 0 must be mapped")
+    if only.host_id < 1 or only.size < 1 or only.host_id + only.size - 1 > MAX_ID:
+        raise InvalidSpec(path, f"{only.size} ids from {only.host_id} on are not in 1..{MAX_ID}")
+    return only
 
 
 def _umask(user: User) -> int:

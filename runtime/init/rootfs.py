@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 
+from runtime.errors import RuntimeFault
+from runtime.init import credentials, idmap, user_namespace
 from runtime.init.context import Context
-from runtime.init.values import RootPlan
+from runtime.init.values import RootPlan, UserMap
 from runtime.linux import mount
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 
 _RDONLY = int(MountAttr.RDONLY)
 _PAGE = 4096
+_MAX = 2**32 - 2  # the largest id there is, and nobody's
+_LAYER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUILD_AT = b"/root"  # an empty directory of the pod's mount namespace: see sandbox.py
 
 
 def make_root(context: Context) -> None:
     """A detached mount of the root file system, of directories in the node's namespace."""
     root = context.plan.root
-    if root.lower:
-        context.root_fd = _overlay(root)
+    if root.lower and context.user_ns_fd >= 0:
+        context.root_fd = mapped_overlay(root, context.user_ns_fd)
+    elif root.lower:
+        context.root_fd = overlay(root)
     else:
-        context.root_fd = _bind(root.path)
+        context.root_fd = bind(root.path)
 
 
-def _bind(path: str) -> int:
+def bind(path: str) -> int:
+    """A detached clone of what is at a path of the node."""
     try:
         fd = mount.clone_tree(AT_FDCWD, os.fsencode(path), recursive=True)
     except FileNotFoundError:
@@ -34,7 +43,75 @@ def _bind(path: str) -> int:
     return fd
 
 
-def _overlay(root: RootPlan) -> int:
+def mapped_overlay(root: RootPlan, user_ns_fd: int) -> int:
+    """An overlay whose lower directories belong to the users of a user namespace.
+
+    overlayfs itself can't have its ids mapped, but it takes layers of mounts that have. One mount
+    for all layers of a directory, attached nowhere.
+    """
+    clones: dict[str, int] = {}
+    lower = []
+    for path in root.lower:
+        parent, name = os.path.split(path)
+        if parent not in clones:
+            clones[parent] = idmap.clone(parent, user_ns_fd)
+        try:
+            fd = os.open(name, _LAYER, dir_fd=clones[parent])
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, f'the layer directory "{path}" is missing') from None
+        lower.append(f"/proc/self/fd/{fd}")
+    try:
+        return overlay(replace(root, lower=tuple(lower)))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return overlay_of_attached(root, clones)
+
+
+def mapping_refusal(first: str, second: str) -> str:
+    """Why layers in the directory of these two can't be mapped on this node; "" if they can.
+
+    Tries it, with a namespace that is gone afterwards. For the spawner: it has one thread.
+    """
+    try:
+        user_ns_fd = user_namespace.enter(UserMap(_MAX, _MAX, 1, 1), 0, lambda: None)
+        os.close(mapped_overlay(RootPlan((first, second)), user_ns_fd))
+        os.close(user_ns_fd)
+    except OSError as error:
+        return error.strerror or str(error)
+    except RuntimeFault as error:
+        return str(error)
+    return ""
+
+
+def overlay_of_attached(root: RootPlan, clones: Mapping[str, int]) -> int:
+    """For Linux before 6.15, which takes no layers of mounts that are attached nowhere.
+
+    They are for a moment, over the directories that they are clones of, in a copy of the node's
+    mount namespace that nobody else sees; to copy that is what makes this way slow.
+    """
+    node = _leave_mounts()
+    for path, fd in clones.items():
+        mount.move_mount(fd, AT_FDCWD, os.fsencode(path))
+    try:
+        return overlay(root)
+    finally:
+        setns(node, Clone.NEWNS)
+        os.close(node)
+
+
+def _leave_mounts() -> int:
+    """Into a copy of the node's mount namespace; answers the way back."""
+    node = os.open(b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    unshare(Clone.NEWNS)
+    slash = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
+    mount.mount_setattr(slash, propagation=mount.Propagation.PRIVATE, recursive=True)
+    os.close(slash)
+    return node
+
+
+def overlay(root: RootPlan) -> int:
+    """A detached overlay of a plan's directories."""
     try:
         return mount.new_mount(b"overlay", _parameters(root))
     except OSError as error:
@@ -97,10 +174,7 @@ def _overlay_by_path(root: RootPlan) -> int:
     if len(options) >= _PAGE or any(sign in lower for sign in ("\\", ",")):
         text = f"{len(root.lower)} layers are too many for this kernel; Linux 6.5 takes 500"
         raise OSError(errno.E2BIG, text)
-    node = os.open(b"/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    unshare(Clone.NEWNS)
-    slash = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
-    mount.mount_setattr(slash, propagation=mount.Propagation.PRIVATE, recursive=True)
+    node = _leave_mounts()
     os.chdir(base)
     target = os.fsencode(root.work or root.lower[0])
     mount.mount(b"overlay", target, b"overlay", 0, os.fsencode(options))
@@ -118,6 +192,7 @@ def enter(context: Context) -> None:
     setns(context.surroundings.mount_ns_fd, Clone.NEWNS)
     unshare(Clone.NEWNS)
     mount.move_mount(context.root_fd, AT_FDCWD, _BUILD_AT)
+    credentials.make_files_theirs(context)
 
 
 def finish_readonly(context: Context) -> None:

@@ -1,8 +1,9 @@
 """A pod's namespaces: made by the spawner, held by the monitor's membership and descriptors.
 
 The spawner moves into new network, IPC and UTS namespaces, forks the monitor, and goes home: so the
-monitor is born in them, and every process that it forks. All stay in the node's mount namespace.
-Beside that there is
+monitor is born in them, and every process that it forks. All stay in the node's mount namespace,
+and in its user namespace: where the pod has one of its own (`user_namespace.py`), it owns those
+three, and only what becomes a container's process joins it. Beside that there is
 
     holder      one a node, made by the spawner: a mount namespace with an empty tmpfs as its root
     pod mounts  one a pod: a copy of the holder (one mount to copy, however many the node has)
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runtime.errors import InitFailed, RuntimeFault
+from runtime.init import user_namespace
+from runtime.init.values import UserMap
 from runtime.linux import mount
 from runtime.linux.fds import close_all
 from runtime.linux.mount import AT_FDCWD, MountAttr
@@ -48,6 +51,8 @@ class Request(Protocol):
     def sysctls(self) -> object: ...
     @property
     def shm_bytes(self) -> int: ...
+    @property
+    def user_map(self) -> UserMap | None: ...
 
 
 @dataclass(slots=True)
@@ -60,11 +65,12 @@ class PodNamespaces:
     mount_fd: int
     netns_fd: int = -1
     netlink_fd: int = -1
+    user_fd: int = -1
     stages: list[tuple[str, int, int]] = field(default_factory=list)
 
     def close(self) -> None:
         """In the spawner, once the monitor has its own."""
-        close_all((self.mount_fd, self.netns_fd, self.netlink_fd))
+        close_all((self.mount_fd, self.netns_fd, self.netlink_fd, self.user_fd))
 
 
 def make_holder() -> int:
@@ -124,18 +130,28 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
         flags |= Clone.NEWNET | Clone.NEWUTS  # the node's network comes with the node's name
     if request.ipc == "pod":
         flags |= Clone.NEWIPC
-    unshare(flags)
+    if request.user_map is None:
+        unshare(flags)
+    else:
+        namespaces.user_fd = user_namespace.enter(
+            request.user_map, flags, lambda: _set_sysctls(request)
+        )
     mark("unshare namespaces")
     if request.network == "pod":
-        socket.sethostname(request.hostname)
-        namespaces.netns_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.netlink_fd = _netlink_socket()
-        pin(netns_path)
+        try:
+            socket.sethostname(request.hostname)
+            namespaces.netns_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            namespaces.netlink_fd = _netlink_socket()
+            pin(netns_path)
+        except OSError:
+            namespaces.close()
+            raise
     mark("pin network namespace")
     try:
-        _set_sysctls(request)
+        if request.user_map is None:
+            _set_sysctls(request)
         if request.ipc == "pod":
-            namespaces.mount_fd = _pod_mounts(holder_fd, request.shm_bytes)
+            namespaces.mount_fd = _pod_mounts(holder_fd, request.shm_bytes, request.user_map)
         else:
             namespaces.mount_fd = os.dup(holder_fd)
         mark("mount shared memory")
@@ -189,13 +205,15 @@ def _netlink_socket() -> int:
     return opened.detach()
 
 
-def _pod_mounts(holder_fd: int, shm_bytes: int) -> int:
+def _pod_mounts(holder_fd: int, shm_bytes: int, user_map: UserMap | None = None) -> int:
     """A mount namespace like the holder, with the pod's shared memory at SHM."""
     namespaces = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     node = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
     attributes = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
-    parameters = ((b"mode", b"1777"), (b"size", b"%d" % shm_bytes))
-    shm = mount.new_mount(b"tmpfs", parameters, attributes)
+    parameters = [(b"mode", b"1777"), (b"size", b"%d" % shm_bytes)]
+    if user_map is not None:
+        parameters += [(b"uid", b"%d" % user_map.uid), (b"gid", b"%d" % user_map.gid)]
+    shm = mount.new_mount(b"tmpfs", tuple(parameters), attributes)
     try:
         setns(holder_fd, Clone.NEWNS)
         unshare(Clone.NEWNS)
@@ -237,22 +255,29 @@ def sysctl_path(name: str) -> str:
     return "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
 
 
-def start_reaper() -> tuple[int, int]:
-    """The shared pid namespace, and a pidfd of its first process, which does nothing but reap."""
+def start_reaper(user_ns_fd: int = -1) -> tuple[int, int]:
+    """The shared pid namespace, and a pidfd of its first process, which does nothing but reap.
+
+    user_ns_fd: the pod's user namespace; it lives in there.
+    """
     pid, pidfd = clone3(Clone.NEWPID)
     if pid == 0:
-        _reap_forever()
+        _reap_forever(user_ns_fd)
     return os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), pidfd
 
 
-def _reap_forever() -> None:
+def _reap_forever(user_ns_fd: int) -> None:
     """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN.
 
     It handles no signal, so that none from inside reaches it: with it all of the pod would end.
     """
+    set_title(b"podwright-reaper")
+    if user_ns_fd >= 0:
+        setns(user_ns_fd, Clone.NEWUSER)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
     close_from(3)  # the daemon must see the monitor's end by its sockets
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    set_title(b"podwright-reaper")
     while True:
         signal.pause()

@@ -1,4 +1,8 @@
-"""Masked and read-only paths: by descriptor, so that nobody can swap what is being covered."""
+"""Masked and read-only paths: by descriptor, so that nobody can swap what is being covered.
+
+And the AppArmor profile: asked for while /proc is still the node's, so that no image can put
+something else in its place (CVE-2019-16884).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,23 @@ from runtime.linux.mount import AT_FDCWD, MountAttr
 _EMPTY_DIRECTORY = ((b"nr_inodes", b"1"), (b"mode", b"755"))  # and nothing can be made in it
 _RDONLY = int(MountAttr.RDONLY)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+# Where AppArmor shares the kernel with another module the second one may be that module's.
+_AT_EXEC = ("/proc/self/attr/apparmor/exec", "/proc/self/attr/exec")
+
+
+def request_profile(context: Context) -> None:
+    """Has the kernel confine us from the execve on, and no step before it."""
+    profile = context.process.apparmor_profile
+    if not profile:
+        return
+    path = _AT_EXEC[0] if os.path.exists(_AT_EXEC[0]) else _AT_EXEC[1]
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.write(fd, b"exec " + os.fsencode(profile))
+        os.close(fd)
+    except OSError as error:
+        why = "it is not loaded" if error.errno == errno.ENOENT else "the kernel refuses it"
+        raise OSError(error.errno, f'the AppArmor profile "{profile}": {why}') from None
 
 
 def open_null(context: Context) -> None:

@@ -31,6 +31,7 @@ CONTAINER: tuple[Step, ...] = (
     # in the node's mount namespace
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
+    ("apparmor", security.request_profile),
     ("root file system", rootfs.make_root),
     ("identity", identity.settle),
     ("mount sources", mounts.open_sources),
@@ -52,6 +53,7 @@ CONTAINER: tuple[Step, ...] = (
     ("current directory", execute.enter_working_directory),
     ("descriptors", execute.arrange_descriptors),
     ("limits", credentials.set_limits),
+    ("user namespace", credentials.enter_user_namespace),
     ("credentials", credentials.become),
     ("ready", execute.tell_ready),
     ("seccomp", credentials.filter_system_calls),
@@ -61,6 +63,7 @@ CONTAINER: tuple[Step, ...] = (
 PROCESS: tuple[Step, ...] = (
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
+    ("apparmor", security.request_profile),
     ("identity", identity.adopt),
     ("cgroup", credentials.join_cgroup),
     ("namespaces", namespaces.join),
@@ -71,6 +74,7 @@ PROCESS: tuple[Step, ...] = (
     ("current directory", execute.enter_working_directory),
     ("descriptors", execute.arrange_descriptors),
     ("limits", credentials.set_limits),
+    ("user namespace", credentials.enter_user_namespace),
     ("credentials", credentials.become),
     ("ready", execute.tell_ready),
     ("seccomp", credentials.filter_system_calls),

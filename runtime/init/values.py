@@ -31,6 +31,16 @@ class Origin(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class UserMap:
+    """A pod's user namespace: its users from 0 on are the node's from `uid` on, `uids` of them."""
+
+    uid: int
+    gid: int
+    uids: int
+    gids: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attributes:
     """An argument of mount_setattr: bits to set, bits to clear."""
 
@@ -52,7 +62,8 @@ class MountStep:
     attributes: of this mount; tree: of it and all below it; propagation: 0 keeps what it is;
     late_readonly: made read-only only when everything below it is mounted;
     real_directory: no symbolic link may lead to the destination (proc, sysfs: CVE-2019-19921);
-    inside_proc: the destination is one of the few files in /proc that may be covered.
+    inside_proc: the destination is one of the few files in /proc that may be covered;
+    mapped: files belong to the users of the pod's user namespace (an idmapped mount).
     """
 
     kind: MountKind
@@ -68,6 +79,7 @@ class MountStep:
     late_readonly: bool = False
     real_directory: bool = False
     inside_proc: bool = False
+    mapped: bool = False
 
     def describe(self) -> str:
         """For people: `bind /data -> /mnt`, `tmpfs -> /dev/shm`."""
@@ -170,6 +182,7 @@ class ProcessPlan:
     identity: as far as it is known; lookup: what is to be looked up in the image's files instead
     (an exec'ed process takes the container's identity: see `launch.Target`).
     home_lookup: HOME is missing in env and the identity's home is not known yet.
+    user_map: of the user namespace that it joins, in which all ids here are meant.
     seccomp: the BPF program, empty: none; seccomp_flags: for seccomp(2).
     """
 
@@ -182,6 +195,7 @@ class ProcessPlan:
     identity: Identity = Identity()
     lookup: UserLookup | None = None
     home_lookup: bool = False
+    user_map: UserMap | None = None
     umask: int = 0o022
     capabilities: CapabilityMasks = CapabilityMasks()
     rlimits: tuple[RlimitPlan, ...] = ()
@@ -189,6 +203,7 @@ class ProcessPlan:
     oom_score_adj: int | None = None
     seccomp: bytes = b""
     seccomp_flags: int = 0
+    apparmor_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class MountAttr(enum.IntFlag):
     NOATIME = 0x00000010
     STRICTATIME = 0x00000020
     NODIRATIME = 0x00000080
+    IDMAP = 0x00100000
     NOSYMFOLLOW = 0x00200000
 
 
@@ -142,10 +143,14 @@ def mount_setattr(
     clear: int = 0,
     propagation: int = 0,
     recursive: bool = False,
+    user_ns_fd: int = 0,
 ) -> None:
-    """Changes attributes (of MountAttr) and propagation of a mount, or of its whole tree."""
+    """Changes attributes (of MountAttr) and propagation of a mount, or of its whole tree.
+
+    user_ns_fd: for IDMAP, and only of a mount that was never attached.
+    """
     flags = _AT_EMPTY_PATH | _AT_RECURSIVE if recursive else _AT_EMPTY_PATH
-    packed = _MOUNT_ATTR.pack(attributes, clear, propagation, 0)
+    packed = _MOUNT_ATTR.pack(attributes, clear, propagation, user_ns_fd)
     _mount_setattr(mount, b"", flags, packed, _MOUNT_ATTR.size)
 
 

@@ -44,6 +44,8 @@ _close_range = syscall("close_range", 436, Unsigned, Unsigned, Unsigned)
 _capset = declare("capset", Pointer, Pointer)
 _signal = declare("signal", Integer, Pointer)
 _sigprocmask = declare("sigprocmask", Integer, Text, Pointer)
+_setfsuid = declare("setfsuid", Unsigned)
+_setfsgid = declare("setfsgid", Unsigned)
 _signalfd = declare("signalfd", Integer, Text, Integer)
 
 CLOSE_RANGE_CLOEXEC = 4
@@ -161,6 +163,15 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         ctypes.cast(ctypes.c_char_p(header), ctypes.c_void_p),
         ctypes.cast(ctypes.c_char_p(body), ctypes.c_void_p),
     )
+
+
+def make_files_as(uid: int, gid: int) -> None:
+    """Whatever this process makes from now on belongs to them. See setfsuid(2).
+
+    The kernel takes the capabilities away that have to do with files: `capset` gives them back.
+    """
+    _setfsgid(gid)
+    _setfsuid(uid)
 
 
 def close_from(first: int, *, cloexec: bool = False) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -32,6 +33,7 @@ Packet = tuple[Message, list[int]]
 OnExit = Callable[[ContainerExit], None]
 OnLost = Callable[[], None]
 PATIENCE = 60.0
+LINGER = 10.0  # seconds for what was given up while it began to be gone
 
 
 class Conversation:
@@ -42,9 +44,22 @@ class Conversation:
         self.request = request
         self._client = client
         self._heard: asyncio.Queue[Packet | MonitorLost] = asyncio.Queue()
+        self._over = False  # the last word has been said
+        self._told_over: Callable[[], None] | None = None
+        self.sent = False
 
     def hear(self, packet: Packet | MonitorLost) -> None:
         self._heard.put_nowait(packet)
+        if isinstance(packet, MonitorLost) or "open" not in packet[0]:
+            self._over = True
+            if self._told_over is not None:
+                self._told_over()
+
+    def when_over(self, told: Callable[[], None]) -> None:
+        """Nobody else listens any more."""
+        self._told_over = told
+        if self._over:
+            told()
 
     async def begun(self, opened: type[T]) -> tuple[T, list[int]]:
         """It has begun: what was said, and the descriptors, which are the caller's."""
@@ -107,15 +122,29 @@ class MonitorClient:
         self._open = True
         self._sending = asyncio.Lock()  # one may wait until the socket is writable
         self._writable: asyncio.Future[None] | None = None
+        self._untold: deque[Message] = deque()  # what `tell` could not send at once
 
     def keep(self) -> None:
         """Tells a new monitor that it is known, and to live on whatever becomes of us."""
         self.tell(Keep())
 
     def tell(self, request: Request) -> None:
-        """Sends what is never answered. A monitor that can't hear it now never does."""
-        with contextlib.suppress(OSError):
-            fds.send(self._connection, {"id": 0, "do": WORDS[type(request)], **_fields(request)})
+        """Sends what is never answered; when there is room, if the monitor is busy."""
+        if self._open:
+            self._untold.append({"id": 0, "do": WORDS[type(request)], **_fields(request)})
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        while self._untold:
+            try:
+                fds.send(self._connection, self._untold[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._connection, self._on_writable)
+                return
+            except OSError:  # it is gone, which the reader notices
+                self._untold.clear()
+                return
+            self._untold.popleft()
 
     async def ask(
         self,
@@ -143,16 +172,18 @@ class MonitorClient:
         request: ExecStream | Attach,
         opened: type[T],
         descriptors: Sequence[int],
-        *,
-        patience: float = PATIENCE,
+        keep: Callable[[], Callable[[], None]],
     ) -> tuple[T, list[int], Conversation]:
         """Begins what lasts, until `ended` of the conversation; `release` it then.
 
-        Answers what was said, and descriptors that are the caller's.
+        Answers what was said, and descriptors that are the caller's. If it is given up meanwhile
+        it has to be killed, and must not end by itself before, at an input that has ended or an
+        output that nobody reads: then what it left behind would not be found. So what `keep`
+        answers, once asked, is called when it has gone.
         """
         talk = Conversation(self, next(self._numbers), request)
-        with self._undoing(talk), _patient(request, patience):
-            async with asyncio.timeout(patience):
+        with self._undoing(talk, keep), _patient(request, PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 await self._send(talk, descriptors)
                 said, received = await talk.begun(opened)
         return said, received, talk
@@ -169,8 +200,9 @@ class MonitorClient:
             self._loop.remove_reader(self._connection)
             self._loop.remove_writer(self._connection)
             self._connection.close()
+            self._untold.clear()
             self._wake()
-            for talk in self._talks.values():
+            for talk in tuple(self._talks.values()):
                 talk.hear(MonitorLost("the connection was closed"))
 
     @contextlib.contextmanager
@@ -182,7 +214,9 @@ class MonitorClient:
         self.release(talk)
 
     @contextlib.contextmanager
-    def _undoing(self, talk: Conversation) -> Iterator[None]:
+    def _undoing(
+        self, talk: Conversation, keep: Callable[[], Callable[[], None]] | None = None
+    ) -> Iterator[None]:
         """Listens from here on; after a failure no longer. Given up, the monitor is told."""
         self._talks[talk.number] = talk
         try:
@@ -190,8 +224,20 @@ class MonitorClient:
         except BaseException as error:
             if isinstance(error, (asyncio.CancelledError, MonitorSilent)):
                 talk.abandon()
+                if keep is not None and talk.sent:
+                    self._let_end(talk, keep())
+                    raise
             self.release(talk)
             raise
+
+    def _let_end(self, talk: Conversation, gone: Callable[[], None]) -> None:
+        def over() -> None:
+            timer.cancel()
+            self.release(talk)
+            gone()
+
+        timer = self._loop.call_later(LINGER, over)
+        talk.when_over(over)
 
     async def _send(self, talk: Conversation, descriptors: Sequence[int]) -> None:
         word = WORDS[type(talk.request)]
@@ -199,6 +245,7 @@ class MonitorClient:
         async with self._sending:
             while not self._try_to_send(message, descriptors):
                 await self._until_writable()
+            talk.sent = True
 
     def _try_to_send(self, message: Mapping[str, object], descriptors: Sequence[int]) -> bool:
         if not self._open:
@@ -214,13 +261,16 @@ class MonitorClient:
     async def _until_writable(self) -> None:
         """Returns as well when the connection is closed."""
         self._writable = self._loop.create_future()
-        self._loop.add_writer(self._connection, self._wake)
+        self._loop.add_writer(self._connection, self._on_writable)
         try:
             await self._writable
         finally:
             self._writable = None
-            if self._open:
-                self._loop.remove_writer(self._connection)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._connection)
+        self._tell_rest()
+        self._wake()
 
     def _wake(self) -> None:
         if self._writable is not None and not self._writable.done():

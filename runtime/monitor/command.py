@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,24 +32,40 @@ def descendants(pid: int) -> list[int]:
 
     Complete for a child subreaper: what loses its parent becomes its child, not another's.
     """
-    children: dict[int, list[int]] = {}
-    for child, parent in _parents():
-        children.setdefault(parent, []).append(child)
+    children = _children if os.path.exists("/proc/thread-self/children") else _by_parent().get
     found: list[int] = []
     queue = [pid]
     while queue:
-        below = children.get(queue.pop(), [])
+        below = children(queue.pop()) or []
         found += below
         queue += below
     return found
 
 
-def _parents() -> Iterable[tuple[int, int]]:
-    """(pid, parent's pid) of every process."""
+def _children(pid: int) -> list[int]:
+    """Of a process, as proc_pid_task_children(5) has them for each thread; [] if it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, _content(f"/proc/{pid}/task/{thread}/children").split())
+    return found
+
+
+def _by_parent() -> dict[int, list[int]]:
+    """The same of all processes, for kernels without CONFIG_PROC_CHILDREN: each is asked."""
+    children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                yield int(name), int(file.read().rpartition(b")")[2].split()[1])
+            with contextlib.suppress(OSError):
+                parent = int(_content(f"/proc/{name}/stat").rpartition(b")")[2].split()[1])
+                children.setdefault(parent, []).append(int(name))
+    return children
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 class Command:
@@ -89,6 +105,7 @@ class Command:
                 cgroup_fd=-1 if clone_fd is None else clone_fd,
                 tasks=tuple(tasks),
                 subreaper=True,
+                user_ns_fd=pod.facts.user_fd,
             )
             child = launch.process(
                 self._load_plan, launch.Target(container.pidfd, who), surroundings
@@ -187,7 +204,7 @@ class Command:
     def _on_exit(self, code: int) -> None:
         while self._channel is not None:
             self._on_message()
-        os.close(self._pidfd)
+        fds.close_all((self._pidfd,))
         self._pidfd = -1
         self._close_console()
         if self._timer is not None:

@@ -19,9 +19,12 @@ from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.init.values import Identity as PlanIdentity
 from runtime.linux import fds
 from runtime.linux.fds import Socket
+from runtime.monitor.command import Command
 from runtime.monitor.logfile import LogFile
 from runtime.monitor.messages import (
     ContainerExit,
+    Exec,
+    ExecStream,
     Identity,
     RunningContainer,
     Start,
@@ -107,13 +110,19 @@ class Container:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
+    def command(self, request: Exec | ExecStream) -> Command:
+        """One that is to be run in it."""
+        return Command(self, request, self._pod)
+
     def kill(self) -> None:
         """SIGKILL to all its processes. The exit comes by the reaper."""
         if self.state is State.EXITED or self.pidfd < 0:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        if self.request.pid_namespace != "own":
+        if self.request.pid_namespace == "own":
+            self.cgroup.thaw()
+        else:
             self.cgroup.kill()
 
     @property
@@ -162,7 +171,7 @@ class Container:
         request, pod = self.request, self._pod
         plan_fd, *cgroup_fds = descriptors
         self._plan_fd = os.dup(plan_fd)  # for the commands that will be run in here
-        self._log = _open_log(request.log_path)
+        self._log = open_log(request.log_path)
         unified = pod.hierarchy.version == 2
         stdio: list[int] = []
         pid_ns_fd = -1
@@ -176,6 +185,7 @@ class Container:
                 own_pid_namespace=request.pid_namespace == "own",
                 cgroup_fd=cgroup_fds[0] if unified and cgroup_fds else -1,
                 tasks=() if unified else tuple(cgroup_fds),
+                user_ns_fd=pod.facts.user_fd,
             )
             child = pod.launch_container(self.load_plan, surroundings)
         finally:
@@ -271,8 +281,8 @@ class Container:
             self._on_message()
         self._end(code)
 
-    def _end(self, code: int) -> None:
-        finished_at = time.time_ns()
+    def _end(self, code: int, finished_at: int = 0) -> None:
+        finished_at = finished_at or time.time_ns()
         oom_kills = self._release()
         self.state = State.EXITED
         if self._failure is not None:
@@ -336,7 +346,8 @@ class Container:
             answer(result)
 
 
-def _open_log(path: str) -> LogFile | None:
+def open_log(path: str) -> LogFile | None:
+    """None: nothing is logged. Raises InitFailed."""
     if not path:
         return None
     try:

@@ -43,6 +43,11 @@ class Loop:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def watch_changes(self, fd: int, *, only: bool) -> None:
+        """Of one that is watched. only: call back for what is new, not for what still is: the
+        hang-up of a terminal that somebody may open again."""
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLET if only else 0))
+
     def after(self, seconds: float, callback: Callback) -> Timer:
         timer = Timer(time.monotonic() + seconds, callback)
         heapq.heappush(self._timers, timer)

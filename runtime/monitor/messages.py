@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runtime.init.values import UserMap
+
 PROTOCOL = 1
 
 
@@ -29,7 +31,9 @@ class SandboxRequest:
     """What a pod's sandbox is made of.
 
     network, ipc: "pod" (namespaces of its own) or "node"; pid: "pod" (one for all containers),
-    "container" or "node"; sysctls: namespaced ones only; shm_bytes: size of the shared /dev/shm.
+    "container" or "node"; sysctls: namespaced ones only; shm_bytes: size of the shared /dev/shm;
+    user_map: of a user namespace of its own, which then owns the others and in which ids of
+    sysctls are meant.
     """
 
     sandbox_id: str
@@ -40,6 +44,7 @@ class SandboxRequest:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     shm_bytes: int = 64 * 1024 * 1024
+    user_map: UserMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Start:
     With it travel the plan (a file: JSON of runtime.init.values.ContainerPlan, which only init
     decodes) and, for cgroup v1, its `tasks` files, for v2, its directory.
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
+    handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
+    cgroup descriptors the binary makes the cgroup; empty: the embedded runtime.
     """
 
     container_id: str
@@ -79,6 +86,7 @@ class Start:
     log_path: str = ""
     stdin: bool = False
     stdin_once: bool = False
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ class Facts:
     """What a monitor is told when it is forked. The descriptors live as long as it does.
 
     directory: its own; netns_path: where the network namespace is pinned, empty without one;
-    mount_fd: the pod's mount namespace; pid_fd, reaper_pidfd: the shared pid namespace and its
-    first process, -1 without.
+    mount_fd: the pod's mount namespace; user_fd: its user namespace; pid_fd, reaper_pidfd: the
+    shared pid namespace and its first process; -1 without.
     """
 
     __slots__ = (
@@ -50,6 +50,7 @@ class Facts:
         "reaper_pidfd",
         "sandbox_id",
         "shared_pids",
+        "user_fd",
     )
 
     def __init__(
@@ -68,6 +69,7 @@ class Facts:
         self.cgroup_parent = cgroup_parent
         self.shared_pids = shared_pids
         self.mount_fd = mount_fd
+        self.user_fd = -1
         self.pid_fd = -1
         self.reaper_pidfd = -1
 
@@ -111,7 +113,7 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = Container(self, request)
+        container = _made_by_binary(self, request) if request.handler else Container(self, request)
         if container.scope and self._oom_kills is None:
             self._oom_kills = self._all_oom_kills()  # of what was there before us
         self._containers[request.container_id] = container
@@ -138,7 +140,7 @@ class Pod:
         """
         if len(stdio) != 3:
             raise ValueError(f"exec: expected three descriptors, got {len(stdio)}")
-        command = Command(self.container(request.container_id), request, self)
+        command = self.container(request.container_id).command(request)
         command.begun = begun
         self._guests[asker] = command
         try:
@@ -270,3 +272,10 @@ class Pod:
 
     def _exit_path(self, container_id: str) -> str:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
+
+
+def _made_by_binary(pod: Pod, request: Start) -> Container:
+    """Of another runtime, whose code only the monitors that need it load."""
+    from runtime.monitor.oci.container import OciContainer
+
+    return OciContainer(pod, request)

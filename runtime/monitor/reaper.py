@@ -17,6 +17,9 @@ class Reaper:
 
     def __init__(self, loop: Loop) -> None:
         self._waiting: dict[int, OnExit] = {}
+        self._held = 0
+        self._strangers: dict[int, int] = {}
+        self._loop = loop
         self._signal_fd = signal_fd(SIGCHLD)
         loop.watch(self._signal_fd, self._collect)
 
@@ -26,6 +29,26 @@ class Reaper:
     def expect(self, pid: int, on_exit: OnExit) -> None:
         """Calls on_exit(code) when `pid`, our child, has ended; never from within this call."""
         self._waiting[pid] = on_exit
+
+    def hold(self) -> None:
+        """From now on, until `release`, the exits of unknown children are kept: one of them may be
+        somebody whose pid we are about to be told."""
+        self._held += 1
+
+    def claim(self, pid: int, on_exit: OnExit) -> None:
+        """As `expect`, of a child that may have ended since `hold`."""
+        code = self._strangers.pop(pid, None)
+        if code is None:
+            self.expect(pid, on_exit)
+        else:
+            ended = code
+            self._loop.after(0, lambda: on_exit(ended))
+
+    def release(self) -> None:
+        """The end of one `hold`."""
+        self._held -= 1
+        if not self._held:
+            self._strangers.clear()
 
     def _collect(self) -> None:
         os.read(self._signal_fd, 4096)
@@ -39,6 +62,8 @@ class Reaper:
             on_exit = self._waiting.pop(pid, None)  # unknown: an orphan of a container, adopted
             if on_exit is not None:
                 on_exit(exit_code(status))
+            elif self._held:
+                self._strangers[pid] = exit_code(status)
 
 
 def exit_code(status: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from runtime.codec import decode, encode
@@ -27,12 +29,18 @@ from runtime.monitor.pod import Pod
 
 Act = Callable[[Message, list[int], "Asker"], None]
 
+UNHEARD_BYTES = 4 * 1024 * 1024  # the kernel's memory for some 5000 packets, if nobody reads them
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h: beyond net.core.wmem_max, as root may
+
 
 class Connection:
-    """One daemon. A daemon that doesn't read is dropped rather than waited for."""
+    """One daemon. A daemon that doesn't read is dropped rather than waited for: it sees that the
+    connection has ended, comes back, and asks what has happened."""
 
     def __init__(self, peer: Socket) -> None:
         peer.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        with contextlib.suppress(OSError):
+            peer.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, UNHEARD_BYTES)
         self.peer = peer
         self.open = True
 
@@ -43,7 +51,9 @@ class Connection:
         try:
             fds.send(self.peer, message, descriptors)
         except OSError:
-            self.open = False  # the loop sees the hang-up and clears away
+            self.open = False
+            with contextlib.suppress(OSError):  # both loops see that, and clear away
+                self.peer.shutdown(_socket.SHUT_RDWR)
 
 
 class Asker:
@@ -150,6 +160,7 @@ class Server:
             log_path=str(get("log_path", "")),
             stdin=bool(get("stdin")),
             stdin_once=bool(get("stdin_once")),
+            handler=str(get("handler", "")),
         )
         self._pod.start(start, descriptors, asker.reply)
 

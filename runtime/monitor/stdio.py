@@ -35,6 +35,7 @@ class OutputStream:
         self._log = log
         self._cutter = LineCutter(stream)
         self._grown = False
+        self._hung_up = False  # a terminal: nobody has its other side open at the moment
         os.set_blocking(fd, False)
         loop.watch(fd, self.read)
 
@@ -70,13 +71,15 @@ class OutputStream:
             tap.close()
 
     def _read_once(self) -> bool:
-        """False: nothing is there now, or ever again."""
+        """False: nothing is there now, or ever again. A pipe's end is the stream's."""
         try:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
             return False
-        except OSError:  # EIO: the last process with the terminal's other side is gone
-            data = b""
+        except OSError:  # EIO: nobody has the terminal's other side open
+            self._expect(hung_up=True)
+            return False
+        self._expect(hung_up=False)
         if not data:
             self.close()
             return False
@@ -87,6 +90,13 @@ class OutputStream:
         if len(data) >= _DEFAULT_PIPE_BYTES and not self._grown:
             self._grow()
         return True
+
+    def _expect(self, *, hung_up: bool) -> None:
+        """A terminal may be opened again as long as the container lives (an init system does, for
+        each of its lines); if we closed it, its processes would get SIGHUP."""
+        if hung_up is not self._hung_up:
+            self._hung_up = hung_up
+            self._loop.watch_changes(self._fd, only=hung_up)
 
     def _grow(self) -> None:
         """A writer that fills the pipe gets a larger one: fewer wake-ups a megabyte."""

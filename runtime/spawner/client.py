@@ -22,7 +22,7 @@ from runtime.linux.fds import Message
 from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
 from runtime.monitor.failures import exception_of
 from runtime.monitor.messages import Failure, MonitorRequest
-from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned
+from runtime.spawner.messages import HELLO, PROBE, QUIT, SPAWN, Spawned
 from runtime.spawner.version import code_version
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,21 @@ class SpawnerClient:
         async with self._lock:
             return await asyncio.to_thread(self._spawn, request)
 
+    async def user_namespace_refusal(self, layers: tuple[str, str]) -> str:
+        """Why pods can't have user namespaces on this node; "" if they can. layers: see PROBE."""
+        async with self._lock:
+            return await asyncio.to_thread(self._probe, layers)
+
     def close(self) -> None:
         self._drop()
+
+    def _probe(self, layers: tuple[str, str]) -> str:
+        try:
+            answer, _ = self._ask({"do": PROBE, "layers": layers}, ())
+        except _HUNG_UP as error:
+            self._drop()
+            return f"the spawner could not try it: {error}"
+        return str(answer["refusal"])
 
     def _spawn(self, request: MonitorRequest) -> Spawn:
         if self._connection is None:

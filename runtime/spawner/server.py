@@ -13,11 +13,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import cast
 
 from runtime.cgroup import tree
 from runtime.codec import decode, encode
 from runtime.errors import RuntimeFault, SpawnerUnavailable
 from runtime.init import launch
+from runtime.init.rootfs import mapping_refusal
 from runtime.init.sandbox import Home, PodNamespaces, build, make_holder, unpin
 from runtime.init.values import ContainerPlan, MountKind, MountStep, ProcessPlan
 from runtime.linux import fds
@@ -39,7 +41,7 @@ from runtime.monitor.messages import (
     Started,
 )
 from runtime.spawner import zygote
-from runtime.spawner.messages import HELLO, QUIT, SPAWN, Spawned
+from runtime.spawner.messages import HELLO, PROBE, QUIT, SPAWN, Spawned
 
 
 class Spawner:
@@ -94,6 +96,9 @@ class Spawner:
             return {"version": self._version, "pid": os.getpid()}, []
         if do == SPAWN:
             return self._spawn(message, descriptors)
+        if do == PROBE:
+            first, second = cast("list[str]", message["layers"])
+            return {"refusal": mapping_refusal(first, second)}, []
         if do == QUIT:
             self._running = False
             return {}, []
@@ -115,7 +120,7 @@ class Spawner:
             return {"failed": encode(failure_of(error))}, []
         finally:
             self._go_home()
-        os.close(namespaces.mount_fd)
+        fds.close_all((namespaces.mount_fd, namespaces.user_fd))
         handles = [fd for fd in (namespaces.netns_fd, namespaces.netlink_fd) if fd >= 0]
         stages = tuple(Stage(*stage) for stage in namespaces.stages)
         return {"ok": encode(Spawned(pid, stages))}, handles
@@ -124,7 +129,7 @@ class Spawner:
         self, request: MonitorRequest, namespaces: PodNamespaces, descriptors: list[int]
     ) -> int:
         try:
-            pid = self._zygote.fork(request, namespaces.mount_fd, descriptors)
+            pid = self._zygote.fork(request, namespaces, descriptors)
             _write_pid(request.directory, pid)
         except (OSError, SpawnerUnavailable):
             if request.netns_path:

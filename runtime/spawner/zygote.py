@@ -22,6 +22,7 @@ from runtime.cgroup.tree import Hierarchy
 from runtime.errors import SpawnerUnavailable
 from runtime.init import launch
 from runtime.init import rehearsal as init_rehearsal
+from runtime.init.sandbox import PodNamespaces
 from runtime.linux import fds
 from runtime.linux.fds import Socket
 from runtime.linux.namespace import setns
@@ -56,7 +57,9 @@ class Zygote:
             _serve(theirs, stage.hierarchy)
         theirs.close()
 
-    def fork(self, request: MonitorRequest, mount_fd: int, sockets: Sequence[int]) -> int:
+    def fork(
+        self, request: MonitorRequest, namespaces: PodNamespaces, sockets: Sequence[int]
+    ) -> int:
         """Forks a monitor into the namespaces in which this process is; answers its pid.
 
         sockets: listening and connected, see monitor.main.run. Raises SpawnerUnavailable.
@@ -74,7 +77,10 @@ class Zygote:
         )
         answer = b""
         try:
-            fds.send_packet(self._peer, "\0".join(words).encode(), (*handles, mount_fd, *sockets))
+            if namespaces.user_fd >= 0:
+                handles.append(os.dup(namespaces.user_fd))
+            descriptors = (*handles, namespaces.mount_fd, *sockets)
+            fds.send_packet(self._peer, "\0".join(words).encode(), descriptors)
             answer = self._peer.recv(64)
         except ConnectionError as error:
             fds.log(str(error))
@@ -132,10 +138,10 @@ def _serve(peer: Socket, hierarchy: Hierarchy) -> None:
 
 
 def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierarchy) -> None:
-    *namespaces, mount_fd, listener, connection = descriptors
+    net, ipc, uts, *user, mount_fd, listener, connection = descriptors
     status = 1
     try:
-        for fd in namespaces:
+        for fd in (net, ipc, uts):
             setns(fd, 0)
             os.close(fd)
         sandbox_id, directory, netns_path, cgroup_parent, pid = packet.decode().split("\0")
@@ -147,6 +153,8 @@ def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierar
             shared_pids=pid == "pod",
             mount_fd=mount_fd,
         )
+        if user:
+            (facts.user_fd,) = user
         monitor.run(facts, hierarchy, fds.adopt(listener), fds.adopt(connection))
         status = 0
     except BaseException as error:  # noqa: BLE001 - a fork must never return into its parent's loop

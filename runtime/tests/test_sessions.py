@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import errno
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -63,6 +64,15 @@ async def read(fd: int, *, until: bytes = b"", patience: float = 10.0) -> bytes:
 async def running(node: Node, name: str, *args: str, **changes: object) -> None:
     request = node.request("s1", name, *args)
     await node.runtime.start_container(dataclasses.replace(request, **changes))  # type: ignore[arg-type]
+
+
+async def gone(node: Node, *words: bytes) -> None:
+    """Waits until no process of c1 is called so: what was killed takes a moment to die."""
+    async with asyncio.timeout(10):
+        while True:
+            listed = await node.exec("s1", "c1", "ps")
+            if not any(word in listed for word in words):
+                return
 
 
 def with_terminal(request: ContainerRequest) -> ContainerRequest:
@@ -128,9 +138,8 @@ async def test_who_hangs_up_takes_the_command_and_its_children_along(node: Node)
         session = await node.runtime.open_exec(command("sh", "-c", script, terminal=terminal))
         assert (await read(session.stdout_fd, until=b"up")).startswith(b"up")
         await session.close()
-        assert b"sleep 100" in (listed := await node.exec("s1", "c1", "ps"))
-        assert b"1000" not in listed
-        assert b"1001" not in listed
+        await gone(node, b"sleep 1000", b"sleep 1001")
+        assert b"sleep 100\n" in await node.exec("s1", "c1", "ps")
 
 
 async def test_a_command_ends_with_the_daemon_that_asked_for_it(node: Node) -> None:
@@ -273,3 +282,86 @@ async def test_nothing_of_a_session_is_left_open(node: Node) -> None:
     for _ in range(10):
         await play()
     assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), monitor)] == before
+
+
+async def test_hundreds_who_are_attached_all_see_the_end_and_the_exit_is_not_lost(
+    node: Node,
+) -> None:
+    await running(node, "c1", "sleep", "1000")
+    one = AttachRequest("s1", "c1", streams=(1,))
+    attached = [await node.runtime.attach(one) for _ in range(400)]
+    await node.runtime.signal("s1", "c1", 9)
+    ends = [asyncio.create_task(session.wait()) for session in attached]
+    assert (await node.ended("c1")).exit_code == 137
+    assert await asyncio.gather(*ends) == [0] * 400
+    for session in attached:
+        await session.close()
+
+
+async def test_hundreds_of_commands_abandoned_at_once_are_all_killed(node: Node) -> None:
+    await running(node, "c1", "sleep", "1000")
+    script = command("sh", "-c", "sleep 4242 & sleep 4243", streams=(1,))
+    started = [node.runtime.open_exec(script) for _ in range(300)]
+    opened = await asyncio.gather(*started)
+    await asyncio.gather(*(session.close() for session in opened))
+    await gone(node, b"sleep 4242", b"sleep 4243")
+
+
+async def test_a_terminal_that_is_closed_and_opened_again_goes_on(node: Node) -> None:
+    script = (
+        "tty=$(busybox tty); echo first; read x; exec </dev/null >/dev/null 2>&1;"
+        "for x in 1 2 3; do echo line $x >$tty; busybox usleep 20000; done; exec sleep 1000"
+    )
+    request = dataclasses.replace(node.request("s1", "c1", "sh", "-c", script), stdin=True)
+    await node.runtime.start_container(with_terminal(request))
+    session = await node.runtime.attach(AttachRequest("s1", "c1"))
+    os.write(session.stdin_fd, b"\n")
+    assert b"line 1\r\nline 2\r\nline 3" in await read(session.stdout_fd, until=b"line 3")
+    monitor = (await node.runtime.reconnect("s1")).pid  # type: ignore[union-attr]
+
+    def burnt() -> int:
+        return sum(map(int, Path(f"/proc/{monitor}/stat").read_text().split()[13:15]))
+
+    before = burnt()
+    await asyncio.sleep(0.3)
+    assert burnt() - before < 10, "a terminal that nobody has open must not keep us busy"
+    await node.runtime.signal("s1", "c1", 9)
+    assert (await node.ended("c1")).exit_code == 137
+    assert await session.wait() == 0
+    await session.close()
+
+
+async def test_a_command_given_up_while_it_begins_keeps_its_pipes_until_it_is_killed(
+    node: Node,
+) -> None:
+    """Else it could end by itself before, and what it has started would live on."""
+    await running(node, "c1", "sleep", "1000")
+    monitor = (await node.runtime.reconnect("s1")).pid  # type: ignore[union-attr]
+    before = len(os.listdir("/proc/self/fd"))
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        word = command("sh", "-c", "sleep 4545 & cat")
+        opening = asyncio.create_task(node.runtime.open_exec(word))
+        await until(lambda: len(os.listdir("/proc/self/fd")) == before + 6)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert len(os.listdir("/proc/self/fd")) == before + 3, "our ends are open"
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    await gone(node, b"sleep 4545")
+
+
+def freeze(group: str) -> None:
+    if tree.detect().version == 2:
+        Path(f"/sys/fs/cgroup{group}/cgroup.freeze").write_text("1")
+    else:
+        Path(f"/sys/fs/cgroup/freezer{group}/freezer.state").write_text("FROZEN")
+
+
+async def test_a_container_that_somebody_has_frozen_can_be_killed(node: Node) -> None:
+    await running(node, "c1", "sleep", "1000")
+    freeze(f"{node.cgroup}/s1/c1")
+    await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    assert (await node.ended("c1")).exit_code == 137

@@ -8,6 +8,7 @@ import resource
 from collections.abc import Iterator, Mapping
 
 from cri.cli.checks.finding import Finding, Place, fail, note, ok, warn
+from runtime.apparmor import profiles
 from runtime.cgroup import driver, tree
 from runtime.errors import RuntimeFault
 
@@ -159,18 +160,38 @@ def swap(place: Place) -> Iterator[Finding]:
         yield ok("swap", "none, as kubelet wants it")
 
 
-def security_modules(place: Place) -> Iterator[Finding]:
-    """What SELinux and AppArmor would say."""
+def selinux(place: Place) -> Iterator[Finding]:
+    """What SELinux would say."""
     enforce = place.sys / "fs/selinux/enforce"
     if enforce.exists() and enforce.read_text().strip() == "1":
         remedy = "setenforce 0, or leave this node to another runtime for now"
         yield warn("selinux", "enforcing; podwright does not label processes yet", remedy)
-    enabled = place.sys / "module/apparmor/parameters/enabled"
-    if enabled.exists() and enabled.read_text().strip() == "Y":
-        yield note("apparmor", "enabled; podwright does not confine containers by it yet")
+
+
+def apparmor(place: Place) -> Iterator[Finding]:
+    """The profile for RuntimeDefault is loaded, where the kernel has AppArmor."""
+    if not profiles.enabled(place.sys):
+        remedy = "boot with apparmor=1 security=apparmor, if pods ask for profiles"
+        yield note("apparmor", "the kernel has none, or it is off", remedy)
+        return
+    name = place.config.containers.apparmor_profile
+    try:
+        loaded = profiles.loaded(place.sys)
+    except OSError as error:
+        remedy = "mount -t securityfs securityfs /sys/kernel/security"
+        yield warn("apparmor", f"its profiles can't be listed: {error}", remedy)
+        return
+    if name in loaded:
+        yield ok("apparmor", f"{name} is loaded, with {len(loaded) - 1} others")
+    elif name == profiles.DEFAULT:
+        remedy = "apt install apparmor, then start podwright anew: it loads its profile"
+        yield warn("apparmor", f"{name} is not loaded: containers are not confined", remedy)
+    else:
+        remedy = f"load it with apparmor_parser; it is containers.apparmor_profile ({name})"
+        yield warn("apparmor", f"{name} is not loaded: containers are not confined", remedy)
 
 
 CHECKS = (
-    *(version, rights, cgroups, cgroup_driver),
-    *(namespaces, seccomp, limits, swap, security_modules),
+    *(version, rights, cgroups, cgroup_driver, namespaces),
+    *(seccomp, limits, swap, selinux, apparmor),
 )

@@ -65,6 +65,10 @@ class Fields:
         self._read.add(name)
         return self.values.get(name)
 
+    def override(self, name: str, value: str) -> None:
+        """A field as if the manifest said so."""
+        self.values = {**self.values, name: value}
+
     def text(self, name: str, default: str = "") -> str:
         value = self._get(name)
         return default if value is None else str(value)

@@ -1,0 +1,89 @@
+"""Devices that a container asks for by name: which ones, and what they change in its spec. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from typing import TYPE_CHECKING
+
+from cri.cdi.injection import Injection, Request
+from cri.cdi.spec import parse_name
+from cri.errors import InvalidRequest, NotImplementedYet
+from cri.specgen.resources import EVERYTHING
+from runtime.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cri.api import api_pb2 as api
+
+ANNOTATION = "cdi.k8s.io/"
+"""Before the name of an annotation whose value is a list of devices, with commas."""
+MOST = 1024
+"""Devices that a container may ask for."""
+
+
+def requested(config: api.ContainerConfig) -> tuple[Request, ...]:
+    """The field's devices, then those of the annotations. Raises InvalidRequest."""
+    wanted = tuple(_named(config))
+    if len(wanted) > MOST:
+        raise InvalidRequest("config.CDI_devices", f"{len(wanted)} devices: {MOST} are allowed")
+    for request in wanted:
+        try:
+            parse_name(request.name)
+        except ValueError as error:
+            raise InvalidRequest(request.field, str(error)) from error
+    return wanted
+
+
+def _named(config: api.ContainerConfig) -> Iterator[Request]:
+    for index, device in enumerate(config.CDI_devices):
+        yield Request(device.name, f"config.CDI_devices[{index}].name")
+    for key in sorted(config.annotations):
+        if key.startswith(ANNOTATION):
+            for name in config.annotations[key].split(","):
+                yield Request(name.strip(), f"config.annotations[{key}]")
+
+
+def refuse_hooks(injection: Injection) -> None:
+    """Raises NotImplementedYet, naming the hook and the device that can't do without it."""
+    for wanted in injection.hooks:
+        hook = wanted.hook
+        raise NotImplementedYet(
+            f"{wanted.device}: its {hook.hook_name} hook {hook.path} can't be run: the embedded "
+            "runtime has no OCI hooks"
+        )
+
+
+def applied(spec: Spec, injection: Injection) -> Spec:
+    """The spec with what the devices bring: of one place or name, theirs counts."""
+    if injection == Injection():
+        return spec
+    process, linux = spec.process, spec.linux
+    lookup = process.user_lookup
+    if lookup is not None:
+        groups = (*lookup.supplemental, *injection.additional_gids)
+        lookup = dataclasses.replace(lookup, supplemental=tuple(dict.fromkeys(groups)))
+    theirs = {_tidy(mount.destination) for mount in injection.mounts}
+    mounts = [mount for mount in spec.mounts if _tidy(mount.destination) not in theirs]
+    mounts += injection.mounts
+    mounts.sort(key=lambda mount: _tidy(mount.destination).count("/"))
+    rules = linux.resources.devices
+    if EVERYTHING not in rules:
+        rules = (*rules, *injection.device_rules)
+    return dataclasses.replace(
+        spec,
+        process=dataclasses.replace(
+            process, env=(*process.env, *injection.env), user_lookup=lookup
+        ),
+        mounts=tuple(mounts),
+        linux=dataclasses.replace(
+            linux,
+            devices=(*linux.devices, *injection.devices),
+            resources=dataclasses.replace(linux.resources, devices=rules),
+        ),
+    )
+
+
+def _tidy(path: str) -> str:
+    return posixpath.normpath("/" + path).replace("//", "/", 1)

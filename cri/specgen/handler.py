@@ -1,0 +1,170 @@
+"""What a pod's runtime handler adds to its containers' specs. Pure, but for `load_base`.
+
+What a pod decides it decides; the handler's base fills what is left open. A base may be a whole
+config.json: what pods decide is passed over in it, and what nobody would honour is refused.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from cri.handlers import OCI, HandlerConfig
+from runtime import codec
+from runtime.spec import Device, Mount, Resources, Rlimit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cri.specgen.subject import Subject
+    from runtime.spec import Linux, Process, Spec
+
+_DECIDED = frozenset(  # by the pod, the image or podwright
+    (
+        *("ociVersion", "hostname", "domainname", "root", "process.args", "process.cwd"),
+        *("process.user", "process.terminal", "process.consoleSize", "process.capabilities"),
+        *("process.noNewPrivileges", "process.oomScoreAdj", "linux.namespaces"),
+        *("linux.cgroupsPath", "linux.seccomp", "linux.rootfsPropagation", "linux.sysctl"),
+    )
+)
+_TAKEN = frozenset(
+    (
+        *("mounts", "annotations", "hooks", "process.env", "process.rlimits"),
+        *("linux.devices", "linux.resources", "linux.maskedPaths", "linux.readonlyPaths"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseProcess:
+    env: tuple[str, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BaseLinux:
+    devices: tuple[Device, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The parts of a base spec that are taken."""
+
+    process: BaseProcess = field(default_factory=BaseProcess)
+    mounts: tuple[Mount, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    linux: BaseLinux = field(default_factory=BaseLinux)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeHandler:
+    """A handler as this node has it. hooks: the base's, as they are, for a program of type oci;
+    recursive_read_only: whether it knows such mounts."""
+
+    name: str = ""
+    config: HandlerConfig = field(default_factory=HandlerConfig)
+    base: Base = field(default_factory=Base)
+    hooks: Mapping[str, object] = field(default_factory=dict)
+    recursive_read_only: bool = True
+
+    @property
+    def user_namespaces(self) -> bool:
+        """Whether it can run a pod in one, where the node can make one: programs are given none."""
+        return self.config.type != OCI
+
+
+class BaseRefused(ValueError):
+    """A base spec that can't be used; the text says why."""
+
+
+def load_base(path: Path, config: HandlerConfig) -> tuple[Base, dict[str, object]]:
+    """A base spec and its hooks. Blocks. Raises BaseRefused, OSError."""
+    try:
+        document: object = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise BaseRefused("not a JSON object")
+        _check_keys(document)
+        base = codec.decode(Base, document, camel=True)
+    except ValueError as error:
+        raise BaseRefused(f"base_runtime_spec {path}: {error}") from error
+    hooks = document.get("hooks") or {}
+    if hooks and config.type != OCI:
+        raise BaseRefused(f'base_runtime_spec {path}: hooks: only with type = "oci"')
+    return base, hooks
+
+
+def _check_keys(document: Mapping[str, object]) -> None:
+    for key, value in document.items():
+        inner = value if key in ("process", "linux") and isinstance(value, dict) else {}
+        for path in [f"{key}.{name}" for name in inner] or [key]:
+            if path not in _DECIDED | _TAKEN | {"process", "linux"}:
+                raise BaseRefused(f"{path}: nobody would honour it; take it out")
+
+
+def spec_annotations(subject: Subject) -> Mapping[str, str]:
+    """Those of the handler, and of pod and container those that may reach the spec."""
+    handler = subject.handler
+    found = {**handler.base.annotations, **handler.config.default_annotations}
+    for patterns, given in (
+        (handler.config.pod_annotations, subject.sandbox.annotations),
+        (handler.config.container_annotations, subject.config.annotations),
+    ):
+        for key, value in given.items():
+            if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns):
+                found[key] = value
+    return found
+
+
+def completed(spec: Spec, subject: Subject) -> Spec:
+    """A spec with what its handler adds; mounts are merged where they are made."""
+    base = subject.handler.base
+    spec = replace(spec, annotations=spec_annotations(subject))
+    if base == Base():
+        return spec
+    hides = not subject.security.privileged
+    return replace(
+        spec,
+        process=_process(spec.process, base.process),
+        linux=_linux(spec.linux, base.linux, hides=hides),
+    )
+
+
+def _process(process: Process, base: BaseProcess) -> Process:
+    names = {item.partition("=")[0] for item in process.env}
+    env = tuple(item for item in base.env if item.partition("=")[0] not in names)
+    return replace(process, env=(*env, *process.env), rlimits=base.rlimits)
+
+
+def _linux(linux: Linux, base: BaseLinux, *, hides: bool) -> Linux:
+    ours = {device.path for device in linux.devices}
+    devices = (device for device in base.devices if device.path not in ours)
+    return replace(
+        linux,
+        devices=(*devices, *linux.devices),
+        resources=_resources(linux.resources, base.resources),
+        masked_paths=_union(linux.masked_paths, base.masked_paths if hides else ()),
+        readonly_paths=_union(linux.readonly_paths, base.readonly_paths if hides else ()),
+    )
+
+
+def _resources(asked: Resources, base: Resources) -> Resources:
+    pages = {limit.page_size for limit in asked.hugepage_limits}
+    more = (limit for limit in base.hugepage_limits if limit.page_size not in pages)
+    return Resources(
+        devices=(*asked.devices, *(rule for rule in base.devices if rule.allow)),
+        memory=asked.memory or base.memory,
+        cpu=asked.cpu or base.cpu,
+        pids=asked.pids or base.pids,
+        hugepage_limits=(*asked.hugepage_limits, *more),
+        unified={**base.unified, **asked.unified},
+    )
+
+
+def _union(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*ours, *theirs)))

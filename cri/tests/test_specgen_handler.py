@@ -1,0 +1,182 @@
+"""What a runtime handler adds to a container's spec, and what it can't."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from cri import node_handlers
+from cri.api import api_pb2 as api
+from cri.config import Config, ConfigError, load, parse
+from cri.errors import InvalidRequest
+from cri.handlers import HandlerConfig
+from cri.specgen import container as specgen
+from cri.specgen.handler import Base, BaseRefused, RuntimeHandler, load_base
+from cri.tests.test_specgen import secured, subject
+from runtime.handlers.oci_cli import OciCli
+from runtime.spec import Spec
+
+OCI = HandlerConfig(type="oci", path="/usr/sbin/runc")
+
+
+def spec_with(
+    handler: RuntimeHandler,
+    config: api.ContainerConfig | None = None,
+    sandbox: api.PodSandboxConfig | None = None,
+) -> Spec:
+    asked = subject(config or api.ContainerConfig(), sandbox)
+    return specgen.spec(dataclasses.replace(asked, handler=handler))
+
+
+def base(tmp_path: Path, **parts: object) -> Base:
+    file = tmp_path / "base.json"
+    file.write_text(json.dumps(parts))
+    return load_base(file, HandlerConfig())[0]
+
+
+def test_only_annotations_that_a_pattern_allows_reach_the_spec_and_the_containers_win() -> None:
+    config = HandlerConfig(
+        default_annotations={"run.oci.a": "default", "fixed": "yes"},
+        pod_annotations=("run.oci.*",),
+        container_annotations=("run.oci.b",),
+    )
+    pod = api.PodSandboxConfig(annotations={"run.oci.a": "pod", "run.oci.b": "pod", "secret": "no"})
+    made = spec_with(
+        RuntimeHandler("x", config),
+        api.ContainerConfig(annotations={"run.oci.b": "container", "run.oci.c": "no"}),
+        pod,
+    )
+    assert made.annotations == {"fixed": "yes", "run.oci.a": "pod", "run.oci.b": "container"}
+    assert spec_with(RuntimeHandler(), sandbox=pod).annotations == {}
+
+
+def test_a_base_fills_what_the_pod_leaves_open_and_nothing_else(tmp_path: Path) -> None:
+    parts = base(
+        tmp_path,
+        ociVersion="1.0.2",
+        process={
+            "args": ["ignored"],
+            "env": ["PATH=/theirs", "PROXY=http://p"],
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 20}],
+        },
+        mounts=[
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"},
+            {"destination": "/run", "type": "tmpfs", "source": "tmpfs"},
+        ],
+        linux={
+            "resources": {"pids": {"limit": 50}, "devices": [{"allow": False}]},
+            "maskedPaths": ["/proc/scsi", "/proc/more"],
+        },
+    )
+    made = spec_with(RuntimeHandler("x", base=parts))
+    assert made.process.args == ("sh",)
+    assert "PROXY=http://p" in made.process.env
+    assert "PATH=/theirs" not in made.process.env
+    assert made.process.rlimits[0].hard == 20
+    assert [m.source for m in made.mounts if m.destination == "/dev/shm"] == ["pod-shm"]
+    assert [m.type for m in made.mounts if m.destination == "/run"] == ["tmpfs"]
+    assert made.linux.resources.pids is not None
+    assert made.linux.resources.devices == spec_with(RuntimeHandler()).linux.resources.devices
+    assert made.linux.masked_paths.count("/proc/scsi") == 1
+    assert "/proc/more" in made.linux.masked_paths
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"linux": {"intelRdt": {}}}, "linux.intelRdt: nobody would honour it"),
+        ({"vm": {}}, "vm: nobody would honour it"),
+        ({"hooks": {"poststop": []}}, 'hooks: only with type = "oci"'),
+        ({"process": {"env": [1]}}, "process.env[0]: expected str"),
+    ],
+)
+def test_a_base_that_would_be_lost_silently_is_refused(
+    tmp_path: Path, parts: dict[str, object], says: str
+) -> None:
+    with pytest.raises(BaseRefused) as raised:
+        base(tmp_path, **parts)
+    assert says in str(raised.value)
+    assert str(tmp_path / "base.json") in str(raised.value)
+
+
+def test_variants_hold_back_sysfs_and_devices_from_privileged_containers() -> None:
+    asked = secured(privileged=True)
+    pod = api.PodSandboxConfig()
+    pod.linux.security_context.privileged = True
+    config = HandlerConfig(readonly_sysfs=True, privileged_without_host_devices=True)
+    plain, held = (
+        spec_with(RuntimeHandler("x", one), asked, pod) for one in (HandlerConfig(), config)
+    )
+    for spec, mode in ((plain, "rw"), (held, "ro")):
+        assert all(m.options[-1] == mode for m in spec.mounts if m.destination.startswith("/sys"))
+    assert [rule.allow for rule in plain.linux.resources.devices] == [True]
+    assert [rule.allow for rule in held.linux.resources.devices] == [False]
+
+
+def test_a_recursive_read_only_mount_is_refused_where_nobody_knows_it() -> None:
+    mount = api.Mount(
+        container_path="/m", host_path="/tmp", readonly=True, recursive_read_only=True
+    )
+    asked = api.ContainerConfig(mounts=[mount])
+    (made,) = (m for m in spec_with(RuntimeHandler(), asked).mounts if m.destination == "/m")
+    assert made.options[-1] == "rro"
+    with pytest.raises(InvalidRequest, match="does not list rro in its features"):
+        spec_with(RuntimeHandler("old", recursive_read_only=False), asked)
+
+
+def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) -> None:
+    hooks = {"createRuntime": [{"path": "/hook"}]}
+    (tmp_path / "base.json").write_text(json.dumps({"hooks": hooks}))
+    config = parse(
+        "[runtime.handlers.other]\ntype = 'oci'\npath = '/no/such'\narguments = ['-x']\n"
+        f"base_runtime_spec = '{tmp_path}/base.json'\n[runtime.handlers.strict]\n"
+    )
+    found = node_handlers.find(config)
+    assert list(found) == ["", "podwright", "other", "strict"]
+    assert [one.recursive_read_only for one in found.values()] == [True, True, False, True]
+    assert node_handlers.runtimes(found) == {
+        "other": OciCli("other", "/no/such", ("-x",), hooks=hooks)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[runtime.handlers.x]\ntype = 'oci'", ":1: runtime.handlers.x.path is missing"),
+        (
+            "[runtime.handlers.x]\n\nroot = '/r'",
+            ':3: runtime.handlers.x.root is only for type = "oci"',
+        ),
+        (
+            "[runtime.handlers.podwright]\ntype = 'oci'\npath = '/bin/x'",
+            ":2: runtime.handlers.podwright.type must be podwright",
+        ),
+    ],
+)
+def test_keys_of_a_handler_that_do_not_go_together_are_told_with_their_line(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "p.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(file)
+    assert f"{file}{says}" in str(raised.value)
+
+
+def test_a_drop_in_changes_single_keys_of_a_handler(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "p.toml").write_text(
+        "[runtime.handlers.runc]\ntype = 'oci'\npath = '/usr/sbin/runc'\n"
+        "default_annotations = {a = '1'}"
+    )
+    (tmp_path / "conf.d/x.toml").write_text(
+        "[runtime.handlers.runc]\nown_cgroup = false\ndefault_annotations = {b = '2'}"
+    )
+    changed = load(tmp_path / "p.toml").handlers["runc"]
+    assert changed == dataclasses.replace(
+        OCI, own_cgroup=False, default_annotations={"a": "1", "b": "2"}
+    )
+    assert Config().handlers[""] == HandlerConfig()

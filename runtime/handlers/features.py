@@ -1,0 +1,47 @@
+"""What a binary says that it can do: its `features`, where it has them. Runs it; blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+
+_PATIENCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """recursive_read_only: knows the mount option rro; problem: why the binary can't be used, "":
+    nothing is known against it."""
+
+    recursive_read_only: bool = False
+    problem: str = ""
+
+
+def ask(binary: str) -> Features:
+    """A binary without `features` (they came with runc 1.1) can do no more than every one can."""
+    if not os.access(binary, os.X_OK):
+        return Features(problem=f"{binary} is not there, or no program: install it")
+    try:
+        answer = subprocess.run(
+            [binary, "features"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Features(problem=f"{binary} features: {error}")
+    return parse(answer.stdout) if answer.returncode == 0 else Features()
+
+
+def parse(text: bytes) -> Features:
+    """From features.json of the OCI runtime specification. Pure; nonsense promises nothing."""
+    try:
+        said: object = json.loads(text)
+    except ValueError:
+        return Features()
+    options = said.get("mountOptions") if isinstance(said, dict) else None
+    return Features(recursive_read_only=isinstance(options, list) and "rro" in options)

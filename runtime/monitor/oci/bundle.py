@@ -1,0 +1,244 @@
+"""The bundle of a container: a tmpfs in a mount namespace of its own, and nowhere else.
+
+    <place>/              a tmpfs, over an empty directory of the node
+        config.json       process.json of each command while it is being started
+        rootfs/           the overlay
+        shm/              the pod's shared memory
+        pid, log, console what the binary writes, and where it hands over the terminal
+
+The namespace is a copy of the node's, held by a descriptor of the monitor and by runs of the
+binary: with the last of them all of it is gone, and no crash leaves a mount. Mounts that the node
+makes arrive here; ours stay here. Runs in children of the monitor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import posixpath
+import socket
+from dataclasses import dataclass
+
+from runtime.init import capabilities, identity, rootfs
+from runtime.init.launch import warm_up
+from runtime.init.values import Identity, RootPlan
+from runtime.linux import fds, mount
+from runtime.linux.fds import Socket
+from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
+from runtime.linux.namespace import Clone, setns, unshare
+from runtime.monitor.oci import plan as documents
+from runtime.monitor.oci.plan import CONFIG, CREATE, ROOTFS, SHM, Json, OciPlan
+from runtime.monitor.oci.program import execute
+
+_POD_SHM = b"/shm"  # in the pod's mount namespace: see runtime.init.sandbox
+_TMPFS = ((b"mode", b"0711"), (b"size", b"16777216"))
+_ATTRIBUTES = MountAttr.NOSUID | MountAttr.NODEV
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the monitor gives to the run that makes a container.
+
+    stdio: the container's ends; mount_ns_fd: the pod's mount namespace; namespaces: type -> path
+    of those that are shared; tasks: files by which to join the container's cgroup first.
+    """
+
+    container_id: str
+    stdio: tuple[int, int, int]
+    mount_ns_fd: int
+    namespaces: dict[str, str]
+    tasks: tuple[int, ...]
+
+
+def create(peer: Socket, plan: OciPlan, around: Around) -> None:
+    """Builds the bundle, says so on `peer` with its descriptors, and becomes the binary's create.
+
+    The word: {"type": "bundle", "identity", "warnings"}; descriptors: mount namespace, bundle, and
+    with a terminal a listening socket for the console.
+    """
+    config = plan.document()
+    root_fd = _root(plan.rootfs)
+    who = documents.identity_of(config)
+    if plan.lookup is not None:
+        who = identity.find(plan.lookup, identity.Accounts(root_fd))
+    shm_fd = _shared_memory(around.mount_ns_fd)
+    bundle_fd = _assemble(plan, root_fd, shm_fd)
+    for fd in around.tasks:
+        os.write(fd, b"0")
+    held = warm_up().held
+    names = capabilities.names(held.permitted & held.bounding)
+    warnings = documents.complete(
+        config, who, namespaces=around.namespaces, hostname=os.uname().nodename, held=names
+    )
+    _write(bundle_fd, CONFIG, config)
+    terminal = bool(_process(config).get("terminal"))
+    listener = _listen(bundle_fd, CREATE) if terminal else -1
+    namespace_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _tell(peer, (namespace_fd, bundle_fd, listener), _said(who, warnings))
+    words = ["--bundle", plan.place, *_run_files(plan, CREATE, terminal=terminal)]
+    command = plan.command(f"{CREATE}.log", "create", *words, around.container_id)
+    execute(command, stdio=(-1, -1, -1) if terminal else around.stdio)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A container as its monitor knows it: where its bundle is, and who its process is."""
+
+    container_id: str
+    namespace_fd: int
+    bundle_fd: int
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A command to run. name: of its files in the bundle."""
+
+    name: str
+    args: tuple[str, ...]
+    terminal: bool
+    stdio: tuple[int, int, int]
+
+
+def run_command(peer: Socket, plan: OciPlan, inside: Inside, wanted: Wanted) -> None:
+    """Becomes the binary's exec. With a terminal, a listening socket is told first."""
+    process = documents.command_process(plan.document(), wanted.args, terminal=wanted.terminal)
+    documents.become(process, inside.identity)
+    held = warm_up().held
+    documents.limit(process, capabilities.names(held.permitted & held.bounding))
+    name = wanted.name
+    _write(inside.bundle_fd, f"{name}.json", process)
+    if wanted.terminal:
+        _tell(peer, (_listen(inside.bundle_fd, name),), {})
+    words = ["--process", f"{plan.place}/{name}.json", "--detach"]
+    words += _run_files(plan, name, terminal=wanted.terminal)
+    command = plan.command(f"{name}.log", "exec", *words, inside.container_id)
+    stdio = (-1, -1, -1) if wanted.terminal else wanted.stdio
+    execute(command, stdio=stdio, namespace_fd=inside.namespace_fd)
+
+
+def read(bundle_fd: int, name: str, *, most: int = 65536) -> bytes:
+    """The end of a file in the bundle; b"" if there is none."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=bundle_fd)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(fd, most, max(os.fstat(fd).st_size - most, 0))
+    finally:
+        os.close(fd)
+
+
+def forget(bundle_fd: int, name: str) -> None:
+    """Removes the files of one run."""
+    for suffix in ("json", "pid", "log", "console"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{name}.{suffix}", dir_fd=bundle_fd)
+
+
+def take_console(listener_fd: int) -> int:
+    """The terminal's master that a binary, which has ended, has sent; -1: none."""
+    listener = socket.socket(fileno=listener_fd)
+    try:
+        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        peer, _ = listener.accept()
+        with peer:
+            peer.setblocking(False)  # noqa: FBT003 - see above
+            _, descriptors, _, _ = socket.recv_fds(peer, 4096, 1)
+    except OSError:
+        return -1
+    finally:
+        listener.close()
+    for fd in descriptors:
+        os.set_inheritable(fd, False)  # noqa: FBT003 - see above
+    return descriptors[0] if descriptors else -1
+
+
+def _root(plan: RootPlan) -> int:
+    return rootfs.overlay(plan) if plan.lower else rootfs.bind(plan.path)
+
+
+def _shared_memory(mount_ns_fd: int) -> int:
+    """A clone of the pod's; -1: it has the node's."""
+    node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(mount_ns_fd, Clone.NEWNS)
+        return mount.clone_tree(AT_FDCWD, _POD_SHM)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: nothing is mounted there
+            raise
+        return -1
+    finally:
+        setns(node, Clone.NEWNS)
+        os.close(node)
+
+
+def _assemble(plan: OciPlan, root_fd: int, shm_fd: int) -> int:
+    unshare(Clone.NEWNS)
+    for path in (plan.place, *plan.hidden):
+        _receive_only(path if path == plan.place else posixpath.dirname(path))
+    for path in plan.hidden:
+        with contextlib.suppress(FileNotFoundError):
+            _hide(path)
+    bundle_fd = mount.new_mount(b"tmpfs", _TMPFS, _ATTRIBUTES)
+    for name in (ROOTFS, SHM):
+        os.mkdir(name, 0o755, dir_fd=bundle_fd)
+    mount.move_mount(bundle_fd, AT_FDCWD, os.fsencode(plan.place))
+    mount.move_mount(root_fd, bundle_fd, ROOTFS.encode())
+    if shm_fd >= 0:
+        mount.move_mount(shm_fd, bundle_fd, SHM.encode())
+    return bundle_fd
+
+
+def _receive_only(path: str) -> None:
+    """Makes the mount on which a path lies receive what the node mounts, and send nothing back."""
+    while True:
+        try:
+            mount.mount(b"", os.fsencode(path), b"", int(Propagation.SLAVE), b"")
+        except OSError as error:
+            if error.errno != errno.EINVAL or path == "/":
+                raise
+            path = posixpath.dirname(path)  # no mount point, so it lies on that of a parent
+        else:
+            return
+
+
+def _hide(path: str) -> None:
+    try:
+        mount.umount(os.fsencode(path), lazy=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: nothing is mounted there
+            raise
+
+
+def _write(bundle_fd: int, name: str, document: Json) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o600, dir_fd=bundle_fd), "w", encoding="utf-8") as file:
+        json.dump(document, file)
+
+
+def _listen(bundle_fd: int, name: str) -> int:
+    listener = fds.bind(f"/proc/self/fd/{bundle_fd}/{name}.console", socket.SOCK_STREAM)
+    return listener.detach()
+
+
+def _run_files(plan: OciPlan, name: str, *, terminal: bool) -> list[str]:
+    words = ["--pid-file", f"{plan.place}/{name}.pid"]
+    return [*words, "--console-socket", f"{plan.place}/{name}.console"] if terminal else words
+
+
+def _said(who: Identity, warnings: list[str]) -> Json:
+    return {"identity": (who.uid, who.gid, who.groups, who.home), "warnings": warnings}
+
+
+def _tell(peer: Socket, descriptors: tuple[int, ...], words: Json) -> None:
+    owned = tuple(fd for fd in descriptors if fd >= 0)
+    fds.send(peer, {"type": "bundle", **words}, owned)
+
+
+def _process(config: Json) -> Json:
+    process = config["process"]
+    assert isinstance(process, dict)
+    return process

@@ -1,0 +1,149 @@
+"""One run of an OCI runtime's binary: a child of the monitor, with a deadline.
+
+child:  body(peer)  prepares, tells what it made, ends in `execute`
+peer:   {"type": …} with descriptors, any number  │ {"type": "failed", …}  │ the end: execve
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from runtime.errors import InitFailed
+from runtime.init.channel import EXIT_FAILED, Reporter
+from runtime.init.launch import warm_up
+from runtime.linux import fds
+from runtime.linux.fds import Message, Socket
+from runtime.linux.namespace import Clone, setns
+from runtime.linux.process import Prctl, clone3, close_from, prctl, reset_signals
+
+if TYPE_CHECKING:
+    from runtime.monitor.loop import Timer
+    from runtime.monitor.pod import Pod
+
+OnEnd = Callable[[int, InitFailed | None], None]
+OnWord = Callable[[Message, list[int]], None]
+_SIGKILL = 9
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class Program:
+    """What `body` executes. on_end: told its exit code and what was wrong before or beside it;
+    on_word: told what the body says, and owns the descriptors."""
+
+    def __init__(self, pod: Pod, step: str, on_end: OnEnd, on_word: OnWord | None = None) -> None:
+        """step: what this run is called in an InitFailed: "runc create"."""
+        self.step = step
+        self._pod = pod
+        self._on_end = on_end
+        self._on_word = on_word
+        self._channel: Socket | None = None
+        self._timer: Timer | None = None
+        self._pid = 0
+        self._failure: InitFailed | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._pid > 0
+
+    def start(
+        self, body: Callable[[Socket], None], *, patience: float, cgroup_fd: int = -1
+    ) -> None:
+        """Forks. patience: seconds, then it is killed. Raises OSError."""
+        ours, theirs = fds.pair()
+        try:
+            pid, pidfd = clone3(0, cgroup_fd=cgroup_fd)
+            if pid == 0:
+                ours.close()
+                _become(theirs, body)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        os.close(pidfd)  # nobody else reaps it, so its pid is its own until we do
+        self._pid, self._channel = pid, ours
+        self._pod.reaper.expect(pid, self._end)
+        self._pod.loop.watch(ours.fileno(), self._hear)
+        self._timer = self._pod.loop.after(patience, lambda: self._time_out(patience))
+
+    def kill(self) -> None:
+        if self._pid:
+            os.kill(self._pid, _SIGKILL)
+
+    def _time_out(self, patience: float) -> None:
+        self._failure = InitFailed(self.step, 0, f"killed: it had not ended after {patience:g} s")
+        self.kill()
+
+    def _hear(self) -> None:
+        assert self._channel is not None
+        try:
+            received = fds.receive(self._channel)
+        except (OSError, ValueError) as error:
+            self._failure = InitFailed(self.step, 0, str(error))
+            received = None
+        if received is None:
+            self._close()
+            return
+        message, descriptors = received
+        if message["type"] == "failed":
+            fds.close_all(descriptors)
+            step, number, text = cast(list[object], message["failure"])
+            self._failure = InitFailed(str(step), cast(int, number), str(text))
+        elif self._on_word is not None:
+            self._on_word(message, descriptors)
+
+    def _end(self, code: int) -> None:
+        while self._channel is not None:
+            self._hear()
+        self._pid = 0
+        if self._timer is not None:
+            self._timer.cancel()
+        self._on_end(code, self._failure)
+
+    def _close(self) -> None:
+        if self._channel is not None:
+            self._pod.loop.unwatch(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+
+def execute(
+    command: Sequence[str], *, stdio: Sequence[int] = (-1, -1, -1), namespace_fd: int = -1
+) -> None:
+    """Becomes the binary. Only in a child; raises OSError.
+
+    stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people.
+    namespace_fd: the mount namespace in which the bundle is.
+    """
+    if namespace_fd >= 0:
+        setns(namespace_fd, Clone.NEWNS)
+    stdin, stdout, stderr = stdio
+    if stdin < 0:
+        stdin, write_end = os.pipe2(os.O_CLOEXEC)
+        os.close(write_end)
+    os.dup2(stdin, 0)
+    if stderr >= 0:
+        os.dup2(stderr, 2)
+    os.dup2(stdout if stdout >= 0 else 2, 1)
+    close_from(3, cloexec=True)
+    try:
+        os.execve(command[0], list(command), _ENVIRONMENT)  # noqa: S606 - a list, no shell
+    except OSError as error:
+        text = f"the binary {command[0]!r} can't be run; is it installed?"
+        raise OSError(error.errno, text) from None
+
+
+def _become(peer: Socket, body: Callable[[Socket], None]) -> None:
+    """The child: never returns."""
+    try:
+        reset_signals(warm_up().ignored)
+        prctl(Prctl.SET_PDEATHSIG, _SIGKILL)
+        os.setsid()
+        os.umask(0o022)
+        os.chdir("/")
+        body(peer)
+    except BaseException as error:  # noqa: BLE001 - it must not unwind into the monitor
+        Reporter(peer).failed("handler", error)
+    os._exit(EXIT_FAILED)
