@@ -138,8 +138,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         await _load_apparmor_profile(config.containers.apparmor_profile)
         await runtime.start()
         stack.push_async_callback(runtime.close)
-        await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
-        await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
+        await _probe(runtime, paths)
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)
@@ -161,6 +160,12 @@ async def _load_apparmor_profile(name: str) -> None:
         await asyncio.to_thread(profiles.load_default)
     except profiles.ProfileNotLoaded as error:
         log.warning("containers will not be confined by AppArmor: %s", error)
+
+
+async def _probe(runtime: Runtime, paths: Paths) -> None:
+    """What the node can is tried with directories that every container gets."""
+    await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
+    await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
 
 
 def _raise_descriptor_limit() -> None:
