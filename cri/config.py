@@ -74,7 +74,9 @@ def _endpoint(value: str) -> str:
 
 def _cgroup_parent(value: str) -> str:
     good = value.startswith("/") and value != "/" and ".." not in value.split("/")
-    return "" if good else "must be an absolute cgroup path beneath the root, such as /podwright"
+    if good and not value.endswith("/") and re.fullmatch(r"[\w:./-]+", value, re.ASCII):
+        return ""
+    return "must be an absolute cgroup path beneath the root, such as /podwright"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +130,16 @@ class ImagesConfig:
 @dataclass(frozen=True, slots=True)
 class CgroupConfig:
     driver: str = key(
-        "cgroupfs",
-        "Who makes cgroups. kubelet asks for it and follows; so far there is only cgroupfs.",
-        one_of("cgroupfs"),
+        "auto",
+        "Who makes cgroups: cgroupfs (podwright itself), systemd (asked by podwright), or auto: "
+        "systemd where it is the node's init. kubelet asks for it and follows.",
+        one_of("auto", "cgroupfs", "systemd"),
     )
     parent: str = key(
-        "/podwright", "Parent of the pods that name none (kubelet always does).", _cgroup_parent
+        "/podwright",
+        "Parent of the pods that name none (kubelet always does). With systemd, /a/b is the slice "
+        "a-b.slice.",
+        _cgroup_parent,
     )
 
 

@@ -33,6 +33,7 @@ from cri.store.store import Store
 from cri.streaming.server import StreamServer, StreamSettings
 from cri.streaming.tls import CantServe, TlsFiles
 from cri.systemd import Notifier, passed_sockets
+from cri.watchdog import watched
 from image.settings import ImageSettings, RegistrySettings
 from image.store import ImageStore
 from network.config import NetworkSettings
@@ -92,7 +93,7 @@ async def serve(options: Options) -> None:
         text = f"serving {config.endpoint}, {pods} sandboxes"
         log.info("podwright %s: %s, after %.2f s", VERSION, text, time.monotonic() - began)
         notifier.ready(text)
-        async with _watchdog(notifier), writable.refreshing(services):
+        async with watched(notifier, config.endpoint), writable.refreshing(services):
             await stop.wait()
         log.info("stopping; pods run on")
         notifier.stopping()
@@ -127,6 +128,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
             Path(config.netns_dir),
             on_exit=on_exit,
             on_lost=on_lost,
+            cgroup_driver=config.cgroup.driver,
             handlers=node_handlers.runtimes(handlers),
         )
         network = PodNetwork(_network_settings(config))
@@ -136,8 +138,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         await _load_apparmor_profile(config.containers.apparmor_profile)
         await runtime.start()
         stack.push_async_callback(runtime.close)
-        await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
-        await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
+        await _probe(runtime, paths)
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)
@@ -159,6 +160,12 @@ async def _load_apparmor_profile(name: str) -> None:
         await asyncio.to_thread(profiles.load_default)
     except profiles.ProfileNotLoaded as error:
         log.warning("containers will not be confined by AppArmor: %s", error)
+
+
+async def _probe(runtime: Runtime, paths: Paths) -> None:
+    """What the node can is tried with directories that every container gets."""
+    await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
+    await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
 
 
 def _raise_descriptor_limit() -> None:
@@ -321,23 +328,6 @@ def _dump_tasks() -> None:
         frames = (frame.f_code for frame in task.get_stack(limit=8))
         at = " > ".join(f"{code.co_filename}:{code.co_name}" for code in frames)
         log.warning("task %s: %s", task.get_name(), at)
-
-
-@contextlib.asynccontextmanager
-async def _watchdog(notifier: Notifier) -> AsyncIterator[None]:
-    """Tell systemd, while inside, that the loop turns: twice in the time it allows."""
-
-    async def beat() -> None:
-        while True:
-            notifier.alive()
-            await asyncio.sleep(notifier.watchdog_seconds / 2)
-
-    task = asyncio.create_task(beat()) if notifier.watchdog_seconds else None
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
 
 
 async def _finish(services: Services) -> None:

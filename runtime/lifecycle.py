@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime import sessions, sweep
-from runtime.cgroup import tree
+from runtime.cgroup import driver, tree, units
 from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
@@ -51,6 +51,7 @@ from runtime.monitor.messages import (
     Start,
     Started,
 )
+from runtime.prepare import Place, Prepared
 from runtime.sessions import AttachRequest, Session, StreamedExec
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Rootfs, Spec
@@ -146,8 +147,11 @@ class Runtime:
         *,
         on_exit: Callable[[ContainerExit], None],
         on_lost: Callable[[str], None],
+        cgroup_driver: str = driver.CGROUPFS,
         handlers: Mapping[str, Handler] | None = None,
     ) -> None:
+        self._wanted_driver = cgroup_driver
+        self._driver: driver.Driver = driver.Cgroupfs()
         self._state = state
         self._handlers = handlers or {}
         self._monitors_dir = state / "monitors"
@@ -164,9 +168,17 @@ class Runtime:
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         hierarchy = await asyncio.to_thread(tree.detect)
-        self._ground = Ground(self._state, hierarchy, CgroupLayout.parse(mountinfo.splitlines()))
-        self.updates = Updates(hierarchy)
+        self._driver, why = await asyncio.to_thread(driver.driver, self._wanted_driver, hierarchy)
+        log.info("cgroup driver: %s, since %s", self._driver.name, why)
+        place = Place(hierarchy, self._driver)
+        self._ground = Ground(self._state, place, CgroupLayout.parse(mountinfo.splitlines()))
+        self.updates = Updates(hierarchy, self._driver)
         await self._spawner.start()
+
+    @property
+    def systemd(self) -> bool:
+        """Once started: whether systemd makes the cgroups of new pods."""
+        return self._driver.name == driver.SYSTEMD
 
     async def probe(self, layers: tuple[str, str]) -> None:
         """Finds out what the node can. layers: two empty directories where images' layers lie."""
@@ -231,10 +243,12 @@ class Runtime:
         try:
             started = await client.ask(start, Started, prepared.fds, patience=START_PATIENCE)
         except (SandboxNotFound, MonitorLost):
+            await _joined(prepared)
             await asyncio.to_thread(prepared.cgroup.remove)
             raise
         finally:
             prepared.close()
+            await _joined(prepared)
         return replace(
             started,
             stages=(*prepared.stages, *started.stages, *_stages(started.init_stages)),
@@ -283,6 +297,8 @@ class Runtime:
         """Kills it if it runs, and forgets its exit. Idempotent."""
         with contextlib.suppress(SandboxNotFound, MonitorLost, ContainerNotFound):
             await self._client(sandbox_id).ask(Remove(container_id), Done)
+        if self.systemd:
+            await asyncio.to_thread(self._driver.forget, units.scope_name(container_id))
 
     async def remove_sandbox(self, sandbox_id: str, *, cgroup_parent: str = "") -> None:
         """Kills all of a pod's processes, ends its monitor, removes what they had. Idempotent.
@@ -304,6 +320,8 @@ class Runtime:
             owned_cgroup=cgroup_parent if Path(cgroup_parent).name == sandbox_id else "",
         )
         await asyncio.to_thread(sweep.sweep, leftovers)
+        if self.systemd and units.is_slice(cgroup_parent) and sandbox_id in cgroup_parent:
+            await asyncio.to_thread(self._driver.forget, Path(cgroup_parent).name)
 
     def sandboxes_on_disk(self) -> tuple[str, ...]:
         """The ids of which a monitor directory exists, dead or alive."""
@@ -342,6 +360,11 @@ class Runtime:
         client = self._monitors.pop(sandbox_id, None)
         if client is not None:
             client.close()
+
+
+async def _joined(prepared: Prepared) -> None:
+    if prepared.joined is not None:
+        await asyncio.to_thread(prepared.joined)
 
 
 def _stages(rows: str) -> list[Stage]:

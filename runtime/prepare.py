@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.cgroup.driver import Driver
 from runtime.cgroup.limits import limits
 from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.codec import encode
@@ -23,28 +25,39 @@ from runtime.sweep import CGROUPS_FILE
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """fds: what travels with Start, owned; notes: limits that this kernel can't set."""
+    """fds: what travels with Start, owned; notes: limits that this kernel can't set; joined: to be
+    called in a worker, if it is there, once the first process runs or never will."""
 
     cgroup: Cgroup
     fds: tuple[int, ...]
     notes: tuple[str, ...]
     stages: tuple[Stage, ...]
+    joined: Callable[[], None] | None = None
 
     def close(self) -> None:
         close_all(self.fds)
 
 
-def prepare(hierarchy: Hierarchy, directory: Path, spec: Spec, plan: object) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where cgroups are made, and by whom."""
+
+    hierarchy: Hierarchy
+    driver: Driver
+
+
+def prepare(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared:
     """Makes the cgroup with its limits, and the plan as a file. Nothing is left by a failure.
 
     directory: the monitor's; the cgroup is written down in it first; plan: a dataclass, what the
     handler's code in the monitor takes. Raises InvalidSpec, OSError.
     """
+    hierarchy = place.hierarchy
     begin = time.monotonic_ns()
     wanted = limits(spec.linux.resources, hierarchy.version)
     cgroup = hierarchy.cgroup(spec.linux.cgroups_path)
     note(directory / CGROUPS_FILE, spec.linux.cgroups_path)
-    notes = cgroup.create(wanted)
+    created = place.driver.create(cgroup, wanted)
     plan_fd = -1
     cgroup_fds: list[int] = []
     try:
@@ -54,19 +67,21 @@ def prepare(hierarchy: Hierarchy, directory: Path, spec: Spec, plan: object) -> 
         plan_fd = _plan_file(plan)
     except (OSError, RuntimeFault):
         close_all((plan_fd, *cgroup_fds))
+        if created.joined is not None:
+            created.joined()
         cgroup.remove()
         raise
     stages = (
         Stage("create cgroup", begin, made - begin),
         Stage("write plan", made, time.monotonic_ns() - made),
     )
-    return Prepared(cgroup, (plan_fd, *cgroup_fds), notes, stages)
+    return Prepared(cgroup, (plan_fd, *cgroup_fds), created.notes, stages, created.joined)
 
 
-def announce(hierarchy: Hierarchy, directory: Path, spec: Spec, plan: object) -> Prepared:
+def announce(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared:
     """The same, where somebody else makes the cgroup: the plan alone."""
     begin = time.monotonic_ns()
-    cgroup = hierarchy.cgroup(spec.linux.cgroups_path)
+    cgroup = place.hierarchy.cgroup(spec.linux.cgroups_path)
     note(directory / CGROUPS_FILE, spec.linux.cgroups_path)
     plan_fd = _plan_file(plan)
     stages = (Stage("write plan", begin, time.monotonic_ns() - begin),)

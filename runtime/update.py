@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from runtime.cgroup.change import Changed, change
 from runtime.cgroup.change import put_back as put_limits_back
-from runtime.cgroup.errors import CgroupRefused
-from runtime.cgroup.limits import limits
+from runtime.cgroup.driver import Driver
+from runtime.cgroup.errors import CgroupRefused, SystemdRefused, SystemdUnavailable
+from runtime.cgroup.limits import Limits, limits
 from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.errors import ContainerNotFound, RuntimeFault
 from runtime.spec import Resources
@@ -45,8 +46,9 @@ class Updated:
 class Updates:
     """What the daemon's loop calls; the files are written in threads."""
 
-    def __init__(self, hierarchy: Hierarchy) -> None:
+    def __init__(self, hierarchy: Hierarchy, driver: Driver) -> None:
         self._hierarchy = hierarchy
+        self._driver = driver
 
     def check(self, resources: Resources) -> None:
         """Raises InvalidSpec for what no container of this node could have."""
@@ -54,22 +56,25 @@ class Updates:
 
     async def apply(self, update: Update) -> Updated:
         """See `apply`."""
-        return await asyncio.to_thread(apply, self._hierarchy, update)
+        return await asyncio.to_thread(apply, self._hierarchy, self._driver, update)
 
     async def put_back(self, update: Update, updated: Updated) -> None:
         """See `put_back`."""
-        await asyncio.to_thread(put_back, self._hierarchy, update, updated)
+        await asyncio.to_thread(put_back, self._hierarchy, self._driver, update, updated)
 
 
-def apply(hierarchy: Hierarchy, update: Update) -> Updated:
-    """Raises InvalidSpec, MemoryInUse, CgroupRefused: nothing has changed.
+def apply(hierarchy: Hierarchy, driver: Driver, update: Update) -> Updated:
+    """Raises InvalidSpec, MemoryInUse, CgroupRefused, SystemdRefused, SystemdUnavailable: nothing
+    has changed.
 
     Raises ContainerNotFound if the container has ended meanwhile.
     """
     cgroup = hierarchy.cgroup(update.cgroup_path)
+    wanted = limits(update.resources, hierarchy.version)
     try:
-        changed = change(cgroup, limits(update.resources, hierarchy.version))
-    except CgroupRefused:
+        changed = change(cgroup, wanted)
+        _tell(driver, cgroup, wanted, changed)
+    except (CgroupRefused, SystemdRefused):
         if not cgroup.exists():
             raise ContainerNotFound(update.container_id) from None
         raise
@@ -85,7 +90,17 @@ def apply(hierarchy: Hierarchy, update: Update) -> Updated:
     return Updated(notes, changed, scores)
 
 
-def put_back(hierarchy: Hierarchy, update: Update, updated: Updated) -> None:
+def _tell(driver: Driver, cgroup: Cgroup, wanted: Limits, changed: Changed) -> None:
+    """Who else keeps the limits has to have the same, or nobody."""
+    try:
+        driver.changed(cgroup, wanted)
+    except (SystemdRefused, SystemdUnavailable) as error:
+        for failure in put_limits_back(cgroup, changed.before):
+            error.add_note(failure)
+        raise
+
+
+def put_back(hierarchy: Hierarchy, driver: Driver, update: Update, updated: Updated) -> None:
     """Undoes an update that could not be written down. Raises RuntimeFault."""
     cgroup = hierarchy.cgroup(update.cgroup_path)
     for pid, score in updated.scores.items():
@@ -93,6 +108,7 @@ def put_back(hierarchy: Hierarchy, update: Update, updated: Updated) -> None:
     failures = put_limits_back(cgroup, updated.changed.before)
     if failures and cgroup.exists():
         raise RuntimeFault("; ".join(failures))
+    driver.changed(cgroup, Limits(updated.changed.before))
 
 
 def _score(cgroup: Cgroup, score: int) -> tuple[dict[int, int], int]:

@@ -15,6 +15,7 @@ from cri.api import api_pb2 as api
 from cri.rpc import usage_messages
 from cri.rpc.batches import batches
 from cri.store.container import ContainerState
+from runtime.cgroup.units import container_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -68,7 +69,9 @@ def cgroup_of(services: Services, container: Container) -> str:
     if container.status.state is not ContainerState.RUNNING:
         return ""
     sandbox = services.store.sandboxes.exact(container.metadata.sandbox_id)
-    return "" if sandbox is None else f"{sandbox.metadata.cgroup_parent}/{container.id}"
+    if sandbox is None:
+        return ""
+    return container_cgroup(sandbox.metadata.cgroup_parent, container.id)
 
 
 async def _pieces(services: Services, containers: Sequence[Container]) -> list[bytes]:

@@ -11,6 +11,7 @@ from cri.rpc.finish import finish
 from cri.specgen import facts, resources, update
 from cri.store.container import ContainerState
 from cri.undo import Undo
+from runtime.cgroup.units import container_cgroup
 from runtime.errors import ContainerNotFound as NotRunning
 from runtime.update import Update
 
@@ -68,7 +69,7 @@ async def _apply(
         )
     wanted = Update(
         container_id=container.id,
-        cgroup_path=f"{sandbox.metadata.cgroup_parent}/{container.id}",
+        cgroup_path=container_cgroup(sandbox.metadata.cgroup_parent, container.id),
         resources=resources.translated(part, update.FIELD),
         oom_score_adj=score or None,
     )

@@ -17,7 +17,7 @@ async def runtime_config(
     services: Services, request: api.RuntimeConfigRequest
 ) -> api.RuntimeConfigResponse:
     """The cgroup driver. Always set: the zero of this enum means systemd."""
-    driver = {"cgroupfs": api.CGROUPFS, "systemd": api.SYSTEMD}[services.config.cgroup.driver]
+    driver = api.SYSTEMD if services.runtime.systemd else api.CGROUPFS
     return api.RuntimeConfigResponse(linux=api.LinuxRuntimeConfiguration(cgroup_driver=driver))
 
 

@@ -84,7 +84,10 @@ def _plan(services: Services, request: api.RunPodSandboxRequest) -> _Plan:
     config = request.config
     sandbox_id = new_id()
     node = _node()
-    defaults = specgen.Defaults(services.config.containers, services.config.cgroup.parent)
+    config_ = services.config
+    defaults = specgen.Defaults(
+        config_.containers, config_.cgroup.parent, systemd=services.runtime.systemd
+    )
     wanted = specgen.request(sandbox_id, config, defaults, node)
     own_network = wanted.network == "pod"
     netns_path = f"{services.config.netns_dir}/cni-{sandbox_id}" if own_network else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cri.specgen import cdi, classes, handler, mounts, namespaces, process, resources, security
+from runtime.cgroup.units import container_cgroup
 from runtime.spec import Linux, Process, Root, Spec
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def spec(subject: Subject) -> Spec:
             uid_mappings=uid_mappings,
             gid_mappings=gid_mappings,
             devices=subject.facts.devices,
-            cgroups_path=f"{subject.cgroup_parent}/{subject.container_id}",
+            cgroups_path=container_cgroup(subject.cgroup_parent, subject.container_id),
             resources=resources.resources(subject),
             seccomp=security.seccomp(subject, capabilities.bounding),
             masked_paths=security.masked_paths(subject),

@@ -12,6 +12,7 @@ from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest
 from cri.specgen.namespaces import user_map
 from network.result import PortMapping
+from runtime.cgroup import units
 from runtime.lifecycle import SandboxRequest
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Defaults:
 
     containers: ContainersConfig
     cgroup_parent: str = field(default="/podwright")
+    systemd: bool = False
 
 
 def check(config: api.PodSandboxConfig) -> None:
@@ -105,9 +107,11 @@ def hostname(config: api.PodSandboxConfig, node: Node) -> str:
 def cgroup_parent(sandbox_id: str, config: api.PodSandboxConfig, defaults: Defaults) -> str:
     """Where the pod's cgroups go: kubelet says, in cgroupfs's words; else one of our own."""
     parent = config.linux.cgroup_parent
+    if defaults.systemd:
+        return _slice(sandbox_id, parent, defaults)
     if not parent:
         return f"{defaults.cgroup_parent}/{sandbox_id}"
-    if parent.endswith(".slice") and "/" not in parent.strip("/"):
+    if parent.endswith(".slice"):
         raise InvalidRequest(
             "config.linux.cgroup_parent",
             f"{parent!r} is a systemd slice, but podwright manages cgroups by itself: set "
@@ -117,6 +121,24 @@ def cgroup_parent(sandbox_id: str, config: api.PodSandboxConfig, defaults: Defau
     if not parts or not all(map(_is_cgroup, parts)):
         raise InvalidRequest("config.linux.cgroup_parent", f"{parent!r} is no path of a cgroup")
     return "/" + "/".join(parts)
+
+
+def _slice(sandbox_id: str, parent: str, defaults: Defaults) -> str:
+    """kubelet names the pod's slice by its path; others by its name alone."""
+    if not parent:
+        return units.pod_slice(defaults.cgroup_parent, sandbox_id)
+    name = parent.rstrip("/").rpartition("/")[2]
+    remedy = "kubelet says so by itself if cgroupDriver is systemd, or is not set"
+    try:
+        path = units.slice_path(name)
+    except ValueError as error:
+        text = f"{parent!r}: podwright has systemd make cgroups here, but {error}: {remedy}"
+        raise InvalidRequest("config.linux.cgroup_parent", text) from None
+    if parent.strip("/") not in (name, path.strip("/")):
+        raise InvalidRequest(
+            "config.linux.cgroup_parent", f"{parent!r}: systemd would have {name} at {path}"
+        )
+    return path
 
 
 def _is_cgroup(part: str) -> bool:

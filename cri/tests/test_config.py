@@ -94,7 +94,7 @@ def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
         ('network.subnets = ["10.0.0.0/31"]', 1, "10.0.0.0/31 is too small"),
         ('[network]\nbridge = "much-too-long-name"', 2, "is no interface name"),
         ('address = "tcp://127.0.0.1:1"', 1, "must be unix:///path/to/socket or unix-abstract:"),
-        ('[cgroup]\ndriver = "systemd"', 2, "must be one of cgroupfs"),
+        ('[cgroup]\ndriver = "cgroup"', 2, "must be one of auto, cgroupfs, systemd"),
         ('[cgroup]\nparent = "/"', 2, "must be an absolute cgroup path"),
         ("[network]\nmtu = \n", 2, "not TOML: Invalid value"),
         ("[network\n", 1, "not TOML: "),

@@ -55,3 +55,23 @@ class CgroupBusy(RuntimeFault):
 
 class CgroupsUnusable(RuntimeFault):
     """This machine has no control groups that we could use; the text says what was looked for."""
+
+
+class SystemdUnavailable(RuntimeFault):
+    """systemd can't be reached, or has not answered in time; the text says which, and where."""
+
+
+class SystemdSilent(SystemdUnavailable):
+    """Somebody is there, but doesn't answer, or not to us."""
+
+
+class SystemdRefused(RuntimeFault):
+    """systemd would not do what was asked, or could not.
+
+    unit: which; error: the D-Bus error's name, or how the job ended ("timeout", "failed" ...).
+    """
+
+    def __init__(self, unit: str, error: str, text: str) -> None:
+        super().__init__(f"systemd, unit {unit}: {text or error}")
+        self.unit = unit
+        self.error = error

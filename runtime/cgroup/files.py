@@ -27,12 +27,6 @@ def checked_path(path: str) -> str:
     for part in parts:
         if part in ("", ".", "..") or "\n" in part or "\0" in part or len(part) > MAX_NAME:
             raise InvalidSpec(_PATH_FIELD, f"{path!r} has a part that no cgroup may have: {part!r}")
-        if part.endswith((".slice", ".scope")):
-            raise InvalidSpec(
-                _PATH_FIELD,
-                f"{path!r} names {part}, which is systemd's to make, and this runtime uses the "
-                "cgroupfs driver: set cgroupDriver: cgroupfs in the kubelet's configuration",
-            )
     return "/" + "/".join(parts)
 
 

@@ -15,7 +15,7 @@ class Embedded:
     name = ""
 
     def prepare(self, ground: Ground, work: Work) -> Prepared:
-        return prepare(ground.hierarchy, work.directory, work.spec, compiled(ground, work))
+        return prepare(ground.place, work.directory, work.spec, compiled(ground, work))
 
 
 def compiled(ground: Ground, work: Work) -> ContainerPlan:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runtime.cgroup.tree import Hierarchy
 from runtime.init.cgroups import CgroupLayout
-from runtime.prepare import Prepared
+from runtime.prepare import Place, Prepared
 from runtime.spec import Rootfs, Spec
 
 
@@ -18,7 +17,7 @@ class Ground:
     container is to see them."""
 
     state: Path
-    hierarchy: Hierarchy
+    place: Place
     cgroups: CgroupLayout
 
 

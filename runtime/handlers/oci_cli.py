@@ -66,7 +66,7 @@ class OciCli:
         )
         note(work.directory / STATES_FILE, f"{root}/{work.container_id}")
         begin = announce if self.own_cgroup else prepare
-        return begin(ground.hierarchy, work.directory, work.spec, made)
+        return begin(ground.place, work.directory, work.spec, made)
 
 
 def config(

@@ -81,6 +81,11 @@ class Container:
         return self._pod.hierarchy.cgroup(self.request.cgroup_path)
 
     @property
+    def scope(self) -> bool:
+        """The cgroup is in one of systemd's, which removes both as soon as nobody is in them."""
+        return ".scope/" in self.request.cgroup_path
+
+    @property
     def running(self) -> RunningContainer:
         who = self.who
         identity = Identity(who.uid, who.gid, who.groups) if who else Identity()
@@ -303,9 +308,11 @@ class Container:
             cgroup = self.cgroup
             if cgroup.exists():
                 oom_kills = cgroup.oom_kills()
-                if self.request.pid_namespace != "own":  # others may have outlived the first
-                    cgroup.kill()
-                cgroup.remove()
+            if self.scope:
+                oom_kills = self._pod.oom_kills_of(self, oom_kills)
+            if self.request.pid_namespace != "own":  # others may have outlived the first
+                cgroup.kill()
+            cgroup.remove()
         except (OSError, RuntimeFault) as error:
             self._complaint = f"cgroup {self.request.cgroup_path} could not be removed: {error}"
         for stream in self._streams:

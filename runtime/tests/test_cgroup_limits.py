@@ -6,6 +6,7 @@ import pytest
 
 from runtime.cgroup.files import checked_path
 from runtime.cgroup.limits import cpu_weight, limits
+from runtime.cgroup.units import refuse_units
 from runtime.errors import InvalidSpec
 from runtime.spec import Cpu, HugepageLimit, Memory, Pids, Resources
 
@@ -195,4 +196,4 @@ def test_a_cgroup_path_cannot_leave_its_hierarchy(path: str) -> None:
 @pytest.mark.parametrize("path", ["/kubepods.slice/kubepods-pod1.slice/x", "/a/cri-1.scope"])
 def test_systemd_units_are_refused_with_the_setting_to_change(path: str) -> None:
     with pytest.raises(InvalidSpec, match="cgroupDriver: cgroupfs"):
-        checked_path(path)
+        refuse_units(path)

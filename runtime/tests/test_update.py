@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime import update
+from runtime.cgroup.driver import Cgroupfs
 from runtime.cgroup.errors import CgroupRefused, MemoryInUse
 from runtime.cgroup.tree import Cgroup
 from runtime.errors import ContainerNotFound
@@ -45,7 +46,7 @@ def shares(group: Cgroup) -> str:
 
 def change(group: Cgroup, score: int | None = None, **resources: object) -> update.Updated:
     made = Resources(**resources)  # type: ignore[arg-type]  # by name
-    return update.apply(HIERARCHY, Update("c", group.path, made, score))
+    return update.apply(HIERARCHY, Cgroupfs(), Update("c", group.path, made, score))
 
 
 def holding(group: Cgroup, size: int, files: Path | None = None) -> int:
@@ -76,7 +77,7 @@ def holding(group: Cgroup, size: int, files: Path | None = None) -> int:
 def test_memory_and_swap_move_together_up_and_down(group: Cgroup, size: int) -> None:
     done = change(group, memory=Memory(limit=size, swap=size))
     assert memory(group) == size
-    update.put_back(HIERARCHY, Update("c", group.path, Resources()), done)
+    update.put_back(HIERARCHY, Cgroupfs(), Update("c", group.path, Resources()), done)
     assert memory(group) == 128 * MIB
 
 
@@ -124,7 +125,7 @@ def test_every_process_gets_the_score_and_its_own_back(group: Cgroup) -> None:
     done = change(group, score=321)
     assert [score(pid) for pid in pids] == [321] * 3
     assert done.notes == ()
-    update.put_back(HIERARCHY, Update("c", group.path, Resources()), done)
+    update.put_back(HIERARCHY, Cgroupfs(), Update("c", group.path, Resources()), done)
     assert [score(pid) for pid in pids] == before
 
 

@@ -273,7 +273,7 @@ def test_the_kernel_counts_what_a_process_uses(group: Cgroup, machine: Reader) -
         assert 16 * MIB <= found.memory.rss <= found.memory.working_set <= 64 * MIB
         assert found.memory.limit == 64 * MIB
         assert found.memory.swap_limit in (0, None)  # None: no swap accounting
-        assert found.memory.page_faults > 4000
+        assert found.memory.page_faults > 8  # 4000 without huge pages
         detail = machine.details([group.path])[group.path]
         assert detail.threads == 1
         assert detail.peak is None or detail.peak >= 16 * MIB

@@ -40,6 +40,7 @@ class Place:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     etc: Path = Path("/etc")
+    run: Path = Path("/run")
 
     def sysctl(self, name: str) -> str:
         """The value of a sysctl; "" where the kernel has none of that name."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from cri.cli.checks.finding import Finding, Place, fail, note, ok, warn
 from runtime.apparmor import profiles
-from runtime.cgroup import tree
+from runtime.cgroup import driver, tree
 from runtime.errors import RuntimeFault
 
 LEAST = (5, 12)
@@ -82,6 +82,20 @@ def cgroups(place: Place) -> Iterator[Finding]:
             "version 1 works here, but kubelet 1.35 and later refuses it by default",
             "boot with systemd.unified_cgroup_hierarchy=1, or set failCgroupV1: false for kubelet",
         )
+
+
+def cgroup_driver(place: Place) -> Iterator[Finding]:
+    """Who makes cgroups, and why."""
+    choice = driver.choose(
+        place.config.cgroup.driver,
+        booted=str(place.run / "systemd/system"),
+        answers=lambda: driver.systemd_version(str(place.run)),
+    )
+    if choice.broken:
+        remedy = 'write cgroup.driver = "auto", or "cgroupfs"'
+        yield fail("cgroup driver", f"systemd can't be used: {choice.reason}", remedy)
+    else:
+        yield ok("cgroup driver", f"{choice.driver}, since {choice.reason}")
 
 
 def namespaces(place: Place) -> Iterator[Finding]:
@@ -177,4 +191,7 @@ def apparmor(place: Place) -> Iterator[Finding]:
         yield warn("apparmor", f"{name} is not loaded: containers are not confined", remedy)
 
 
-CHECKS = (version, rights, cgroups, namespaces, seccomp, limits, swap, selinux, apparmor)
+CHECKS = (
+    *(version, rights, cgroups, cgroup_driver, namespaces),
+    *(seccomp, limits, swap, selinux, apparmor),
+)

@@ -1,0 +1,1 @@
+"""Tests of a node that systemd runs: see README.md."""
