@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import grpc
 import pytest
 
 from cri.api import api_pb2 as api
+from e2e.handlers import CANDIDATES, Candidate, tables
 from e2e.kubelet import Container, Kubelet, Pod, refused, until
 from e2e.node import REGISTRY, Node
 from e2e.test_attach import attached
@@ -24,51 +24,13 @@ from e2e.test_limits import control, resources
 from e2e.test_restart import monitor
 from e2e.test_stats import stats
 
-MEBIBYTE = 1 << 20
 KILL = signal.SIGKILL
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
-    """A handler for the test. memory: a limit that it can live with; kernel_of_its_own: each
-    container has one, and shares neither processes nor mounts as they come (docs/handlers.md)."""
-
-    name: str
-    program: str = ""
-    lines: str = ""
-    memory: int = 32 * MEBIBYTE
-    kernel_of_its_own: bool = False
-
-    @property
-    def path(self) -> str | None:
-        return shutil.which(self.program, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin")
-
-    def table(self) -> str:
-        """Its part of podwright.toml."""
-        path = f'type = "oci"\npath = "{self.path}"\n' if self.program else ""
-        return f"\n[runtime.handlers.{self.name}]\n{path}{self.lines}\n"
-
-
-CANDIDATES = (
-    Candidate("podwright"),
-    Candidate("runc", "runc"),
-    Candidate("crun", "crun", 'hidden_mounts = ["/sys/fs/cgroup/unified"]'),
-    Candidate(
-        "runsc",
-        "runsc",
-        'arguments = ["--platform=ptrace", "--network=host", "--ignore-cgroups"]\n'
-        "own_cgroup = false",
-        memory=200 * MEBIBYTE,
-        kernel_of_its_own=True,
-    ),
-)
 
 
 @pytest.fixture(scope="module")
 def handlers_node(node: Node, busybox: str) -> Iterator[Node]:
     """The session's node, with every handler that it can have in its configuration."""
-    present = [one for one in CANDIDATES if not one.program or one.path]
-    node.more_config = "".join(one.table() for one in present) + "\n".join(
+    node.more_config = tables() + "\n".join(
         (
             "[runtime.handlers.strict]",
             'pod_annotations = ["org.example.*"]',

@@ -1,0 +1,49 @@
+"""The runtime handlers that a node of the tests can have: ours, and those of Debian's programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+MEBIBYTE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A handler for the test. memory: a limit that it can live with; kernel_of_its_own: each
+    container has one, and shares neither processes nor mounts as they come (docs/handlers.md)."""
+
+    name: str
+    program: str = ""
+    lines: str = ""
+    memory: int = 32 * MEBIBYTE
+    kernel_of_its_own: bool = False
+
+    @property
+    def path(self) -> str | None:
+        return shutil.which(self.program, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin")
+
+    def table(self) -> str:
+        """Its part of podwright.toml."""
+        path = f'type = "oci"\npath = "{self.path}"\n' if self.program else ""
+        return f"\n[runtime.handlers.{self.name}]\n{path}{self.lines}\n"
+
+
+CANDIDATES = (
+    Candidate("podwright"),
+    Candidate("runc", "runc"),
+    Candidate("crun", "crun", 'hidden_mounts = ["/sys/fs/cgroup/unified"]'),
+    Candidate(
+        "runsc",
+        "runsc",
+        'arguments = ["--platform=ptrace", "--network=host", "--ignore-cgroups"]\n'
+        "own_cgroup = false",
+        memory=200 * MEBIBYTE,
+        kernel_of_its_own=True,
+    ),
+)
+
+
+def tables() -> str:
+    """The part of podwright.toml for those whose program is on this machine."""
+    return "".join(one.table() for one in CANDIDATES if not one.program or one.path)
