@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from kubernetes import stream
 
+from cri.api import api_pb2 as api
 from e2e import cluster as clusters
 from e2e import images, kube
 from e2e.cluster import Cluster
@@ -81,36 +83,72 @@ def test_the_node_says_what_runs_it(cluster: Cluster) -> None:
     assert "podwright" in [handler.name for handler in node.status.runtime_handlers]
 
 
-def test_a_deployment_grows_to_twenty_and_shrinks_to_nothing(cluster: Cluster) -> None:
-    def count() -> int:
-        status = cluster.ask(
-            lambda: cluster.apps.read_namespaced_deployment("many", "default").status
-        )
-        return int(status.ready_replicas or 0)
-
-    def scale(replicas: int) -> None:
-        body = {"spec": {"replicas": replicas}}
-        cluster.ask(lambda: cluster.apps.patch_namespaced_deployment_scale("many", "default", body))
-
+def deploy(cluster: Cluster, name: str) -> None:
+    """A deployment of one pod that runs for ever."""
     spec = {
         "replicas": 1,
-        "selector": {"matchLabels": {"app": "many"}},
-        "template": template("many", busybox(FOREVER)),
+        "selector": {"matchLabels": {"app": name}},
+        "template": template(name, busybox(FOREVER)),
     }
-    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "many"}}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}}
     cluster.create({**deployment, "spec": spec})
-    cluster.until(lambda: count() == 1, "one pod ready")
-    scale(MANY)
-    cluster.until(lambda: count() == MANY, f"{MANY} pods ready")
+    cluster.until(lambda: count(cluster, name) == 1, "one pod ready")
+
+
+def count(cluster: Cluster, name: str) -> int:
+    """How many of its pods are ready."""
+    found = cluster.ask(lambda: cluster.apps.read_namespaced_deployment(name, "default").status)
+    return int(found.ready_replicas or 0)
+
+
+def scale(cluster: Cluster, name: str, replicas: int) -> None:
+    body = {"spec": {"replicas": replicas}}
+    cluster.ask(lambda: cluster.apps.patch_namespaced_deployment_scale(name, "default", body))
+
+
+def running(cluster: Cluster, name: str) -> list[str]:
+    """The names of its pods in which a container runs, one for each container."""
+    state = api.ContainerStateValue(state=api.CONTAINER_RUNNING)
+    found = Kubelet(cluster.node).containers(state=state)
+    pods = (container.labels["io.kubernetes.pod.name"] for container in found)
+    return [pod for pod in pods if pod.startswith(f"{name}-")]
+
+
+def lives(cluster: Cluster, name: str) -> dict[str, tuple[str, int]]:
+    """Of its ready pods: the container's id, and how often it was restarted."""
+    found = {}
+    for one in cluster.pods(f"app={name}"):
+        for status in one.status.container_statuses or ():
+            if status.ready:
+                found[one.metadata.name] = (status.container_id, status.restart_count)
+    return found
+
+
+def test_a_deployment_grows_to_twenty_and_shrinks_to_nothing(cluster: Cluster) -> None:
+    deploy(cluster, "many")
+    scale(cluster, "many", MANY)
+    cluster.until(lambda: count(cluster, "many") == MANY, f"{MANY} pods ready")
     addresses = {pod.status.pod_ip for pod in cluster.pods("app=many")}
-    assert len(addresses) == MANY
-    scale(0)
+    assert len(addresses) == len(running(cluster, "many")) == MANY
+    scale(cluster, "many", 0)
     cluster.until(lambda: not cluster.pods("app=many"), "no pod left")
-    running = Kubelet(cluster.node).containers(
-        label_selector={"io.kubernetes.pod.namespace": "default"},
-        state={"state": "CONTAINER_RUNNING"},
-    )
-    assert not [c for c in running if c.labels["io.kubernetes.pod.name"].startswith("many-")]
+    assert running(cluster, "many") == []
+
+
+def test_a_deployment_grows_though_podwright_is_killed_meanwhile(cluster: Cluster) -> None:
+    deploy(cluster, "tough")
+    scale(cluster, "tough", MANY)
+    cluster.until(lambda: len(running(cluster, "tough")) > 3, "some run")
+    before = lives(cluster, "tough")
+    assert len(running(cluster, "tough")) < MANY, "it is still growing"
+    cluster.node.restart_daemon(how=signal.SIGKILL)
+    cluster.until(lambda: count(cluster, "tough") == MANY, f"{MANY} pods ready")
+    addresses = {pod.status.pod_ip for pod in cluster.pods("app=tough")}
+    assert len(addresses) == MANY
+    pods = running(cluster, "tough")
+    assert len(pods) == len(set(pods)) == MANY
+    assert before
+    assert before.items() <= lives(cluster, "tough").items()
 
 
 def test_a_job_completes(cluster: Cluster) -> None:
@@ -239,10 +277,27 @@ def test_a_running_container_is_resized(cluster: Cluster) -> None:
     assert execute(cluster, "elastic", "sh", "-c", script) == (f"{96 * MIB}\n", 0)
 
 
-def test_a_user_namespace_is_refused_with_a_reason(cluster: Cluster) -> None:
-    cluster.create(pod("mapped", busybox(FOREVER), hostUsers=False))
-
-    def said() -> bool:
-        return any("user namespaces" in event for event in cluster.events("mapped"))
-
-    cluster.until(said, "an event that says so", "mapped")
+def test_root_of_a_pod_with_users_of_its_own_is_nobody_on_the_node(cluster: Cluster) -> None:
+    handlers = node_object(cluster).status.runtime_handlers
+    if not any(handler.features.user_namespaces for handler in handlers):
+        pytest.skip("the node says that it has no user namespaces for pods")
+    mounts = [{"name": "disk", "mountPath": "/disk"}]
+    names = ("mapped", "apart")
+    for name in names:
+        container = busybox(FOREVER, volumeMounts=mounts)
+        disk = {"name": "disk", "emptyDir": {}}
+        cluster.create(pod(name, container, volumes=[disk], hostUsers=False))
+    firsts = set()
+    for name in names:
+        cluster.wait_phase(name, "Running")
+        owner, inside, outside, size = execute(
+            cluster,
+            name,
+            "sh",
+            "-c",
+            "touch /disk/file; stat -c %u /disk/file; cat /proc/self/uid_map",
+        )[0].split()
+        assert (owner, inside, int(size) >= 65536) == ("0", "0", True)
+        firsts.add(int(outside))
+    assert min(firsts) >= 65536
+    assert len(firsts) == len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -369,3 +370,25 @@ def test_a_variant_of_the_embedded_runtime_holds_back_what_it_is_told_to(
     assert pod.run("mkdir /sys/fs/cgroup/x 2>/dev/null || echo read-only", linux=linux) == [
         "read-only"
     ]
+
+
+def test_a_binary_runs_the_hooks_that_a_device_by_name_wants(
+    kubelet: Kubelet, handlers_node: Node, candidate: Candidate
+) -> None:
+    if not candidate.program or candidate.kernel_of_its_own:
+        pytest.skip("hooks are for binaries that share the node's kernel")
+    told = handlers_node.directory / "hook.json"
+    hook = {"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", f"cat > {told}"]}
+    device = {"name": "0", "containerEdits": {"hooks": [hook], "env": ["GPU=0"]}}
+    specs = handlers_node.directory / "cdi" / "etc"
+    specs.mkdir(parents=True, exist_ok=True)
+    content = {"cdiVersion": "0.7.0", "kind": "vendor.com/gpu", "devices": [device]}
+    (specs / "gpu.json").write_text(json.dumps(content))
+    asked = [api.CDIDevice(name="vendor.com/gpu=0")]
+    pod = kubelet.pod(handler=candidate.name)
+    container = pod.container(["sh", "-c", "echo $GPU"], CDI_devices=asked).start()
+    container.wait()
+    assert container.log() == ["0"]
+    assert json.loads(told.read_text())["id"] == container.id
+    shutil.rmtree(specs.parent)
+    told.unlink()

@@ -239,3 +239,43 @@ def test_pods_can_not_read_each_others_files(kubelet: Kubelet, pod: Pod) -> None
     pod.container().start().shell("echo secret > /dev/shm/s; echo secret > /tmp/s")
     other = kubelet.pod()
     assert other.run("ls /dev/shm /tmp | grep -c s$ || true") == ["0"]
+
+
+def test_empty_lists_of_paths_leave_proc_as_the_kernel_shows_it(pod: Pod) -> None:
+    """procMount: Unmasked, which kubelet says by empty lists."""
+    below = "grep -c ' /proc/' /proc/self/mountinfo || true"
+    assert pod.run(below, linux=security(masked_paths=[], readonly_paths=[])) == ["0"]
+    covered = security(masked_paths=["/proc/keys"], readonly_paths=["/proc/sys"])
+    said = pod.run(f"{below}; wc -c < /proc/keys", linux=covered)
+    assert said == ["2", "0"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "groups"),
+    [(api.SupplementalGroupsPolicy.Merge, [9, 1000, 2000]), (api.Strict, [9, 1000])],
+)
+def test_groups_of_the_image_come_as_the_policy_says_and_the_status_tells_them(
+    pod: Pod, policy: api.SupplementalGroupsPolicy, groups: list[int]
+) -> None:
+    """What the kernel has, what the status says: the same."""
+    linux = security(
+        run_as_user=number(1000), supplemental_groups=[9], supplemental_groups_policy=policy
+    )
+    container = pod.container(linux=linux).start()
+    assert sorted(map(int, container.shell("id -G").split())) == groups
+    in_kernel = container.shell("grep ^Groups: /proc/1/status").split()[1:]
+    assert sorted(map(int, in_kernel)) == groups
+    told = container.status().user.linux
+    assert (told.uid, told.gid, sorted(told.supplemental_groups)) == (1000, 1000, groups)
+    answer = pod.kubelet.client.call("Status", api.StatusRequest(), api.StatusResponse)
+    assert answer.features.supplemental_groups_policy
+
+
+@pytest.mark.parametrize(
+    "key", ["rdt.resources.beta.kubernetes.io/pod", "blockio.resources.beta.kubernetes.io/pod"]
+)
+def test_a_class_of_service_is_not_missing_silently(kubelet: Kubelet, key: str) -> None:
+    pod = kubelet.pod(kubelet.config(annotations={key: "gold"}))
+    error = refused(lambda: pod.container())
+    assert f"sandbox_config.annotations[{key}]" in error.message
+    assert "'gold'" in error.message

@@ -229,6 +229,16 @@ class Linux:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A program of the node to be run at a moment of a container's life. timeout: seconds."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     process: Process
     root: Root = Root()
@@ -236,4 +246,5 @@ class Spec:
     mounts: tuple[Mount, ...] = ()
     linux: Linux = Linux()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)  # for handlers of type oci
     oci_version: str = "1.3.0"

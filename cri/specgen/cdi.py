@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from cri.cdi.injection import Injection, Request
 from cri.cdi.spec import parse_name
 from cri.errors import InvalidRequest, NotImplementedYet
+from cri.handlers import OCI
 from cri.specgen.resources import EVERYTHING
-from runtime.spec import Spec
+from runtime.spec import Hook, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cri.api import api_pb2 as api
+    from cri.specgen.handler import RuntimeHandler
 
 ANNOTATION = "cdi.k8s.io/"
 """Before the name of an annotation whose value is a list of devices, with commas."""
@@ -45,18 +47,30 @@ def _named(config: api.ContainerConfig) -> Iterator[Request]:
                 yield Request(name.strip(), f"config.annotations[{key}]")
 
 
-def refuse_hooks(injection: Injection) -> None:
-    """Raises NotImplementedYet, naming the hook and the device that can't do without it."""
+def hooks(injection: Injection, handler: RuntimeHandler) -> dict[str, tuple[Hook, ...]]:
+    """By name, for a handler that can run them.
+
+    Raises NotImplementedYet for one that can't, naming the hook and the device that wants it.
+    """
+    found: dict[str, tuple[Hook, ...]] = {}
     for wanted in injection.hooks:
         hook = wanted.hook
-        raise NotImplementedYet(
-            f"{wanted.device}: its {hook.hook_name} hook {hook.path} can't be run: the embedded "
-            "runtime has no OCI hooks"
-        )
+        if handler.config.type != OCI:
+            raise NotImplementedYet(
+                f"{wanted.device}: its {hook.hook_name} hook {hook.path} can't be run: the "
+                "embedded runtime has no hooks; give the pod a RuntimeClass with a handler of "
+                f'type "{OCI}"'
+            )
+        made = Hook(hook.path, hook.args, hook.env, hook.timeout)
+        found[hook.hook_name] = (*found.get(hook.hook_name, ()), made)
+    return found
 
 
-def applied(spec: Spec, injection: Injection) -> Spec:
-    """The spec with what the devices bring: of one place or name, theirs counts."""
+def applied(spec: Spec, injection: Injection, handler: RuntimeHandler) -> Spec:
+    """The spec with what the devices bring: of one place or name, theirs counts.
+
+    Raises NotImplementedYet: see `hooks`.
+    """
     if injection == Injection():
         return spec
     process, linux = spec.process, spec.linux
@@ -77,6 +91,7 @@ def applied(spec: Spec, injection: Injection) -> Spec:
             process, env=(*process.env, *injection.env), user_lookup=lookup
         ),
         mounts=tuple(mounts),
+        hooks=hooks(injection, handler),
         linux=dataclasses.replace(
             linux,
             devices=(*linux.devices, *injection.devices),

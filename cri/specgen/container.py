@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri.specgen import cdi, handler, mounts, namespaces, process, resources, security
+from cri.specgen import cdi, classes, handler, mounts, namespaces, process, resources, security
 from runtime.cgroup.units import container_cgroup
 from runtime.spec import Linux, Process, Root, Spec
 
@@ -16,7 +16,7 @@ def spec(subject: Subject) -> Spec:
     """Raises InvalidRequest, NotImplementedYet: they name the field of the request."""
     config = subject.config
     security.check_privileged(subject)
-    cdi.refuse_hooks(subject.facts.injection)
+    classes.refuse(config, subject.sandbox)
     capabilities = security.capabilities(subject.security)
     uid_mappings, gid_mappings = namespaces.id_mappings(
         subject.sandbox.linux.security_context.namespace_options
@@ -47,4 +47,5 @@ def spec(subject: Subject) -> Spec:
             readonly_paths=security.readonly_paths(subject),
         ),
     )
-    return cdi.applied(handler.completed(made, subject), subject.facts.injection)
+    made = handler.completed(made, subject)
+    return cdi.applied(made, subject.facts.injection, subject.handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,10 +15,13 @@ from cri.cdi import registry
 from cri.cdi.injection import Injection, Request, resolve
 from cri.cdi.spec import parse
 from cri.errors import CriFault, InvalidRequest, NotImplementedYet, WrongState
+from cri.handlers import HandlerConfig
 from cri.specgen import cdi, container
+from cri.specgen.handler import RuntimeHandler
 from cri.specgen.subject import Facts
 from cri.tests.test_specgen import image, secured, subject
-from runtime.spec import Device, DeviceRule, Mount
+from runtime.handlers.oci_cli import config
+from runtime.spec import Device, DeviceRule, Hook, Mount
 
 Edits = dict[str, object]
 
@@ -287,9 +291,16 @@ def test_what_a_device_brings_goes_before_the_request() -> None:
     assert sources == ["/device", "/in", "/deep"]  # parents first
 
 
-def test_hooks_that_can_t_be_run_are_named_with_their_device(tmp_path: Path) -> None:
-    hook = {"hookName": "createContainer", "path": "/usr/bin/links"}
+def test_hooks_are_for_handlers_that_can_run_them(tmp_path: Path) -> None:
+    hook = {"hookName": "createContainer", "path": "/usr/bin/links", "args": ["links", "-v"]}
     write(tmp_path / "a.json", {"0": {"hooks": [hook]}})
-    facts = Facts(injection=ask(tmp_path, "vendor.com/gpu=0"))
+    asking = subject(secured(), facts=Facts(injection=ask(tmp_path, "vendor.com/gpu=0")))
     with pytest.raises(NotImplementedYet, match=r"gpu=0 .*createContainer hook /usr/bin/links"):
-        container.spec(subject(secured(), facts=facts))
+        container.spec(asking)
+    binary = RuntimeHandler("runc", HandlerConfig(type="oci"))
+    spec = container.spec(dataclasses.replace(asking, handler=binary))
+    assert spec.hooks == {"createContainer": (Hook("/usr/bin/links", ("links", "-v")),)}
+    written = config(spec, Path("/place"), {"createContainer": [{"path": "/first"}]})
+    assert written["hooks"] == {
+        "createContainer": [{"path": "/first"}, {"path": "/usr/bin/links", "args": ["links", "-v"]}]
+    }

@@ -11,7 +11,7 @@ import pytest
 from cri.cli import doctor
 from cri.cli.checks import daemon, kernel, net, storage
 from cri.cli.checks.finding import Check, Finding, Level, Place
-from cri.config import Config, NetworkConfig
+from cri.config import Config, DevicesConfig, NetworkConfig
 
 
 @pytest.fixture
@@ -196,3 +196,18 @@ def test_a_check_that_breaks_is_a_finding_and_not_the_end(place: Place) -> None:
 def test_every_finding_that_is_not_good_says_what_to_do(place: Place) -> None:
     for finding in doctor.examine(place):
         assert finding.level is Level.OK or finding.remedy, finding
+
+
+def test_a_file_of_devices_that_can_not_be_read_is_to_be_mended(
+    place: Place, tmp_path: Path
+) -> None:
+    there = dataclasses.replace(
+        place, config=dataclasses.replace(Config(), devices=DevicesConfig((str(tmp_path / "cdi"),)))
+    )
+    assert levels(daemon.named_devices, there) == []
+    good = '{"cdiVersion": "0.6.0", "kind": "a.b/c", "devices": [{"name": "x"}, {"name": "y"}]}'
+    put(tmp_path / "cdi/good.json", good)
+    put(tmp_path / "cdi/bad.yaml", "kind: [")
+    known, broken = daemon.named_devices(there)
+    assert (known.level, known.text[:9]) == (Level.OK, "2 by name")
+    assert (broken.level, "bad.yaml" in broken.text) == (Level.WARN, True)

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from cri.api import api_pb2 as api
-from cri.errors import CriFault, InvalidRequest
+from cri.errors import CriFault, InvalidRequest, NotImplementedYet
 from cri.specgen import container, mounts, namespaces, process, resources, security
 from cri.specgen.subject import Facts, Subject
 from image.manifest import ImageConfig, Platform
@@ -328,6 +328,29 @@ def test_namespaces_that_contradict_the_pod_are_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem):
         namespaces.namespaces(subject(secured(namespace_options=options), pod))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "of_pod"),
+    [
+        ({"io.kubernetes.cri.rdt-class": "gold"}, {}),
+        ({}, {"rdt.resources.beta.kubernetes.io/pod": "gold"}),
+        ({}, {"blockio.resources.beta.kubernetes.io/container.main": "gold"}),
+    ],
+)
+def test_a_class_of_service_that_nobody_defines_is_named(
+    annotations: dict[str, str], of_pod: dict[str, str]
+) -> None:
+    config = api.ContainerConfig(annotations=annotations)
+    config.metadata.name = "main"
+    pod = api.PodSandboxConfig(annotations=of_pod)
+    with pytest.raises(NotImplementedYet, match=r"annotations\[.*\]: there is no .* class 'gold'"):
+        container.spec(subject(config, pod))
+    config.metadata.name = "other"
+    others = api.PodSandboxConfig(
+        annotations={"rdt.resources.beta.kubernetes.io/container.main": "gold"}
+    )
+    container.spec(subject(api.ContainerConfig(metadata=config.metadata), others))
 
 
 def limited(**fields: object) -> api.ContainerConfig:

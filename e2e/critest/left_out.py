@@ -5,18 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from runtime.apparmor import profiles
+
 NOT_YET: Mapping[str, Sequence[str]] = {
-    "AppArmor profiles: not yet": (
-        "AppArmor runtime should prefer new apparmor field should enforce a apparmor_profile blocking writes",
-        "AppArmor runtime should prefer new apparmor field should fail with an unloaded apparmor_profile",
-        "AppArmor runtime should prefer new apparmor field should work with apparmor profile",
-        "AppArmor runtime should support apparmor field should enforce a apparmor_profile blocking writes",
-        "AppArmor runtime should support apparmor field should enforce a permissive deprecated profile",
-        "AppArmor runtime should support apparmor field should fail with an unloaded apparmor_profile",
-        "AppArmor runtime should support deprecated apparmor_profile field should enforce a apparmor_profile blocking writes",
-        "AppArmor runtime should support deprecated apparmor_profile field should enforce a permissive deprecated profile",
-        "AppArmor runtime should support deprecated apparmor_profile field should fail with an unloaded apparmor_profile",
-    ),
     "image volumes: not yet": (
         "Image Volume [Feature:ImageVolume] should correctly mount image and enforce read-only",
         "Image Volume [Feature:ImageVolume] should reject Image Volume with Readonly set to false",
@@ -41,6 +32,18 @@ NOT_YET: Mapping[str, Sequence[str]] = {
     ),
 }
 
+NO_APPARMOR = (
+    "AppArmor runtime should prefer new apparmor field should enforce a apparmor_profile blocking writes",
+    "AppArmor runtime should prefer new apparmor field should fail with an unloaded apparmor_profile",
+    "AppArmor runtime should prefer new apparmor field should work with apparmor profile",
+    "AppArmor runtime should support apparmor field should enforce a apparmor_profile blocking writes",
+    "AppArmor runtime should support apparmor field should enforce a permissive deprecated profile",
+    "AppArmor runtime should support apparmor field should fail with an unloaded apparmor_profile",
+    "AppArmor runtime should support deprecated apparmor_profile field should enforce a apparmor_profile blocking writes",
+    "AppArmor runtime should support deprecated apparmor_profile field should enforce a permissive deprecated profile",
+    "AppArmor runtime should support deprecated apparmor_profile field should fail with an unloaded apparmor_profile",
+)
+
 OFFLINE = {
     "Image Manager public image with digest should be pulled and removed [Conformance]": "it pulls "
     "a public image by its digest, and nobody but its maker can make that image",
@@ -55,5 +58,7 @@ STANDALONE_SHELL = {
 
 def reasons(*, standalone_shell: bool) -> dict[str, str]:
     """Name -> reason. `standalone_shell`: what the images' busybox does (see images.py)."""
-    later = {name: reason for reason, names in NOT_YET.items() for name in names}
+    apparmor = () if profiles.enabled() else NO_APPARMOR
+    later = dict.fromkeys(apparmor, "this kernel has no AppArmor")
+    later |= {name: reason for reason, names in NOT_YET.items() for name in names}
     return {**later, **OFFLINE, **(STANDALONE_SHELL if standalone_shell else {})}

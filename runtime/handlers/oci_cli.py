@@ -81,13 +81,25 @@ def config(
     written = cast(dict[str, object], encode(replace(spec, mounts=mounts, root=root), camel=True))
     written = cast(dict[str, object], _said(written))
     written["ociVersion"] = _VERSION
-    if hooks:
-        written["hooks"] = hooks
+    if hooks or spec.hooks:
+        written["hooks"] = _all_hooks(hooks or {}, spec)
     cast(dict[str, object], written["process"]).pop("userLookup", None)
     linux = cast(dict[str, object], written["linux"])
     if not spec.linux.rootfs_propagation:
         linux["rootfsPropagation"] = _propagation(spec.mounts)
     return written
+
+
+def _all_hooks(hooks: Mapping[str, object], spec: Spec) -> Mapping[str, object]:
+    """The handler's, and after them the container's own."""
+    merged = dict(hooks)
+    for name, own in spec.hooks.items():
+        first = merged.get(name)
+        merged[name] = [
+            *(first if isinstance(first, list) else ()),
+            *(encode(hook, camel=True) for hook in own),
+        ]
+    return merged
 
 
 def _said(value: object) -> object:

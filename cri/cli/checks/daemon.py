@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cri.api import api_pb2 as api
+from cri.cdi import registry
 from cri.cli.checks.finding import Finding, Place, note, ok, warn
 from cri.cli.client import CallFailed, Client
 from runtime.linux import fds
@@ -81,4 +82,14 @@ def crictl(place: Place) -> Iterator[Finding]:
         yield note("crictl", f"{path} does not name {place.address}", remedy)
 
 
-CHECKS = (answers, spawner, others, crictl)
+def named_devices(place: Place) -> Iterator[Finding]:
+    """The files that describe devices by name can be read; most nodes have none."""
+    found = registry.read(place.config.devices.cdi_spec_dirs)
+    if found.count():
+        yield ok("devices", f"{found.count()} by name in {', '.join(found.directories)}")
+    for file in found.broken():
+        remedy = "mend it, or remove it: its devices can't be had"
+        yield warn("devices", f"{file.path}: {file.problem}", remedy)
+
+
+CHECKS = (answers, spawner, others, crictl, named_devices)
