@@ -113,6 +113,15 @@ class Snapshots:
         lower = tuple(f"{self._layers}/{item}" for item in self.used[container_id])
         return Overlay(lower, f"{path}/upper", f"{path}/work")
 
+    def of(self, container_id: str) -> list[str]:
+        """The names of a container's snapshots: its own, and those of its volumes (ID.NUMBER)."""
+        found = [container_id] if container_id in self.used else []
+        number = 0
+        while f"{container_id}.{number}" in self.used:
+            found.append(f"{container_id}.{number}")
+            number += 1
+        return found
+
     def drop(self, container_id: str, trash: Path) -> bool:
         """Forget a snapshot and move its directory to `trash`; whether there was one."""
         if self.used.pop(container_id, None) is None:

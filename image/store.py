@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -230,15 +230,23 @@ class ImageStore:
 
         owner: uid and gid of the container's root. Few system calls. ImageNotFound, StorageFull.
         """
+        ids = self._layers_of(image_id)
+        roots = (self._catalog.layers[item].root for item in ids)
+        root = next((attributes for attributes in roots if attributes is not None), None)
+        overlay = self._snapshots.prepare(container_id, ids, root, owner)
+        self.writable.begin(container_id, overlay.upper)
+        return overlay
+
+    def hold(self, image_id: str, volume: str) -> None:
+        """Keeps an image's layers for a volume, named <container id>.<number>, until the container
+        is discarded; `snapshot` answers them. Raises ImageNotFound, StorageFull."""
+        self._snapshots.prepare(volume, self._layers_of(image_id), None)
+
+    def _layers_of(self, image_id: str) -> Sequence[str]:
         record = self._catalog.images.get(image_id)
         if record is None:
             raise ImageNotFound(image_id)
-        ids = visible(record.layers, self._catalog)
-        roots = (self._catalog.layers[item].root for item in ids)
-        root = next((attributes for attributes in roots if attributes is not None), None)
-        overlay = self._snapshots.prepare(container_id, ids or [_EMPTY], root, owner)
-        self.writable.begin(container_id, overlay.upper)
-        return overlay
+        return visible(record.layers, self._catalog) or [_EMPTY]
 
     def snapshot(self, container_id: str) -> Overlay | None:
         """What `prepare` answered for this container."""
@@ -249,15 +257,22 @@ class ImageStore:
 
         Its name is free at once; its files go in the background.
         """
-        path = self._trash.name()
         self.writable.forget(container_id)
-        if self._snapshots.drop(container_id, path):
-            self._trash.remove_later(path)
+        dropped = False
+        for name in self._snapshots.of(container_id):
+            path = self._trash.name()
+            if self._snapshots.drop(name, path):
+                self._trash.remove_later(path)
+                dropped = True
+        if dropped:
             await finished(self._tidy(documents=False))
 
     async def collect(self, live_containers: Collection[str]) -> None:
         """Remove snapshots of containers that are not among `live_containers`, and all garbage."""
-        for container_id in set(self._snapshots.used) - set(live_containers):
+        live = set(live_containers)
+        for container_id in list(self._snapshots.used):
+            if container_id in live or container_id.partition(".")[0] in live:
+                continue
             path = self._trash.name()
             if self._snapshots.drop(container_id, path):
                 self._trash.remove_later(path)

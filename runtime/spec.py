@@ -95,6 +95,8 @@ class Mount:
     """options: bind, rbind, ro, rro, nosuid, rprivate, rslave, rshared, mode=…, size=…, data.
 
     uid_mappings, gid_mappings: whose a bind mount's files seem to be; those of the user namespace.
+    layers: podwright's extension: an image's directories, topmost first; `source` is then the path
+    in it of what to mount, "" for all of it, read-only in any case.
     """
 
     destination: str
@@ -103,6 +105,7 @@ class Mount:
     options: tuple[str, ...] = ()
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.errors import InvalidRequest, PathHangs
-from cri.rpc import runtime_handlers
+from cri.rpc import image_volumes, runtime_handlers
 from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import container as specgen
 from cri.specgen import facts
@@ -62,6 +62,7 @@ async def make(
         node_devices=not handler.config.privileged_without_host_devices,
         apparmor_profile=services.config.containers.apparmor_profile,
         cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
+        image_layers=image_volumes.layers(services, container_id, config),
     )
     with trace.stage("look at the node"):
         try:

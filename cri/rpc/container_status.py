@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.json_format import MessageToDict
 
 from cri.api import api_pb2 as api
+from cri.rpc import image_volumes
 from cri.specgen import signals
 from runtime import codec
 
@@ -61,6 +62,7 @@ def status_message(services: Services, container: Container) -> api.ContainerSta
         stop_signal=signals.to_api(metadata.stop_signal or "SIGTERM"),
     )
     message.image.image = image.names[0] if image and image.names else metadata.image_ref
+    image_volumes.tell(services, message.mounts)
     if config.linux.HasField("resources"):
         message.resources.linux.CopyFrom(config.linux.resources)
     if status.started_at:

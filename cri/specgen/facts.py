@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.cdi import injection
-from cri.errors import InvalidRequest, NotImplementedYet, WrongState
+from cri.errors import ImageVolumeFailed, InvalidRequest, NotImplementedYet, WrongState
 from cri.specgen import apparmor, cdi, mounts, security
 from cri.specgen.subject import Facts
 from runtime.apparmor import profiles
 from runtime.errors import InvalidSpec
-from runtime.init import capabilities
+from runtime.init import capabilities, rootfs
 from runtime.seccomp import profile
 from runtime.spec import Device, DeviceRule
 
@@ -54,6 +54,7 @@ class Wanted:
     node_devices: bool = True
     apparmor_profile: str = profiles.DEFAULT
     cdi_spec_dirs: tuple[str, ...] = ()
+    image_layers: tuple[tuple[str, ...], ...] = ()
     progress: list[str] = field(default_factory=list)
 
 
@@ -62,8 +63,11 @@ def gather(wanted: Wanted) -> Facts:
     config = wanted.config
     _refuse_selinux(config)
     for index, mount in enumerate(mounts.requested(config)):
+        if mount.type == mounts.IMAGE:
+            continue
         wanted.progress.append(mount.source)
         _ensure_source(mount.source, f"config.mounts[{index}].host_path")
+    _check_sub_paths(config, wanted.image_layers)
     if wanted.log_directory:
         wanted.progress.append(wanted.log_directory)
         _make_directory(wanted.log_directory, "config.log_path")
@@ -81,7 +85,20 @@ def gather(wanted: Wanted) -> Facts:
         lowest_oom_score=lowest_oom_score(),
         injection=injection.resolve(named, wanted.cdi_spec_dirs),
         apparmor_profile=_apparmor(config, wanted.apparmor_profile),
+        image_layers=wanted.image_layers,
     )
+
+
+def _check_sub_paths(
+    config: api.ContainerConfig, image_layers: tuple[tuple[str, ...], ...]
+) -> None:
+    asked = [mount for mount in config.mounts if mount.image.image]
+    for mount, layers in zip(asked, image_layers, strict=True):
+        if mount.image_sub_path and not rootfs.has_path(layers, mount.image_sub_path):
+            raise ImageVolumeFailed(
+                f"image {mount.image.user_specified_image or mount.image.image} has no "
+                f"{mount.image_sub_path!r}, which was to be mounted at {mount.container_path}"
+            )
 
 
 @functools.cache

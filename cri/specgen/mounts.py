@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, NotImplementedYet
+from cri.errors import InvalidRequest
 from cri.specgen.namespaces import id_mappings
 from runtime.spec import IdMapping, Mount
 
@@ -29,6 +30,7 @@ NODE_SHM = Mount("/dev/shm", "bind", "/dev/shm", ("rbind", "rprivate", "rw"))  #
 SYS = Mount("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev"))
 CGROUP = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("nosuid", "noexec", "nodev", "relatime"))
 
+IMAGE = "image"  # the type of a mount whose layers are an image's
 POD_FILES = ("hostname", "hosts", "resolv.conf")
 
 _PROPAGATION = {
@@ -41,7 +43,7 @@ _EXTRA_OPTIONS = frozenset(("noexec", "nodev", "nosuid"))
 
 def mounts(subject: Subject) -> tuple[Mount, ...]:
     """In the order in which they are to be made: nothing covers what was mounted below it."""
-    wanted = requested(subject.config)
+    wanted = _with_layers(requested(subject.config), subject.facts.image_layers)
     _check_recursive(subject)
     _check_user_namespace(subject, wanted)
     taken = {mount.destination for mount in wanted}
@@ -62,8 +64,15 @@ def mounts(subject: Subject) -> tuple[Mount, ...]:
 
 
 def requested(config: api.ContainerConfig) -> list[Mount]:
-    """The request's own, in its order. Raises InvalidRequest, NotImplementedYet."""
+    """The request's own, in its order. Raises InvalidRequest."""
     return [_requested(mount, index) for index, mount in enumerate(config.mounts)]
+
+
+def _with_layers(wanted: list[Mount], image_layers: tuple[tuple[str, ...], ...]) -> list[Mount]:
+    layers = iter(image_layers)
+    return [
+        replace(mount, layers=next(layers)) if mount.type == IMAGE else mount for mount in wanted
+    ]
 
 
 def _usual(subject: Subject) -> tuple[Mount, ...]:
@@ -92,9 +101,10 @@ def _pod_files(subject: Subject) -> list[Mount]:
 
 def _requested(mount: api.Mount, index: int) -> Mount:
     field = f"config.mounts[{index}]"
-    _refuse_unsupported(mount, field)
     if not mount.container_path:
         raise InvalidRequest(f"{field}.container_path", "empty: where should it be mounted?")
+    if mount.image.image:
+        return _image(mount, field)
     if "\0" in mount.host_path:
         raise InvalidRequest(f"{field}.host_path", f"{mount.host_path!r} contains a NUL byte")
     if not mount.host_path.startswith("/"):
@@ -109,6 +119,25 @@ def _requested(mount: api.Mount, index: int) -> Mount:
         options=(*options, *_extra(mount, field)),
         uid_mappings=_ids(mount.uidMappings),
         gid_mappings=_ids(mount.gidMappings),
+    )
+
+
+def _image(mount: api.Mount, field: str) -> Mount:
+    """A volume that is an image: KEP-4639. Its layers come later."""
+    if mount.host_path:
+        raise InvalidRequest(f"{field}.host_path", "given, though an image is to be mounted")
+    if not mount.readonly:
+        raise InvalidRequest(f"{field}.readonly", "false: images are mounted read-only")
+    if mount.propagation != api.PROPAGATION_PRIVATE:
+        raise InvalidRequest(f"{field}.propagation", "an image has no mounts to propagate")
+    path = mount.image_sub_path
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise InvalidRequest(f"{field}.image_sub_path", f"{path!r} is no path in an image")
+    return Mount(
+        destination=destination(mount.container_path),
+        type=IMAGE,
+        source="" if posixpath.normpath(path) == "." else posixpath.normpath(path),
+        options=("ro", "nosuid", "nodev", *_extra(mount, field)),
     )
 
 
@@ -152,13 +181,6 @@ def _extra(mount: api.Mount, field: str) -> tuple[str, ...]:
             known = ", ".join(sorted(_EXTRA_OPTIONS))
             raise InvalidRequest(f"{field}.mount_options", f"{option!r} is none of {known}")
     return tuple(mount.mount_options)
-
-
-def _refuse_unsupported(mount: api.Mount, field: str) -> None:
-    if mount.HasField("image") and mount.image.image:
-        raise NotImplementedYet(
-            f"{field}.image: images as volumes are not supported yet (asked: {mount.image.image})"
-        )
 
 
 def _check_user_namespace(subject: Subject, wanted: Sequence[Mount]) -> None:

@@ -23,7 +23,8 @@ class Facts:
     devices, device_rules: what the requested device paths turned out to be (privileged: all the
     node's); seccomp: the profile file that the request or the configuration names;
     lowest_oom_score: what we may set at all; injection: what devices asked for by name bring;
-    apparmor_profile: one that the kernel has, "" for none.
+    apparmor_profile: one that the kernel has, "" for none; image_layers: of the images that are
+    mounted, in the order of the mounts, each topmost first.
     """
 
     devices: tuple[Device, ...] = ()
@@ -32,6 +33,7 @@ class Facts:
     lowest_oom_score: int = -1000
     injection: Injection = NOTHING
     apparmor_profile: str = ""
+    image_layers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

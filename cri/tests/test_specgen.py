@@ -275,7 +275,7 @@ def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> No
             api.Mount(container_path="/x", host_path="/y", mount_options=["exec"]),
             "'exec' is none of",
         ),
-        (api.Mount(container_path="/x", image=api.ImageSpec(image="i")), "images as volumes"),
+        (api.Mount(container_path="/x", image=api.ImageSpec(image="i")), "readonly: false: images"),
         (
             api.Mount(container_path="/x", host_path="/y", uidMappings=[api.IDMapping(length=1)]),
             "uidMappings, gidMappings: must be those of the pod's user namespace",

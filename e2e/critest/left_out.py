@@ -8,13 +8,6 @@ from collections.abc import Mapping, Sequence
 from runtime.apparmor import profiles
 
 NOT_YET: Mapping[str, Sequence[str]] = {
-    "image volumes: not yet": (
-        "Image Volume [Feature:ImageVolume] should correctly mount image and enforce read-only",
-        "Image Volume [Feature:ImageVolume] should reject Image Volume with Readonly set to false",
-        "Image Volume [Feature:ImageVolume] should return image digest in ContainerStatus mounts",
-        "Image Volume [Feature:ImageVolume] subPath should fail when subPath does not exist in the image",
-        "Image Volume [Feature:ImageVolume] subPath should succeed when using a valid subPath",
-    ),
     "NRI plugins: not yet": (
         "NRI CreateContainer contract should fail CreateContainer when the NRI hook errors, leak nothing, and allow retry",
         "NRI CreateContainer contract should not expose container while CreateContainer hook is in progress",

@@ -140,6 +140,32 @@ async def test_a_container_gets_its_own_writable_layer(store: ImageStore) -> Non
         store.prepare("sha256:" + "0" * 64, "c3")
 
 
+async def test_a_root_directory_is_its_owners_whose_users_begin_elsewhere(
+    store: ImageStore,
+) -> None:
+    image_id = await imported(store, app())
+    status = os.stat(store.prepare(image_id, "c1", (70000, 80000)).upper)
+    assert (status.st_uid, status.st_gid) == (70000, 80000)
+
+
+async def test_an_image_is_held_for_a_volume_as_long_as_its_container_is_there(
+    store: ImageStore,
+) -> None:
+    image_id = await imported(store, app())
+    lower = store.prepare(image_id, "c1").lower
+    store.hold(image_id, "c1.0")
+    store.hold(image_id, "c1.1")
+    await store.remove(image_id)
+    await store.collect({"c1"})
+    held = store.snapshot("c1.1")
+    assert held is not None
+    assert held.lower == lower
+    assert all(map(os.path.isdir, lower))
+    await store.discard("c1")
+    assert store.snapshot("c1.0") is None
+    assert not any(map(os.path.isdir, lower))
+
+
 async def test_an_opaque_root_hides_the_layers_below(store: ImageStore) -> None:
     built = build.image(tar(file("a")), tar(file(".wh..wh..opq"), file("b")), tar(file("c")))
     overlay = store.prepare(await imported(store, built), "c1")

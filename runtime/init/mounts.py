@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from runtime.init import devices, idmap
+from runtime.init import devices, idmap, rootfs
 from runtime.init.context import Context
 from runtime.init.values import MountKind, MountStep, Origin
 from runtime.linux import mount, resolve
@@ -16,18 +16,27 @@ _SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace: see sand
 _KINDS_DIFFER = "a directory can only be mounted on a directory, a file only on a file"
 _RDONLY = int(MountAttr.RDONLY)
 _MS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: MS_* and MOUNT_ATTR_* agree in these
+_FROM_NODE = (MountKind.BIND, MountKind.IMAGE)
 _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 
 
 def open_sources(context: Context) -> None:
     """Bind mounts, cloned in the node's mount namespace, where their paths mean something."""
     context.sources = [
-        _open_source(step, context.user_ns_fd) if step.kind is MountKind.BIND else -1
+        _open_source(step, context.user_ns_fd) if step.kind in _FROM_NODE else -1
         for step in context.plan.mounts
     ]
 
 
+def _open_image(step: MountStep, user_ns_fd: int) -> int:
+    fd = rootfs.image(step.layers, user_ns_fd)
+    mount.mount_setattr(fd, attributes=step.attributes.set, propagation=step.propagation)
+    return fd
+
+
 def _open_source(step: MountStep, user_ns_fd: int) -> int:
+    if step.kind is MountKind.IMAGE:
+        return _open_image(step, user_ns_fd)
     try:
         fd = mount.clone_tree(AT_FDCWD, os.fsencode(step.source), recursive=step.recursive)
     except OSError as error:
@@ -106,6 +115,8 @@ def attach(context: Context) -> None:
 
 def _attach(context: Context, step: MountStep, source: int) -> None:
     fd = source if source >= 0 else _make(context, step)
+    if step.layers and step.source:
+        fd = _part(fd, step.source)
     if _is_prepared(context, step):
         mount.move_mount(fd, context.dev_fd, step.destination[5:].encode())
         return
@@ -118,6 +129,26 @@ def _attach(context: Context, step: MountStep, source: int) -> None:
         raise
     if step.late_readonly:
         context.late_readonly = (*context.late_readonly, fd)
+
+
+def _part(image: int, path: str) -> int:
+    """What lies at a path in an image, its links resolved in there, as a mount.
+
+    The image is attached for a moment, over the pod's shared memory in our copy of the pod's
+    mounts: of a detached one no kernel before Linux 6.15 clones anything.
+    """
+    mount.move_mount(image, AT_FDCWD, _SHM)
+    try:
+        found = resolve.open_in_root(image, os.fsencode(path))
+        part = mount.clone_tree(found)
+        os.close(found)
+    except OSError as error:
+        raise OSError(
+            error.errno, f'"{path}" in the image: {os.strerror(error.errno or 0)}'
+        ) from None
+    finally:
+        mount.umount(_SHM, lazy=True)
+    return part
 
 
 def _is_prepared(context: Context, step: MountStep) -> bool:
@@ -151,7 +182,7 @@ def _target(context: Context, step: MountStep, fd: int) -> int:
         return _real_directory(context.root_fd, path)
     if step.inside_proc:
         return resolve.open_in_root(context.root_fd, path, resolve=resolve.NO_SYMLINKS)
-    wants_directory = step.kind is not MountKind.BIND or stat.S_ISDIR(os.fstat(fd).st_mode)
+    wants_directory = step.kind not in _FROM_NODE or stat.S_ISDIR(os.fstat(fd).st_mode)
     make = resolve.mkdir_all_in_root if wants_directory else resolve.create_in_root
     try:
         target = make(context.root_fd, path)

@@ -169,6 +169,8 @@ def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -
         propagation_recursive=found.propagation_recursive,
         inside_proc=destination in _PROC_FILES,
     )
+    if mount.layers:
+        return _image(step, mount, path, mapped=user_map is not None)
     if bind:
         return replace(
             _bind(step, mount, path, found), mapped=_is_mapped(mount, path, spec, user_map)
@@ -176,6 +178,21 @@ def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -
     if mount.uid_mappings or mount.gid_mappings:
         raise InvalidSpec(f"{path}.uidMappings", "only a bind mount can have its ids mapped")
     return _new(step, mount, path, _mapped(found.parameters, user_map))
+
+
+def _image(step: MountStep, mount: Mount, path: str, *, mapped: bool) -> MountStep:
+    if step.inside_proc:
+        raise InvalidSpec(f"{path}.destination", "no image covers part of /proc")
+    return replace(
+        step,
+        kind=MountKind.IMAGE,
+        source=checked_text(mount.source, f"{path}.source"),
+        layers=_paths(mount.layers, f"{path}.layers"),
+        attributes=Attributes(step.attributes.set | step.tree.set | _RDONLY),
+        tree=Attributes(),
+        propagation=_PRIVATE,
+        mapped=mapped,
+    )
 
 
 def _is_mapped(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -> bool:

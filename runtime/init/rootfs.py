@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from runtime.errors import RuntimeFault
 from runtime.init import credentials, idmap, user_namespace
 from runtime.init.context import Context
 from runtime.init.values import RootPlan, UserMap
-from runtime.linux import mount
+from runtime.linux import mount, resolve
+from runtime.linux.fds import close_all
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 
@@ -41,6 +42,34 @@ def bind(path: str) -> int:
         raise OSError(errno.ENOENT, f'the root file system "{path}" is missing') from None
     mount.mount_setattr(fd, propagation=mount.Propagation.PRIVATE, recursive=True)
     return fd
+
+
+def image(layers: Sequence[str], user_ns_fd: int) -> int:
+    """A detached mount of an image's layers, topmost first; user_ns_fd: -1, or whose they seem."""
+    if len(layers) > 1:  # overlayfs wants two at least
+        root = RootPlan(tuple(layers))
+        return overlay(root) if user_ns_fd < 0 else mapped_overlay(root, user_ns_fd)
+    (only,) = layers
+    if user_ns_fd >= 0:
+        return idmap.clone(only, user_ns_fd)
+    return mount.clone_tree(AT_FDCWD, os.fsencode(only))
+
+
+def has_path(layers: Sequence[str], path: str) -> bool:
+    """Whether an image has it. True where this kernel can't tell before a container is started."""
+    try:
+        if len(layers) > 1:
+            fd = mount.new_mount(b"overlay", _parameters(RootPlan(tuple(layers))))
+        else:
+            fd = os.open(layers[0], _LAYER)
+    except OSError:
+        return True
+    try:
+        found = resolve.find_in_root(fd, os.fsencode(path))
+        close_all((found,))
+        return found >= 0
+    finally:
+        os.close(fd)
 
 
 def mapped_overlay(root: RootPlan, user_ns_fd: int) -> int:

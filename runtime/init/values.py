@@ -19,6 +19,7 @@ class MountKind(enum.Enum):
     NEW = "new"  # a file system of type `source`
     BIND = "bind"  # what is at the path `source` on the node
     SHM = "shm"  # the pod's shared memory
+    IMAGE = "image"  # what is at the path `source` in an image's layers
     DEV = "dev"  # a tmpfs with the container's device nodes
 
 
@@ -63,6 +64,7 @@ class MountStep:
     late_readonly: made read-only only when everything below it is mounted;
     real_directory: no symbolic link may lead to the destination (proc, sysfs: CVE-2019-19921);
     inside_proc: the destination is one of the few files in /proc that may be covered;
+    layers: an image's directories, topmost first;
     mapped: files belong to the users of the pod's user namespace (an idmapped mount).
     """
 
@@ -80,11 +82,14 @@ class MountStep:
     real_directory: bool = False
     inside_proc: bool = False
     mapped: bool = False
+    layers: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """For people: `bind /data -> /mnt`, `tmpfs -> /dev/shm`."""
         if self.kind is MountKind.BIND:
             return f"bind {self.source} -> {self.destination}"
+        if self.kind is MountKind.IMAGE:
+            return f"/{self.source} of an image -> {self.destination}"
         return f"{self.source or self.kind.value} -> {self.destination}"
 
 
