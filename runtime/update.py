@@ -80,7 +80,11 @@ def apply(hierarchy: Hierarchy, driver: Driver, update: Update) -> Updated:
         raise
     if update.oom_score_adj is None:
         return Updated(changed.notes, changed, {})
-    scores, refused = _score(cgroup, update.oom_score_adj)
+    try:
+        scores, refused = _score(cgroup, update.oom_score_adj)
+    except OSError:
+        put_back(hierarchy, driver, update, Updated(changed.notes, changed, {}))
+        raise
     notes = changed.notes
     if refused:
         notes += (

@@ -203,7 +203,7 @@ class MonitorClient:
             self._untold.clear()
             self._wake()
             for talk in tuple(self._talks.values()):
-                talk.hear(MonitorLost("the connection was closed"))
+                talk.hear(MonitorLost("the connection to the pod's monitor has ended"))
 
     @contextlib.contextmanager
     def _talk(self, request: Request) -> Iterator[Conversation]:
