@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -179,6 +180,28 @@ def test_pods_run_by_the_runtime_class_of_each_handler(cluster: Cluster) -> None
         )
     for name in names:
         cluster.wait_phase(name, "Running")
+
+
+def test_a_cluster_is_told_what_its_node_can_run(cluster: Cluster) -> None:
+    def tell() -> list[str]:
+        node = cluster.node
+        words = (
+            *(sys.executable, "deploy/nodes.py", "--node", kube.NAME, "--wait", "60"),
+            *("--kubeconfig", f"{cluster.directory}/kubeconfig", "--address", node.address),
+        )
+        done = node.run(*words, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    handler = next(one.name for one in handlers.CANDIDATES[::-1] if not one.program or one.path)
+    said = tell()
+    assert f"RuntimeClass {handler} created" in said
+    assert said[-1] == f"node {kube.NAME}: Ready"
+    assert f"RuntimeClass {handler} is as it should be" in tell()
+    cluster.create(pod("classy", busybox(FOREVER), runtimeClassName=handler))
+    cluster.wait_phase("classy", "Running")
+    assert cluster.pod("classy").spec.overhead
+    assert cluster.pod("classy").spec.node_selector == {f"podwright.io/handler-{handler}": "true"}
 
 
 def test_an_unknown_handler_is_said_in_our_words(cluster: Cluster) -> None:
