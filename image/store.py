@@ -231,7 +231,8 @@ class ImageStore:
         owner: uid and gid of the container's root. Few system calls. ImageNotFound, StorageFull.
         """
         ids = self._layers_of(image_id)
-        roots = (self._catalog.layers[item].root for item in ids)
+        known = (self._catalog.layers.get(item) for item in ids)  # the empty layer is not
+        roots = (layer.root for layer in known if layer is not None)
         root = next((attributes for attributes in roots if attributes is not None), None)
         overlay = self._snapshots.prepare(container_id, ids, root, owner)
         self.writable.begin(container_id, overlay.upper)
