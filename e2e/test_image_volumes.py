@@ -88,7 +88,8 @@ def test_its_files_are_kept_while_a_container_has_them(
     assert container.status().mounts[0].image.image == image
     container.stop()
     container.remove()
-    assert not [path for path in node.root.rglob("containers/*") if container.id in path.name]
+    names = [path.name for path in (node.root / "containers").iterdir()]
+    assert not [name for name in names if container.id in name]
 
 
 def test_what_is_not_in_the_image_is_said_when_the_container_is_created(
@@ -100,7 +101,7 @@ def test_what_is_not_in_the_image_is_said_when_the_container_is_created(
         error = refused(lambda asked=asked: pod.container(mounts=[asked]))  # type: ignore[misc]
         assert error.code is grpc.StatusCode.UNKNOWN
         assert error.message.startswith("ImageVolumeMountFailed: ")
-    assert list(node.root.glob("**/containers/*")) == []
+    assert list((node.root / "containers").iterdir()) == []
 
 
 def test_a_part_that_is_a_link_leads_nowhere_on_the_node(kubelet: Kubelet, pod: Pod) -> None:
