@@ -137,6 +137,14 @@ class Container:
         fds.close_all((self._stdin_fd,))
         self._stdin_fd = -1
 
+    @property
+    def remote_terminal(self) -> bool:
+        """Somebody else holds the terminal's master: what it prints comes by a pipe."""
+        return False
+
+    def resize(self, width: int, height: int) -> None:
+        """Of a remote terminal."""
+
     def output(self, number: int) -> OutputStream | None:
         """Stream 1 or 2; a terminal's is 1. None: it has ended."""
         stream = self._streams[number - 1] if number <= len(self._streams) else None

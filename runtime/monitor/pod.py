@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
@@ -25,6 +26,9 @@ from runtime.monitor.messages import (
     Start,
 )
 from runtime.monitor.reaper import Reaper
+
+if TYPE_CHECKING:
+    from runtime.monitor.shim.shim import Shim
 
 Reply = Callable[[object], None]
 Begun = Callable[[object, list[int]], None]
@@ -93,6 +97,7 @@ class Pod:
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
         self._guests: dict[Asker, Command | Attachment] = {}
+        self.shim: Shim | None = None  # of containerd's, where one makes the containers
         self._ending: Callable[[], None] | None = None
         self._oom_kills: int | None = None  # in the pod's cgroup, and not of a container that runs
 
@@ -174,10 +179,16 @@ class Pod:
         return answer
 
     def end_input(self, asker: Asker) -> None:
-        """The client of an attachment has no more input."""
+        """The client of an attachment or of a command has no more input."""
         guest = self._guests.get(asker)
-        if isinstance(guest, Attachment):
+        if guest is not None:
             guest.end_input()
+
+    def resize(self, asker: Asker, width: int, height: int) -> None:
+        """The client's terminal has another size."""
+        guest = self._guests.get(asker)
+        if guest is not None:
+            guest.resize(width, height)
 
     def abandon(self, asker: Asker) -> None:
         """Who asked for a command or an attachment has gone."""
@@ -258,6 +269,9 @@ class Pod:
             return
         if any(item.state is not State.EXITED for item in self._containers.values()):
             return
+        if self.shim is not None and not self.shim.ended:
+            self.shim.end(self._end_if_asked)
+            return
         if self.facts.reaper_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 kill_and_wait(self.facts.reaper_pidfd)
@@ -276,6 +290,10 @@ class Pod:
 
 def _made_by_binary(pod: Pod, request: Start) -> Container:
     """Of another runtime, whose code only the monitors that need it load."""
+    if request.shim:
+        from runtime.monitor.shim.container import ShimContainer
+
+        return ShimContainer(pod, request)
     from runtime.monitor.oci.container import OciContainer
 
     return OciContainer(pod, request)

@@ -102,7 +102,7 @@ class OciContainer(Container):
                 container_id=self.id,
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 mount_ns_fd=pod.facts.mount_fd,
-                namespaces=self._namespaces(),
+                namespaces=namespaces(pod, request.pid_namespace),
                 tasks=() if unified else tuple(cgroup_fds),
             )
 
@@ -118,17 +118,6 @@ class OciContainer(Container):
             )
         finally:
             fds.close_all(stdio)
-
-    def _namespaces(self) -> dict[str, str]:
-        """Paths of the pod's, which are the monitor's own, by the specification's names."""
-        own = f"/proc/{os.getpid()}"
-        paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
-        wanted = self.request.pid_namespace
-        if wanted == "pod":
-            paths["pid"] = f"{own}/fd/{self._pod.facts.pid_fd}"
-        elif wanted not in ("own", "node"):
-            paths["pid"] = f"/proc/{self._pod.container(wanted).pid}/ns/pid"
-        return paths
 
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
         """The bundle is there."""
@@ -236,6 +225,20 @@ class OciContainer(Container):
 
 
 _SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
+
+
+def namespaces(pod: Pod, pid_namespace: str) -> dict[str, str]:
+    """Paths of the pod's, which are the monitor's own, by the specification's names.
+
+    pid_namespace: as Start says.
+    """
+    own = f"/proc/{os.getpid()}"
+    paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
+    if pid_namespace == "pod":
+        paths["pid"] = f"{own}/fd/{pod.facts.pid_fd}"
+    elif pid_namespace not in ("own", "node"):
+        paths["pid"] = f"/proc/{pod.container(pid_namespace).pid}/ns/pid"
+    return paths
 
 
 def _order(verb: str, container_id: str, words: tuple[str, ...]) -> tuple[str, ...]:
