@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.handlers.face import Ground, Work
 from runtime.handlers.oci_cli import config
+from runtime.handlers.shim_options import Options, message
 from runtime.init import plan
 from runtime.monitor.shim.bundle import PAUSE
 from runtime.monitor.shim.plan import MARK, NAMESPACE, PLACE, ShimPlan, bundle
-from runtime.monitor.shim.task_pb2 import RuncOptions, RuntimeOptions
 from runtime.prepare import Prepared, announce, note
 from runtime.spec import Process, Root, Spec, User
 from runtime.sweep import CGROUPS_FILE, MARKS_FILE, STATES_FILE
@@ -30,10 +29,6 @@ _OF_CONTAINERS = ("io.kubernetes.cri.container-name", "io.kubernetes.cri.image-n
 _SANDBOX_MOUNTS = ("/proc", "/dev", "/dev/shm")  # noqa: S108 - a place in a container
 _NOBODY = 65534
 _PATH = "PATH=/"  # Kata's agent wants a variable
-_RUNC = re.compile(r"containerd-shim-runc-v\d+")
-_WORD = re.compile(r"(?<!^)(?=[A-Z])")
-
-Options = Mapping[str, str | bool | int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +121,3 @@ def sandbox_spec(spec: Spec, sandbox_id: str) -> Spec:
         root=Root(readonly=True),
     )
     return labelled(made, sandbox_id, "sandbox")
-
-
-def message(binary: str, options: Options) -> tuple[str, bytes]:
-    """The options' type and bytes; ("", b"") for none. Raises ValueError for what is unknown.
-
-    runc's shim has options of its own; the others take a type_url and a file that they read.
-    """
-    is_runc = bool(_RUNC.fullmatch(posixpath.basename(binary)))
-    made = RuncOptions() if is_runc else RuntimeOptions()
-    for name, value in options.items():
-        key = _WORD.sub("_", name).lower()
-        if key not in made.DESCRIPTOR.fields_by_name or name != _camel(key):
-            known = ", ".join(_camel(item) for item in made.DESCRIPTOR.fields_by_name)
-            raise ValueError(f"{name}: this shim's options are {known}")
-        text = key == "config_body" and isinstance(value, str)
-        try:
-            setattr(made, key, str(value).encode() if text else value)
-        except TypeError:
-            raise ValueError(f"{name} = {value!r}: of another type") from None
-    kind = "containerd.runc.v1.Options" if is_runc else "runtimeoptions.v1.Options"
-    return (kind, made.SerializeToString()) if options else ("", b"")
-
-
-def _camel(key: str) -> str:
-    return "".join(word.capitalize() for word in key.split("_"))

@@ -36,7 +36,9 @@ _HUNG_UP = (ConnectionError, TimeoutError)
 # Without site: nothing of the environment is loaded but what runtime/ and the library hold, and in
 # monitors that talk to shims protobuf, whose place comes last.
 _PROTOBUF = importlib.util.find_spec("google")
-_LAST = list(map(posixpath.dirname, _PROTOBUF.submodule_search_locations or ())) if _PROTOBUF else []
+_LAST = (
+    list(map(posixpath.dirname, _PROTOBUF.submodule_search_locations or ())) if _PROTOBUF else []
+)
 _PROGRAM = f"""\
 import sys
 sys.path.insert(0, {os.fspath(Path(__file__).resolve().parents[2])!r})

@@ -48,7 +48,8 @@ def script(path: Path, before: str) -> str:
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A runtime with handlers; afterwards nothing of them may be left."""
     mute = 'case "$*" in *start*) exit 3;; esac'
-    liar = 'case "$*" in *start*) echo "\\0containerd-shim/x"; exit 0;; esac'
+    listens = '{"version": 3, "address": "@containerd-shim/x", "protocol": "ttrpc"}'
+    liar = f"case \"$*\" in *start*) echo '{listens}'; exit 0;; esac"
     handlers = {
         "shim": ShimV2("shim", SHIM),
         "machine": ShimV2("machine", SHIM, sandbox_task=True),
@@ -115,3 +116,197 @@ async def test_containers_of_a_pod_have_one_shim(node: Node) -> None:
     for name in ("c1", "c2", "c3"):
         await start(node, "shim", name, "sleep", "1000")
     assert len(shims("s1")) == 1
+
+
+async def test_a_start_that_fails_is_told_in_the_shims_own_words(node: Node) -> None:
+    with pytest.raises(InitFailed, match=r"shim create: .*/no/such/command"):
+        await start(node, "shim", "c1", "/no/such/command")
+    await start(node, "shim", "c2", "true")  # the pod is none the worse for it
+    assert (await node.ended("c2")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        ("mute", "mute start: exit status 3: it does not say why"),
+        ("liar", "not a socket with a path"),
+        ("norunc", "norunc create: .*/no/such/runc"),
+    ],
+)
+async def test_a_shim_that_is_of_no_use_says_why(node: Node, handler: str, words: str) -> None:
+    for name in ("c1", "c2"):  # the second time as the first
+        with pytest.raises(InitFailed, match=words):
+            await start(node, handler, name, "true")
+
+
+async def test_a_program_that_has_ended_before_its_start_is_told_has_run(node: Node) -> None:
+    for number in range(5):
+        name = f"c{number}"
+        started = await start(node, "shim", name, "sh", "-c", f"echo {number}; exit {number}")
+        ended = await node.ended(name)
+        assert ended.exit_code == number
+        assert started.started_at <= ended.finished_at
+        assert node.lines(name) == [str(number)]
+
+
+async def test_many_commands_at_once_each_hear_their_own_end(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    results = await asyncio.gather(
+        *(
+            node.runtime.exec(
+                ExecRequest("s1", "c1", ("sh", "-c", f"echo {number}; exit {number}"))
+            )
+            for number in range(8)
+        )
+    )
+    assert [(one.exit_code, one.stdout) for one in results] == [
+        (number, f"{number}\n".encode()) for number in range(8)
+    ]
+
+
+async def test_a_command_that_takes_too_long_is_killed(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    with pytest.raises(ExecTimedOut):
+        await node.runtime.exec(ExecRequest("s1", "c1", ("sleep", "1001"), 0.5))
+    assert b"1001" not in await node.exec("s1", "c1", "ps")
+
+
+async def test_a_command_in_a_container_that_has_ended_is_refused(node: Node) -> None:
+    await start(node, "shim", "c1", "true")
+    await node.ended("c1")
+    with pytest.raises(ContainerNotFound):
+        await node.exec("s1", "c1", "true")
+
+
+async def test_a_command_ends_with_its_container(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    running = asyncio.create_task(node.exec("s1", "c1", "sleep", "1001", patience=0))
+    cgroup = tree.detect().cgroup(f"{node.cgroup}/s1/c1")
+    await until(lambda: len(cgroup.pids()) == 2)
+    await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    assert (await node.ended("c1")).exit_code == 137
+    await asyncio.wait_for(running, 10)
+
+
+async def test_a_signal_reaches_the_program_by_the_shim(node: Node) -> None:
+    await start(
+        node, "shim", "c1", "sh", "-c", "trap 'exit 5' USR1; echo up; while :; do sleep 0.01; done"
+    )
+    await until(lambda: node.lines("c1") == ["up"])
+    await node.runtime.signal("s1", "c1", signal.SIGUSR1)
+    assert (await node.ended("c1")).exit_code == 5
+
+
+async def test_a_program_that_takes_too_much_memory_is_said_to_have(node: Node) -> None:
+    eat = "head -c 64000000 /dev/zero | tail -c 64000000 >/dev/null"
+    made = node.request("s1", "c1", "sh", "-c", eat, memory=16 << 20)
+    await node.runtime.start_container(dataclasses.replace(made, handler="shim"))
+    ended = await node.ended("c1")
+    assert ended.oom_killed
+
+
+async def read(fd: int, wanted: bytes) -> bytes:
+    """What comes out of a descriptor, until it is there."""
+    found = b""
+    async with asyncio.timeout(10):
+        while wanted not in found:
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(fd, 4096)
+                assert data, found
+                found += data
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def test_a_command_on_a_terminal_knows_its_size_and_hears_its_client(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    script = "test -t 0 && echo terminal; read line; stty size; exit 5"
+    words = ("sh", "-c", script)
+    session = await node.runtime.open_exec(StreamedExec("s1", "c1", words, terminal=True))
+    await read(session.stdout_fd, b"terminal")
+    session.resize(101, 33)
+    await asyncio.sleep(0.2)
+    os.write(session.stdin_fd, b"words\n")
+    assert b"33 101" in await read(session.stdout_fd, b"33 101")
+    assert await session.wait() == 5
+    await session.close()
+
+
+async def test_the_end_of_a_commands_input_is_an_end(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    session = await node.runtime.open_exec(StreamedExec("s1", "c1", ("cat",)))
+    os.write(session.stdin_fd, b"words")
+    session.end_input()
+    assert await read(session.stdout_fd, b"words") == b"words"
+    assert await session.wait() == 0
+    await session.close()
+
+
+async def test_a_terminal_can_be_attached_to(node: Node) -> None:
+    made = node.request("s1", "c1", "sh")
+    process = dataclasses.replace(made.spec.process, terminal=True)
+    spec = dataclasses.replace(made.spec, process=process)
+    await node.runtime.start_container(
+        dataclasses.replace(made, spec=spec, stdin=True, handler="shim")
+    )
+    session = await node.runtime.attach(AttachRequest("s1", "c1", (0, 1)))
+    session.resize(77, 22)
+    await asyncio.sleep(0.2)
+    os.write(session.stdin_fd, b"stty size; exit 3\n")
+    await read(session.stdout_fd, b"22 77")
+    assert (await node.ended("c1")).exit_code == 3
+    await session.close()
+    assert any("22 77" in line for line in node.lines("c1"))
+
+
+async def test_input_that_one_client_ends_ends_for_the_container(node: Node) -> None:
+    made = node.request("s1", "c1", "cat")
+    await node.runtime.start_container(
+        dataclasses.replace(made, stdin=True, stdin_once=True, handler="shim")
+    )
+    session = await node.runtime.attach(AttachRequest("s1", "c1", (0, 1)))
+    os.write(session.stdin_fd, b"words\n")
+    await read(session.stdout_fd, b"words")
+    session.end_input()
+    assert (await node.ended("c1")).exit_code == 0
+    await session.close()
+
+
+async def test_containers_end_with_their_shim_and_say_so(node: Node) -> None:
+    for name in ("c1", "c2"):
+        await start(node, "shim", name, "sleep", "1000")
+    (pid,) = shims("s1")
+    os.kill(pid, signal.SIGKILL)
+    for name in ("c1", "c2"):
+        ended = await node.ended(name)
+        assert ended.exit_code == 137
+        assert "the shim shim of the pod is gone" in ended.message
+    assert not tree.detect().cgroup(f"{node.cgroup}/s1/c1").exists()
+    await start(node, "shim", "c3", "true")  # by another
+    assert (await node.ended("c3")).exit_code == 0
+
+
+async def test_the_sandbox_task_is_there_before_the_first_container_and_goes_with_the_pod(
+    node: Node,
+) -> None:
+    await start(node, "machine", "c1", "sleep", "1000")
+    await start(node, "machine", "c2", "true")
+    assert (await node.ended("c2")).exit_code == 0
+    (pause,) = tree.detect().cgroup(f"{node.cgroup}/s1/s1").pids()
+    assert os.readlink(f"/proc/{pause}/exe") == "/pause"
+    await node.remove("s1")
+    assert not alive(pause)
+    await node.create("s1")
+
+
+async def test_nothing_is_left_of_a_shim_whose_monitor_was_killed(node: Node) -> None:
+    await node.remove("s1")
+    monitor = await node.create("s1")
+    for handler, name in (("machine", "c1"), ("machine", "c2")):
+        await start(node, handler, name, "sleep", "1000")
+    running = shims("s1")
+    os.kill(monitor, signal.SIGKILL)
+    await until(lambda: node.lost == ["s1"])
+    await node.remove("s1")
+    assert not any(map(alive, running))
+    await node.create("s1")

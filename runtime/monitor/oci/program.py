@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OnEnd = Callable[[int, InitFailed | None], None]
 OnWord = Callable[[Message, list[int]], None]
 _SIGKILL = 9
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of every run
 
 
 class Program:
@@ -136,7 +136,7 @@ def execute(
     os.dup2(stdout if stdout >= 0 else 2, 1)
     close_from(3, cloexec=True)
     try:
-        os.execve(command[0], list(command), {**_ENVIRONMENT, **(environment or {})})  # noqa: S606 - a list, no shell
+        os.execve(command[0], list(command), {"PATH": PATH, **(environment or {})})  # noqa: S606 - a list, no shell
     except OSError as error:
         text = f"the binary {command[0]!r} can't be run; is it installed?"
         raise OSError(error.errno, text) from None
