@@ -286,6 +286,17 @@ async def test_containers_end_with_their_shim_and_say_so(node: Node) -> None:
     assert (await node.ended("c3")).exit_code == 0
 
 
+async def test_a_shim_that_hangs_does_not_keep_its_containers_alive(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    (pid,) = shims("s1")
+    os.kill(pid, signal.SIGSTOP)
+    await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    ended = await asyncio.wait_for(node.expected("c1"), 40)
+    assert ended.exit_code == 137
+    assert "does not kill" in ended.message
+    assert not alive(pid)
+
+
 async def test_the_sandbox_task_is_there_before_the_first_container_and_goes_with_the_pod(
     node: Node,
 ) -> None:

@@ -33,7 +33,13 @@ from runtime.monitor.shim.command import ShimCommand, pipe_name
 from runtime.monitor.shim.link import TookTooLong
 from runtime.monitor.shim.plan import ShimPlan
 from runtime.monitor.shim.plan import bundle as bundle_path
-from runtime.monitor.shim.shim import CREATE_PATIENCE, PATIENCE, Shim, give_options
+from runtime.monitor.shim.shim import (
+    CREATE_PATIENCE,
+    KILL_PATIENCE,
+    PATIENCE,
+    Shim,
+    give_options,
+)
 from runtime.monitor.shim.task_pb2 import (
     CloseIORequest,
     CreateTaskRequest,
@@ -129,10 +135,13 @@ class ShimContainer(Container):
             if self.state is State.EXITED or gone(error):
                 return
             fds.log(f"container {self.id}: signal {number}: {error}")
-            if everyone:
+            if everyone and isinstance(error, TookTooLong):
+                self.shim.give_up("it does not kill what it is told to")
+            elif everyone:
                 self._kill_cgroup()
 
-        self.shim.call("Kill", request, Empty, (_nobody, failed))
+        patience = KILL_PATIENCE if everyone else PATIENCE
+        self.shim.call("Kill", request, Empty, (_nobody, failed), patience=patience)
 
     def _kill_cgroup(self) -> None:
         """Where the shim does not. A machine's processes are not in it."""
@@ -259,7 +268,8 @@ class ShimContainer(Container):
                 self._oom_kills = self.cgroup.oom_kills()
                 self.cgroup.kill()  # of a shared pid namespace others may live on
         told = (lambda _answer: self._deleted(None)), self._deleted
-        self.shim.call("Delete", ProcessRequest(id=self.id), Empty, told)
+        process = ProcessRequest(id=self.id)
+        self.shim.call("Delete", process, Empty, told, patience=KILL_PATIENCE)
 
     def _deleted(self, failure: RuntimeFault | None) -> None:
         if not self._made:

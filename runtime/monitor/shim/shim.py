@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 START_PATIENCE = 60.0  # seconds for a shim to come up
 CREATE_PATIENCE = 100.0  # a machine has to boot, or a bind source to be mounted
+KILL_PATIENCE = 20.0  # then a shim is taken for hung, and is killed with all that it has
 PATIENCE = 10.0  # for what takes a moment
 END_PATIENCE = 6.0  # a shim waits up to five seconds for its last events to be heard
 _SIGKILL = int(signal.SIGKILL)
@@ -301,6 +302,10 @@ class Shim:
         if self._state is State.ENDED and not self.containers and self.house is not None:
             self.house.close()
             self.house = None
+
+    def give_up(self, why: str) -> None:
+        """It is there, but of no use any more."""
+        self._fail(why)
 
     def leave(self, container_id: str) -> None:
         """A container has ended, and does not need to hear more."""
