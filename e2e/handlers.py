@@ -10,8 +10,8 @@ MEBIBYTE = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A handler for the test. type: oci or shim, with a program; calls: what a shim calls, which has
-    the features; memory: a limit that it can live with; kernel_of_its_own: each
+    """A handler for the test. type: oci or shim, where there is a program; calls: what a shim
+    calls, which has the features; memory: a limit that it can live with; kernel_of_its_own: each
     container has one, and shares neither processes nor mounts as they come (docs/handlers.md)."""
 
     name: str

@@ -79,7 +79,7 @@ class ShimContainer(Container):
         self._waiting = 0  # the call that ends with the container
         self._code = _KILLED
         self._finished_at = 0
-        self._oom_kills = 0
+        self._oom_kills: int | None = None  # None: no cgroup of the node could tell
         self._numbers = itertools.count(1)
         self._began = 0
 
@@ -353,8 +353,8 @@ class ShimContainer(Container):
 
     def _release(self) -> int:
         self._close_ends()
-        oom_kills = self._oom_kills + super()._release()
-        return oom_kills or int(self.out_of_memory)
+        more = super()._release()
+        return int(self.out_of_memory) if self._oom_kills is None else self._oom_kills + more
 
     def _close_ends(self) -> None:
         fds.close_all(self._ends)

@@ -19,11 +19,12 @@ from runtime.monitor.shim.task_pb2 import BootstrapResult
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
+_CHATTER = ("level=info", "level=debug")
 _MOST_SAID = 65536  # bytes that are read at a time
 
 
 class Log:
-    """What the shim writes for people: with the monitor's own, line by line."""
+    """What the shim writes for people: with the monitor's own, where it is a warning or worse."""
 
     def __init__(self, pod: Pod, handler: str) -> None:
         self._loop = pod.loop
@@ -44,7 +45,8 @@ class Log:
 
     def _read(self) -> None:
         for line in everything(self._fd).decode(errors="replace").splitlines():
-            fds.log(f"{self._name}: {line[:1000]}")
+            if not any(level in line for level in _CHATTER):
+                fds.log(f"{self._name}: {line[:1000]}")
 
 
 def where(said: bytes) -> tuple[str, str]:
@@ -53,26 +55,34 @@ def where(said: bytes) -> tuple[str, str]:
     Until containerd 1.6 an address; then JSON {version, address, protocol}; in 2.3 a message with
     the same fields. Raises ValueError for what can't be used.
     """
-    version, protocol, address = 2, "ttrpc", said.decode(errors="replace").strip()
-    if said.lstrip().startswith(b"{"):
-        told: object = json.loads(said)
-        assert isinstance(told, dict)
-        version, address = int(told.get("version", 2)), str(told.get("address", ""))
-        protocol = str(told.get("protocol", protocol))
-    elif not address.startswith("unix:"):
-        try:
-            message = BootstrapResult.FromString(said)
-        except DecodeError:
-            raise ValueError(f"start has printed no address: {said[:200]!r}") from None
-        version, address, protocol = message.version, message.address, message.protocol
-    if version not in SERVICES or protocol.lower() != "ttrpc":
-        raise ValueError(f"it speaks {protocol} version {version}; podwright: ttrpc, 2 or 3")
-    path = address.removeprefix("unix://")
-    if not path.startswith("/") or path == address:
+    try:
+        told = _told(said)
+    except (DecodeError, ValueError, TypeError):
+        told = BootstrapResult()
+    if not told.address:
+        raise ValueError(f"start has printed no address: {said[:200]!r}")
+    if told.version not in SERVICES or told.protocol.lower() != "ttrpc":
+        spoken = f"it speaks {told.protocol} version {told.version}"
+        raise ValueError(f"{spoken}, and podwright ttrpc version 2 or 3")
+    path = told.address.removeprefix("unix://")
+    if not path.startswith("/") or path == told.address:
         raise ValueError(
-            f"it listens at {address!r}: not a socket with a path, which has permissions"
+            f"it listens at {told.address!r}: not a socket with a path, which has permissions"
         )
-    return SERVICES[version], path
+    return SERVICES[told.version], path
+
+
+def _told(said: bytes) -> BootstrapResult:
+    if said.startswith(b"unix:"):
+        return BootstrapResult(version=2, address=said.decode().strip(), protocol="ttrpc")
+    if not said.startswith(b"{"):
+        return BootstrapResult.FromString(said)
+    told = json.loads(said)
+    return BootstrapResult(
+        version=told.get("version", 2),
+        address=told.get("address", ""),
+        protocol=told.get("protocol", "ttrpc"),
+    )
 
 
 def connect(house: House, path: str) -> Socket:
