@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(UNPACKED)/usr/bin:$(PATH)
 
 PACKAGES := python3-venv
 RUN_PACKAGES := busybox-static iproute2 libseccomp2 nftables util-linux
-TEST_PACKAGES := $(RUN_PACKAGES) conntrack crun openssl runc runsc skopeo
+TEST_PACKAGES := $(RUN_PACKAGES) conntrack containerd crun openssl runc runsc skopeo
 BENCH_PACKAGES := $(RUN_PACKAGES) containerd containernetworking-plugins crun e2fsprogs iptables runc
 
 .PHONY: help

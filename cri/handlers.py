@@ -101,7 +101,7 @@ class HandlerConfig:
         try:
             shim_options.message(self.path, self.options)
         except ValueError as error:
-            return "options", f": {error}"
+            return "options", f"can't be given to it: {error}"
         return "", ""
 
 

@@ -25,10 +25,8 @@ from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
-from runtime.monitor.oci.container import namespaces
 from runtime.monitor.oci.program import OnEnd, OnWord, Program
 from runtime.monitor.shim import bundle
-from runtime.monitor.shim.bundle import Around
 from runtime.monitor.shim.command import ShimCommand, pipe_name
 from runtime.monitor.shim.link import TookTooLong
 from runtime.monitor.shim.plan import ShimPlan
@@ -162,10 +160,7 @@ class ShimContainer(Container):
             if failure is not None:
                 raise failure
             self._refuse_unwanted()
-            shared = namespaces(self._pod, self.request.pid_namespace)
-            netns_path = self._pod.facts.netns_path
-            network = {"network": netns_path} if netns_path else {}
-            around = Around(self.id, self._pod.facts.mount_fd, {**shared, **network})
+            around = self.shim.around(self.id, self.request.pid_namespace)
             house = self.shim.house
             assert house is not None
 

@@ -104,7 +104,16 @@ class Shim:
             self._waiting.append(told)
             if self._state is State.NEW:
                 self._state = State.STARTING
-                self._start(plan, namespaces(self._pod, pid_namespace))
+                self._start(plan, self.around(self._pod.sandbox_id, pid_namespace))
+
+    def around(self, task_id: str, pid_namespace: str) -> Around:
+        """What a task finds here. pid_namespace: as Start says.
+
+        The network goes by its pinned path: a shim that makes a machine looks for it there.
+        """
+        facts = self._pod.facts
+        network = {"network": facts.netns_path} if facts.netns_path else {}
+        return Around(task_id, facts.mount_fd, {**namespaces(self._pod, pid_namespace), **network})
 
     def call(
         self,
@@ -142,9 +151,8 @@ class Shim:
         else:
             self._shut_down()
 
-    def _start(self, plan: ShimPlan, shared: dict[str, str]) -> None:
+    def _start(self, plan: ShimPlan, around: Around) -> None:
         pod = self._pod
-        around = Around(pod.sandbox_id, pod.facts.mount_fd, {**shared, **self._network()})
         out_fd, out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         error_fd, error = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._outputs = out_fd, error_fd
@@ -166,11 +174,6 @@ class Shim:
             pod.reaper.hold()
         finally:
             fds.close_all((out, error))
-
-    def _network(self) -> dict[str, str]:
-        """Where others look for it: a shim that makes a machine looks for interfaces in there."""
-        path = self._pod.facts.netns_path
-        return {"network": path} if path else {}
 
     def _hear_child(self, descriptors: list[int]) -> None:
         namespace_fd, place_fd, log_fd, listener_fd = descriptors
