@@ -50,7 +50,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     mute = 'case "$*" in *start*) exit 3;; esac'
     listens = '{"version": 3, "address": "@containerd-shim/x", "protocol": "ttrpc"}'
     liar = f"case \"$*\" in *start*) echo '{listens}'; exit 0;; esac"
+    late = f'case "$*" in *start*) : > {tmp_path}/is-late; exec sleep 1000;; esac'
     handlers = {
+        "late": ShimV2("late", script(tmp_path / "late", late)),
         "shim": ShimV2("shim", SHIM),
         "machine": ShimV2("machine", SHIM, sandbox_task=True),
         "mute": ShimV2("mute", script(tmp_path / "mute", mute)),
@@ -113,9 +115,17 @@ async def test_a_program_runs_and_its_output_and_end_are_kept(node: Node) -> Non
 
 
 async def test_containers_of_a_pod_have_one_shim(node: Node) -> None:
-    for name in ("c1", "c2", "c3"):
-        await start(node, "shim", name, "sleep", "1000")
+    names = ("c1", "c2", "c3")
+    await asyncio.gather(*(start(node, "shim", name, "sleep", "1000") for name in names))
     assert len(shims("s1")) == 1
+
+
+async def test_a_container_can_be_removed_while_its_shim_does_not_come_up(node: Node) -> None:
+    starting = asyncio.create_task(start(node, "late", "c1", "true"))
+    await until((node.path / "is-late").exists)
+    await node.runtime.remove_container("s1", "c1")
+    with pytest.raises(InitFailed, match="killed before it could start"):
+        await starting
 
 
 async def test_a_start_that_fails_is_told_in_the_shims_own_words(node: Node) -> None:

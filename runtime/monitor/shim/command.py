@@ -16,6 +16,7 @@ from runtime.monitor.command import Command
 from runtime.monitor.container import State
 from runtime.monitor.messages import Exec, ExecStream, Executed
 from runtime.monitor.oci import plan as documents
+from runtime.monitor.shim.link import nobody
 from runtime.monitor.shim.task_pb2 import (
     Any,
     CloseIORequest,
@@ -84,13 +85,13 @@ class ShimCommand(Command):
         request = KillRequest(
             id=self._owner.id, exec_id=self._name, signal=int(signal.SIGKILL), all=False
         )
-        self._owner.shim.call("Kill", request, Empty, (_nobody, _nobody))
+        self._owner.shim.call("Kill", request, Empty, (nobody, nobody))
 
     def resize(self, width: int, height: int) -> None:
         request = ResizePtyRequest(
             id=self._owner.id, exec_id=self._name, width=width, height=height
         )
-        self._owner.shim.call("ResizePty", request, Empty, (_nobody, _nobody))
+        self._owner.shim.call("ResizePty", request, Empty, (nobody, nobody))
 
     def end_input(self) -> None:
         """The client has closed its end. A terminal's input has none."""
@@ -187,12 +188,12 @@ class ShimCommand(Command):
         self._owner.commands.discard(self)
         if self._known:
             process = ProcessRequest(id=self._owner.id, exec_id=self._name)
-            self._owner.shim.call("Delete", process, Empty, (_nobody, _nobody))
+            self._owner.shim.call("Delete", process, Empty, (nobody, nobody))
         self._answer(answer or ContainerNotFound(self._owner.id))
 
     def _close_input(self) -> None:
         request = CloseIORequest(id=self._owner.id, exec_id=self._name, stdin=True)
-        self._owner.shim.call("CloseIO", request, Empty, (_nobody, _nobody))
+        self._owner.shim.call("CloseIO", request, Empty, (nobody, nobody))
 
     def _close_ends(self) -> None:
         fds.close_all(self._ends)
@@ -202,7 +203,3 @@ class ShimCommand(Command):
 def pipe_name(fd: int) -> str:
     """A name by which the shim can open one of our pipes; "": for none."""
     return f"/proc/{os.getpid()}/fd/{fd}" if fd >= 0 else ""
-
-
-def _nobody(_answer: object) -> None:
-    """Waits for this."""

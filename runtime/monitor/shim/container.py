@@ -28,7 +28,7 @@ from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.oci.program import OnEnd, OnWord, Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.command import ShimCommand, pipe_name
-from runtime.monitor.shim.link import TookTooLong
+from runtime.monitor.shim.link import TookTooLong, gone, nobody
 from runtime.monitor.shim.plan import ShimPlan
 from runtime.monitor.shim.plan import bundle as bundle_path
 from runtime.monitor.shim.shim import (
@@ -49,7 +49,7 @@ from runtime.monitor.shim.task_pb2 import (
     WaitResponse,
 )
 from runtime.monitor.stdio import OutputStream
-from runtime.ttrpc.errors import CallFailed, Code
+from runtime.ttrpc.errors import CallFailed
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
@@ -70,6 +70,7 @@ class ShimContainer(Container):
         self.out_of_memory = False
         self.commands: set[ShimCommand] = set()
         self._ends: list[int] = []  # the shim's of our pipes, until it has opened them
+        self._queued = False  # the shim is being started
         self._program: Program | None = None  # makes the bundle
         self._made = False  # the shim knows the container
         self._unwanted = False
@@ -109,7 +110,7 @@ class ShimContainer(Container):
 
     def resize(self, width: int, height: int) -> None:
         request = ResizePtyRequest(id=self.id, width=width, height=height)
-        self.shim.call("ResizePty", request, Empty, (_nobody, self._log_failure("resize")))
+        self.shim.call("ResizePty", request, Empty, (nobody, self._log_failure("resize")))
 
     def signal(self, number: int) -> None:
         if number == signal.SIGKILL:
@@ -121,6 +122,9 @@ class ShimContainer(Container):
         if self.state is State.EXITED:
             return
         self._unwanted = True
+        if self._queued:
+            self._queued = False
+            self._fail(self._unwanted_fault())
         if self._program is not None:
             self._program.kill()
         if self._made:
@@ -139,7 +143,7 @@ class ShimContainer(Container):
                 self._kill_cgroup()
 
         patience = KILL_PATIENCE if everyone else PATIENCE
-        self.shim.call("Kill", request, Empty, (_nobody, failed), patience=patience)
+        self.shim.call("Kill", request, Empty, (nobody, failed), patience=patience)
 
     def _kill_cgroup(self) -> None:
         """Where the shim does not. A machine's processes are not in it."""
@@ -152,9 +156,13 @@ class ShimContainer(Container):
         self._plan_fd = os.dup(descriptors[0])
         self._log = open_log(self.request.log_path)
         self.shim.containers[self.id] = self
+        self._queued = True
         self.shim.when_ready(self.load_shim(), self.request.pid_namespace, self._shim_ready)
 
     def _shim_ready(self, failure: RuntimeFault | None) -> None:
+        if not self._queued:
+            return  # killed meanwhile
+        self._queued = False
         self._mark("shim")
         try:
             if failure is not None:
@@ -240,7 +248,7 @@ class ShimContainer(Container):
 
     def _end_input(self) -> None:
         request = CloseIORequest(id=self.id, stdin=True)
-        self.shim.call("CloseIO", request, Empty, (_nobody, self._log_failure("close stdin")))
+        self.shim.call("CloseIO", request, Empty, (nobody, self._log_failure("close stdin")))
 
     def _exited(self, answer: WaitResponse) -> None:
         """The first process has ended; if it is being started, its start is told before."""
@@ -382,12 +390,3 @@ class ShimContainer(Container):
         now = time.monotonic_ns()
         self._stages.append((self.shim.step(verb), self._began, now - self._began))
         self._began = now
-
-
-def gone(error: RuntimeFault) -> bool:
-    """What was asked for is not there any more."""
-    return isinstance(error, CallFailed) and error.code == Code.NOT_FOUND
-
-
-def _nobody(_answer: object) -> None:
-    """Waits for this."""

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from runtime.errors import RuntimeFault
 from runtime.linux.fds import Socket
 from runtime.ttrpc.calls import Answer, Asking
-from runtime.ttrpc.errors import Violation
+from runtime.ttrpc.errors import CallFailed, Code, Violation
 
 if TYPE_CHECKING:
     from runtime.monitor.loop import Loop, Timer
@@ -159,3 +159,12 @@ class Link:
         for one in waiting:
             one.fail(RuntimeFault(f"the shim is gone: {reason}"))
         self._on_end(reason)
+
+
+def gone(error: RuntimeFault) -> bool:
+    """What was asked for is not there any more."""
+    return isinstance(error, CallFailed) and error.code == Code.NOT_FOUND
+
+
+def nobody(_answer: object) -> None:
+    """Waits for this answer, or for this failure."""

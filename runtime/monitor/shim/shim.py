@@ -22,7 +22,7 @@ from runtime.monitor.oci.program import Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.bundle import Around, House
 from runtime.monitor.shim.events import Events
-from runtime.monitor.shim.link import Link
+from runtime.monitor.shim.link import Link, nobody
 from runtime.monitor.shim.output import Log, connect, everything, where
 from runtime.monitor.shim.plan import MARK, ShimPlan
 from runtime.monitor.shim.plan import bundle as bundle_path
@@ -242,7 +242,7 @@ class Shim:
             self.call("Start", process, PidResponse, (started, fail), patience=CREATE_PATIENCE)
 
         def started(_answer: PidResponse) -> None:
-            self.call("Wait", process, WaitResponse, (self._pause_ended, _nobody), patience=0.0)
+            self.call("Wait", process, WaitResponse, (self._pause_ended, nobody), patience=0.0)
             self._ready()
 
         self.call("Create", request, PidResponse, (created, fail), patience=CREATE_PATIENCE)
@@ -266,11 +266,11 @@ class Shim:
 
         told = delete, delete
         self.call("Wait", process, WaitResponse, told)
-        self.call("Kill", kill, Empty, (_nobody, _nobody))
+        self.call("Kill", kill, Empty, (nobody, nobody))
 
     def _shut_down(self) -> None:
         request = ShutdownRequest(id=self._pod.sandbox_id)
-        self.call("Shutdown", request, Empty, (_nobody, _nobody))
+        self.call("Shutdown", request, Empty, (nobody, nobody))
 
     def _out_of_memory(self, container_id: str) -> None:
         container = self.containers.get(container_id)
@@ -325,7 +325,3 @@ def give_options(request: CreateTaskRequest, plan: ShimPlan) -> None:
     """Those of the handler, if it has any."""
     if plan.options_type:
         request.options.CopyFrom(Any(type_url=plan.options_type, value=plan.options))
-
-
-def _nobody(_answer: object) -> None:
-    """Waits for this."""
