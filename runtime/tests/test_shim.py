@@ -176,8 +176,9 @@ async def test_many_commands_at_once_each_hear_their_own_end(node: Node) -> None
 
 async def test_a_command_that_takes_too_long_is_killed(node: Node) -> None:
     await start(node, "shim", "c1", "sleep", "1000")
+    words = ("sh", "-c", "sleep 1001 & sleep 1001")
     with pytest.raises(ExecTimedOut):
-        await node.runtime.exec(ExecRequest("s1", "c1", ("sleep", "1001"), 0.5))
+        await node.runtime.exec(ExecRequest("s1", "c1", words, 0.5))
     assert b"1001" not in await node.exec("s1", "c1", "ps")
 
 
@@ -196,6 +197,33 @@ async def test_a_command_ends_with_its_container(node: Node) -> None:
     await node.runtime.signal("s1", "c1", signal.SIGKILL)
     assert (await node.ended("c1")).exit_code == 137
     await asyncio.wait_for(running, 10)
+
+
+async def test_a_monitor_keeps_no_descriptors_of_what_has_ended(node: Node) -> None:
+    await node.remove("s1")
+    monitor = await node.create("s1")
+    await start(node, "shim", "c1", "sleep", "1000")
+
+    def held() -> int:
+        return len(os.listdir(f"/proc/{monitor}/fd"))
+
+    async def life(number: int) -> None:
+        await node.exec("s1", "c1", "true")
+        words = ("sh", "-c", "read x")
+        session = await node.runtime.open_exec(StreamedExec("s1", "c1", words, terminal=True))
+        await session.close()
+        with contextlib.suppress(ExecTimedOut):
+            await node.exec("s1", "c1", "sleep", "1000", patience=0.1)
+        with pytest.raises(InitFailed):
+            await start(node, "shim", f"bad{number}", "/no/such/command")
+        await start(node, "shim", f"good{number}", "true")
+        await node.ended(f"good{number}")
+
+    await life(0)
+    before = held()
+    for number in range(1, 4):
+        await life(number)
+    await until(lambda: held() <= before)
 
 
 async def test_a_signal_reaches_the_program_by_the_shim(node: Node) -> None:

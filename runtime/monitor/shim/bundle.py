@@ -133,6 +133,7 @@ def delete(_peer: Socket, plan: ShimPlan, house: House, ids: tuple[str, str]) ->
     sandbox_id, task_id = ids
     execute(
         plan.command(task_id, "delete"),
+        stdio=(-1, os.open(os.devnull, os.O_WRONLY), -1),  # it prints a message for machines
         namespace_fd=house.namespace_fd,
         environment=plan.environment(sandbox_id),
         directory=bundle(task_id),

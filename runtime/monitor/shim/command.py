@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -80,8 +81,7 @@ class ShimCommand(Command):
         self._unwanted = True
         if not self._ready:
             return
-        if self._pid in self._owner.cgroup.pids():  # a machine's shim tells the pid of the machine
-            super().kill()
+        super().kill()
         request = KillRequest(
             id=self._owner.id, exec_id=self._name, signal=int(signal.SIGKILL), all=False
         )
@@ -146,7 +146,7 @@ class ShimCommand(Command):
 
     def _started(self, answer: PidResponse) -> None:
         self._ready = True
-        self._pid = answer.pid
+        self._find(answer.pid)
         self._close_ends()
         if self._input_ended:
             self._close_input()
@@ -158,6 +158,19 @@ class ShimCommand(Command):
             self.kill()
         if self._code is not None:
             self._over(Executed(self._code, self._timed_out))
+
+    def _find(self, pid: int) -> None:
+        """The process, if it is one of the container's here: a machine's shim tells the machine's.
+
+        Looked for twice, since a pid may have become somebody else's until it is held.
+        """
+        cgroup = self._owner.cgroup
+        with contextlib.suppress(OSError, RuntimeFault):
+            if pid in cgroup.pids():
+                self._pid, self._pidfd = pid, os.pidfd_open(pid)
+                if pid not in cgroup.pids():
+                    fds.close_all((self._pidfd,))
+                    self._pidfd = -1
 
     def _exited(self, answer: WaitResponse) -> None:
         """If it is being started, its start is told before."""
@@ -184,7 +197,8 @@ class ShimCommand(Command):
         if self._timer is not None:
             self._timer.cancel()
         self._close_ends()
-        fds.close_all(self._ours)
+        fds.close_all((*self._ours, self._pidfd))
+        self._ours, self._pidfd = [], -1
         self._owner.commands.discard(self)
         if self._known:
             process = ProcessRequest(id=self._owner.id, exec_id=self._name)

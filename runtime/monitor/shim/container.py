@@ -351,6 +351,7 @@ class ShimContainer(Container):
 
     def _give_up(self, error: BaseException) -> None:
         """Nothing has been asked of the shim."""
+        self._queued = False
         self._failure = error
         self._over()
 

@@ -101,10 +101,11 @@ class Shim:
         elif self._state is State.ENDED:
             told(InitFailed(self.step("start"), 0, f"the pod's shim is gone: {self._why}"))
         else:
+            around = self.around(self._pod.sandbox_id, pid_namespace)
             self._waiting.append(told)
             if self._state is State.NEW:
                 self._state = State.STARTING
-                self._start(plan, self.around(self._pod.sandbox_id, pid_namespace))
+                self._start(plan, around)
 
     def around(self, task_id: str, pid_namespace: str) -> Around:
         """What a task finds here. pid_namespace: as Start says.
@@ -168,6 +169,7 @@ class Shim:
                 patience=START_PATIENCE,
             )
         except OSError as fault:
+            fds.close_all(self._outputs)
             self._fail(str(fault))
         else:
             self._program, self._holding = program, True
