@@ -8,6 +8,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -180,6 +181,21 @@ async def test_a_command_that_takes_too_long_is_killed(node: Node) -> None:
     with pytest.raises(ExecTimedOut):
         await node.runtime.exec(ExecRequest("s1", "c1", words, 0.5))
     assert b"1001" not in await node.exec("s1", "c1", "ps")
+
+
+async def test_a_command_takes_too_long_though_its_shim_hangs(node: Node) -> None:
+    await start(node, "shim", "c1", "sleep", "1000")
+    (pid,) = shims("s1")
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(ExecTimedOut):
+        await node.exec("s1", "c1", "sleep", "1001", patience=0.5)
+    assert time.monotonic() - began < 10
+    os.kill(pid, signal.SIGCONT)
+    for _ in range(3):  # what it was asked for late is not left running
+        found = await node.exec("s1", "c1", "ps")
+        await asyncio.sleep(0.5)
+    assert b"1001" not in found
 
 
 async def test_a_command_in_a_container_that_has_ended_is_refused(node: Node) -> None:

@@ -102,6 +102,7 @@ def test_where_a_shim_listens_is_said_in_three_ways(said: bytes, found: tuple[st
         (b"", "start has printed no address"),
         (b"\xff\xff", "start has printed no address"),
         (b"{", "start has printed no address"),
+        (b'{"address":' + b"[" * 60000, "start has printed no address"),
         (b'{"version":4,"address":"unix:///a","protocol":"ttrpc"}', "ttrpc version 4"),
         (b'{"version":"x","address":"unix:///a"}', "start has printed no address"),
         (b'{"version":3,"address":"unix:///a","protocol":"grpc"}', "speaks grpc version 3"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from runtime.monitor.shim.container import ShimContainer
 
 _KILLED = 128 + int(signal.SIGKILL)
+_GRACE = 1.0  # beyond the command's own time limit, in which a slow shim may still answer
 _PATIENCE = 60.0  # seconds for the shim to start the command
 _PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
@@ -79,13 +80,19 @@ class ShimCommand(Command):
     def kill(self) -> None:
         """Before it runs: as soon as it does. Descendants only where they are the node's."""
         self._unwanted = True
-        if not self._ready:
-            return
-        super().kill()
-        request = KillRequest(
-            id=self._owner.id, exec_id=self._name, signal=int(signal.SIGKILL), all=False
-        )
+        if self._ready:
+            super().kill()
+            self._kill_by_shim()
+
+    def _kill_by_shim(self) -> None:
+        request = KillRequest(id=self._owner.id, exec_id=self._name, signal=int(signal.SIGKILL))
         self._owner.shim.call("Kill", request, Empty, (nobody, nobody))
+
+    def _time_out(self) -> None:
+        """A probe's time limit holds though the shim may hang."""
+        super()._time_out()
+        late = Executed(_KILLED, timed_out=True)
+        self._timer = self._pod.loop.after(_GRACE, lambda: self._over(late))
 
     def resize(self, width: int, height: int) -> None:
         request = ResizePtyRequest(
@@ -138,6 +145,9 @@ class ShimCommand(Command):
 
     def _added(self, _answer: Empty) -> None:
         self._known = True
+        if self._ended:
+            self._delete()
+            return
         process = ProcessRequest(id=self._owner.id, exec_id=self._name)
         told = self._exited, self._lost
         self._waiting = self._owner.shim.call("Wait", process, WaitResponse, told, patience=0.0)
@@ -145,6 +155,9 @@ class ShimCommand(Command):
         self._owner.shim.call("Start", process, PidResponse, begun, patience=_PATIENCE)
 
     def _started(self, answer: PidResponse) -> None:
+        if self._ended:  # too late for who asked
+            self._kill_by_shim()
+            return
         self._ready = True
         self._find(answer.pid)
         self._close_ends()
@@ -174,6 +187,9 @@ class ShimCommand(Command):
 
     def _exited(self, answer: WaitResponse) -> None:
         """If it is being started, its start is told before."""
+        if self._ended:
+            self._delete()
+            return
         self._code = answer.exit_status
         if self._ready:
             self._over(Executed(self._code, self._timed_out))
@@ -186,6 +202,9 @@ class ShimCommand(Command):
     def _refused(self, error: RuntimeFault) -> None:
         if self._waiting:
             self._owner.shim.forget(self._waiting)
+            self._waiting = 0
+        if self._ended and self._known:
+            self._delete()
         running = self._owner.state is State.RUNNING
         self._over(self._owner.shim.fault("exec", error) if running else None)
 
@@ -200,10 +219,13 @@ class ShimCommand(Command):
         fds.close_all((*self._ours, self._pidfd))
         self._ours, self._pidfd = [], -1
         self._owner.commands.discard(self)
-        if self._known:
-            process = ProcessRequest(id=self._owner.id, exec_id=self._name)
-            self._owner.shim.call("Delete", process, Empty, (nobody, nobody))
+        if self._known and (self._code is not None or not self._waiting):
+            self._delete()
         self._answer(answer or ContainerNotFound(self._owner.id))
+
+    def _delete(self) -> None:
+        process = ProcessRequest(id=self._owner.id, exec_id=self._name)
+        self._owner.shim.call("Delete", process, Empty, (nobody, nobody))
 
     def _close_input(self) -> None:
         request = CloseIORequest(id=self._owner.id, exec_id=self._name, stdin=True)

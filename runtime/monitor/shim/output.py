@@ -57,7 +57,7 @@ def where(said: bytes) -> tuple[str, str]:
     """
     try:
         told = _told(said)
-    except (DecodeError, ValueError, TypeError):
+    except (DecodeError, ValueError, TypeError, RecursionError):
         told = BootstrapResult()
     if not told.address:
         raise ValueError(f"start has printed no address: {said[:200]!r}")

@@ -7,6 +7,7 @@ the pod's end ─▶ [sandbox task: Kill, Delete] ─▶ Shutdown ─▶ its pro
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import signal
@@ -81,6 +82,7 @@ class Shim:
         self._outputs: tuple[int, int] = (-1, -1)
         self._sandbox_task = False
         self._program: Program | None = None  # `start`, while it runs
+        self._ours = False  # its process is our child
         self._holding = False  # the exits of strangers: one may be the shim's
 
     @property
@@ -212,8 +214,12 @@ class Shim:
             self.call("Connect", request, ConnectResponse, told)
 
     def _connected(self, plan: ShimPlan, answer: ConnectResponse) -> None:
-        told = answer.shim_pid
-        self._pod.reaper.claim(told, lambda code: self._fail(f"it has ended with status {code}"))
+        def ended(code: int) -> None:
+            self._fail(f"it has ended with status {code}")
+
+        with contextlib.suppress(ChildProcessError):  # it is nobody of ours: its connection tells
+            self._pod.reaper.claim(answer.shim_pid, ended)
+            self._ours = True
         self._let_go()
         if plan.sandbox_task:
             self._make_sandbox_task(plan)
@@ -227,7 +233,7 @@ class Shim:
 
     def _hang_up(self, why: str) -> None:
         """The connection has ended; when that was asked for, so does the shim, in a moment."""
-        if not self._ending:
+        if not self._ending or not self._ours:
             self._fail(why)
 
     def _make_sandbox_task(self, plan: ShimPlan) -> None:
