@@ -31,7 +31,6 @@ class TookTooLong(RuntimeFault):
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    method: str
     hear: Callable[[bytes], None]
     fail: OnFailure
     timer: Timer | None
@@ -89,7 +88,7 @@ class Link:
             fail(TookTooLong(f"{method} was not answered within {patience:g} s"))
 
         timer = self._loop.after(patience, time_out) if patience else None
-        self._waiting[stream] = _Waiting(method, parse, fail, timer)
+        self._waiting[stream] = _Waiting(parse, fail, timer)
         self._unsent += data
         self._send()
         return stream
