@@ -22,7 +22,7 @@ from e2e.images import busybox as busybox_layer
 from e2e.kube import Json, RealKubelet, Shelter
 from e2e.kube_stats import wait_statistics
 from e2e.kubelet import until
-from e2e.node import Node
+from e2e.node import REPOSITORY, Node
 from e2e.static_pods import FOREVER, busybox, static_pod
 from e2e.systemd.conftest import PATIENCE, SERVICE, Machine, pod_units, show, systemctl
 from e2e.test_limits import EAT, MIB
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(bool(kube.missing()), reason=kube.missing())
 GREEDY: Json = {"limits": {"memory": "32Mi"}}
 STEADY = ("plain", "limited", "probed")
 CGROUPS = Path("/sys/fs/cgroup")
+PAGE = REPOSITORY / "docs/node.md"
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +118,21 @@ def test_pods_are_slices_and_containers_scopes_in_them(real: RealKubelet) -> Non
     (name,) = [unit for unit in pod_units() if uid in unit]
     assert told == {"Slice": name, "ActiveState": "active", "Delegate": "yes"}
     assert "active (running)" in systemctl("status", "--no-pager", scope(real, "limited"))
-    tree = subprocess.run(
-        ["systemd-cgls", "--no-pager", "--unit", name], capture_output=True, text=True, check=True
-    ).stdout
-    assert scope(real, "limited") in tree
-    assert "sleep 1000000" in tree
+
+
+def test_the_commands_of_the_page_show_pods_and_limits(real: RealKubelet) -> None:
+    real.wait_ready("limited")
+    step = PAGE.read_text().partition("\n## 5.")[2].splitlines()
+    said = "".join(
+        subprocess.run(
+            ["sh", "-ec", line], capture_output=True, text=True, check=True, timeout=PATIENCE
+        ).stdout
+        for line in step
+        if line.startswith("    ")
+    )
+    assert said.count(scope(real, "limited")) >= 3
+    assert "sleep 1000000" in said
+    assert f"MemoryMax={64 * MIB}\n" in said
 
 
 def test_limits_are_in_the_cgroups_and_survive_a_reload(real: RealKubelet) -> None:
