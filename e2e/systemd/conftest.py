@@ -125,4 +125,4 @@ def kubelet(machine: Machine) -> Iterator[Kubelet]:
     kubelet.image = found.id
     yield kubelet
     kubelet.clean()
-    until(lambda: not pod_units(), f"no unit is left: {pod_units()}", 20)
+    until(lambda: not pod_units(), f"no unit is left: {pod_units()}", PATIENCE)

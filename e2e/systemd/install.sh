@@ -3,7 +3,7 @@
 # are here already and wheels lie in ./wheels; then what the tests need.
 set -eu
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin  # as when one logs in
-export PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels" PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels" PIP_COMPILE=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 step() { # NUMBER: the commands of a step of the page
     sed -n "/^## $1\./,/^## /s/^    //p" docs/node.md | grep -v '^apt '
