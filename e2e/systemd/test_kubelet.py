@@ -54,6 +54,10 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
     )
     yield kubelet
     kubelet.clear()
+    classes = {"kubepods.slice", "kubepods-burstable.slice", "kubepods-besteffort.slice"}
+    until(lambda: pod_units() <= classes, "only slices of no pod are left", PATIENCE)
+    for unit in pod_units():  # kubelet lets them be
+        systemctl("stop", unit)
     subprocess.run(["ip", "link", "delete", "kube0"], check=True)
 
 

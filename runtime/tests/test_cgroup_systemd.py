@@ -84,18 +84,11 @@ def inner(v2: HierarchyV2) -> CgroupV2:
     return v2.cgroup(INNER)
 
 
-def seats(group: CgroupV2) -> list[int]:
-    def is_seat(pid: int) -> bool:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"podwright-seat")
-
-    return [pid for pid in group.pids() if is_seat(pid)]
-
-
 def test_a_place_is_kept_in_a_scope_until_the_first_process_is_inside(
     double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
     created = systemd.create(inner, NOTHING)
-    (seat,) = seats(scope)
+    (seat,) = scope.pids()
     told = double.units["podwright-c1.scope"]
     assert told["Slice"] == SLICE
     assert told["Delegate"] is True
@@ -117,7 +110,7 @@ def test_a_scope_can_be_made_for_who_makes_the_cgroup_inside(
     enclosed = systemd.enclose(inner, SMALL)
     assert not inner.exists()
     assert double.units["podwright-c1.scope"]["MemoryMax"] == 64 * MIB
-    assert len(seats(scope)) == 1
+    assert len(scope.pids()) == 1
     inner.ensure()
     first = start_sleeper(inner)
     assert enclosed.joined is not None
@@ -159,7 +152,7 @@ def test_a_job_may_end_before_its_number_is_told(
 ) -> None:
     double.signal_first = True
     created = systemd.create(inner, NOTHING)
-    assert len(seats(scope)) == 1
+    assert len(scope.pids()) == 1
     assert created.joined is not None
     created.joined()
 
@@ -169,7 +162,7 @@ def test_nobody_waits_for_the_end_of_a_job_that_has_done_its_work(
 ) -> None:
     double.untold = True
     created = systemd.create(inner, NOTHING)
-    assert len(seats(scope)) == 1
+    assert len(scope.pids()) == 1
     assert created.joined is not None
     created.joined()
 
@@ -182,7 +175,7 @@ def test_an_empty_scope_that_a_crash_left_is_replaced(
     first.joined()
     assert scope.pids() == []
     second = systemd.create(inner, NOTHING)
-    assert len(seats(scope)) == 1
+    assert len(scope.pids()) == 1
     assert second.joined is not None
     second.joined()
 
@@ -193,7 +186,7 @@ def test_a_scope_in_which_processes_live_is_never_replaced(
     created = systemd.create(inner, NOTHING)
     with pytest.raises(CgroupBusy, match="in use"):
         systemd.create(inner, NOTHING)
-    assert len(seats(scope)) == 1
+    assert len(scope.pids()) == 1
     assert created.joined is not None
     created.joined()
 
