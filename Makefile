@@ -33,6 +33,12 @@ run: $(STAMPS)/venv $(STAMPS)/run-packages $(STAMPS)/registry ## a pod's whole l
 test: check $(STAMPS)/test-packages $(STAMPS)/registry ## check, then every test (root; without root the tests which need it are skipped)
 	$(BIN)/pytest
 
+.PHONY: guest
+guest: $(STAMPS)/venv $(STAMPS)/registry ## tests that take systemd and cgroup v2, in a virtual machine that GUEST= boots (docs/testing.md)
+	@[ -n "$(GUEST)" ] || { echo "GUEST= is to name what boots the machine: see docs/testing.md" >&2; exit 2; }
+	@e2e/systemd/stage.sh $(VENV)
+	$(GUEST) $(VENV)/guest -- sh e2e/systemd/run.sh
+
 .PHONY: check
 check: $(STAMPS)/venv ## format, lint, types, who may import whom
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from runtime.cgroup.kills import OomKills
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
@@ -99,7 +100,7 @@ class Pod:
         self._guests: dict[Asker, Command | Attachment] = {}
         self.shim: Shim | None = None  # of containerd's, where one makes the containers
         self._ending: Callable[[], None] | None = None
-        self._oom_kills: int | None = None  # in the pod's cgroup, and not of a container that runs
+        self._oom_kills = OomKills(hierarchy, facts.cgroup_parent)
 
     @property
     def sandbox_id(self) -> str:
@@ -119,8 +120,7 @@ class Pod:
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
         container = _made_by_binary(self, request) if request.handler else Container(self, request)
-        if container.scope and self._oom_kills is None:
-            self._oom_kills = self._all_oom_kills()  # of what was there before us
+        self._oom_kills.begin(container.cgroup)
         self._containers[request.container_id] = container
 
         def answer(result: object) -> None:
@@ -221,22 +221,11 @@ class Pod:
         self.on_exit(ended)
         self._end_if_asked()
 
-    def oom_kills_of(self, ended: Container, seen: int) -> int:
-        """Of a container in a scope. seen: what its cgroup told, if systemd had left it there.
-
-        Else it is what the pod's cgroup has counted (on v2 with all beneath, removed ones too), and
-        neither those that run nor those that have ended before.
-        """
-        before = self._oom_kills or 0
-        if not seen and not ended.cgroup.exists():
-            running = (item for item in self._containers.values() if item is not ended)
-            others = sum(item.cgroup.oom_kills() for item in running if item.exit is None)
-            seen = max(0, self._all_oom_kills() - before - others)
-        self._oom_kills = before + seen
-        return seen
-
-    def _all_oom_kills(self) -> int:
-        return self.hierarchy.cgroup(self.facts.cgroup_parent).oom_kills()
+    def oom_kills_of(self, ended: Container) -> int:
+        """How many of its processes the kernel killed for want of memory; to be asked once."""
+        others = (item for item in self._containers.values() if item is not ended)
+        running = (item.cgroup for item in others if item.exit is None)
+        return self._oom_kills.of(ended.cgroup, running)
 
     def report(self) -> SandboxReport:
         containers = self._containers.values()
