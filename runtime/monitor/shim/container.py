@@ -78,7 +78,6 @@ class ShimContainer(Container):
         self._waiting = 0  # the call that ends with the container
         self._code = _KILLED
         self._finished_at = 0
-        self._oom_kills: int | None = None  # None: no cgroup of the node could tell
         self._numbers = itertools.count(1)
         self._began = 0
 
@@ -268,7 +267,7 @@ class ShimContainer(Container):
         """Counts what is gone with the cgroup, then has the shim forget the container."""
         with contextlib.suppress(OSError, RuntimeFault):
             if self.cgroup.exists():
-                self._oom_kills = self.cgroup.oom_kills()
+                self._look_for_oom_kills()
                 self.cgroup.kill()  # of a shared pid namespace others may live on
         told = (lambda _answer: self._deleted(None)), self._deleted
         process = ProcessRequest(id=self.id)
@@ -355,10 +354,15 @@ class ShimContainer(Container):
         self._failure = error
         self._over()
 
-    def _release(self) -> int:
+    def _look_for_oom_kills(self) -> None:
+        """By the shim's event only where no cgroup of the node could tell."""
+        if self._oom_killed is None and self.out_of_memory and not self.cgroup.exists():
+            self._oom_killed = True
+        super()._look_for_oom_kills()
+
+    def _release(self) -> None:
         self._close_ends()
-        more = super()._release()
-        return int(self.out_of_memory) if self._oom_kills is None else self._oom_kills + more
+        super()._release()
 
     def _close_ends(self) -> None:
         fds.close_all(self._ends)
