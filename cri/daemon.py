@@ -45,6 +45,7 @@ from runtime.lifecycle import ContainerExit, Runtime
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from cri.rpc.nri_host import NriHost
     from cri.specgen.handler import RuntimeHandler
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,15 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         except CantServe as error:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
+        stack.push_async_callback(services.nri.close)
+        await services.nri.start(lambda: _nri_host(services))
         yield services
+
+
+def _nri_host(services: Services) -> NriHost:
+    from cri.rpc.nri_host import NriHost
+
+    return NriHost(services)
 
 
 async def _load_apparmor_profile(name: str) -> None:
