@@ -80,7 +80,11 @@ async def serve(options: Options) -> None:
     config = options.load()
     _set_up_logging(config.log_level)
     stop = _signals(options, config, notifier)
-    async with _services(config) as services, contextlib.AsyncExitStack() as stack:
+    async with (
+        _services(config) as services,
+        _plugins(services),
+        contextlib.AsyncExitStack() as stack,
+    ):
         server = service.server(services)
         listening = await listen(server, config.endpoint, services.paths.state, passed)
         await stack.enter_async_context(listening)

@@ -27,7 +27,7 @@ class ValidatorConfig:
     """containerd's keys: what no plugin may do, and which plugins there must be."""
 
     enable: bool = key(default=False, doc="Look at what plugins want before it is done.")
-    reject_oci_hook_adjustment: bool = key(default=False, doc="No hooks.")
+    reject_oci_hook_adjustment: bool = key(default=False, doc="Plugins add no hooks.")
     reject_runtime_default_seccomp_adjustment: bool = key(
         default=False, doc="No other seccomp policy where the pod has RuntimeDefault."
     )
@@ -37,8 +37,8 @@ class ValidatorConfig:
     reject_custom_seccomp_adjustment: bool = key(
         default=False, doc="No other where the pod has a Localhost profile."
     )
-    reject_namespace_adjustment: bool = key(default=False, doc="No namespaces.")
-    reject_sysctl_adjustment: bool = key(default=False, doc="No sysctls.")
+    reject_namespace_adjustment: bool = key(default=False, doc="Plugins change no namespaces.")
+    reject_sysctl_adjustment: bool = key(default=False, doc="Plugins set no sysctls.")
     required_plugins: tuple[str, ...] = key(
         (),
         "Plugins by name (without index) without which no container is made; pods may name more "

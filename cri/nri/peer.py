@@ -53,6 +53,7 @@ EVENTS = {
     "ValidateContainerAdjustment": nri.VALIDATE_CONTAINER_ADJUSTMENT,
 }
 """The calls that a plugin gets if it has subscribed to them."""
+_VALIDATE = "ValidateContainerAdjustment"
 _BY_STATE_CHANGE = frozenset(  # as plugins of before 0.11 hear of them
     (
         *("RunPodSandbox", "PostUpdatePodSandbox", "StopPodSandbox", "RemovePodSandbox"),
@@ -106,6 +107,7 @@ class Peer:
         """unsolicited: what answers UpdateContainers."""
         self.identity = identity
         self.events = 0
+        self._chosen = False
         self.since = time.time()
         self.joined = False
         self.gone = ""
@@ -156,6 +158,7 @@ class Peer:
         )
         if answer.events & ~ALL_EVENTS:
             raise CantJoin(f"it subscribes to events {answer.events:#x}, which nobody knows")
+        self._chosen = answer.events != 0
         self.events = answer.events or ALL_EVENTS
 
     async def synchronize(
@@ -196,8 +199,8 @@ class Peer:
             try:
                 return await self._ask(name, request, answer)
             except CallFailed as error:
-                if error.code == Code.UNIMPLEMENTED and name != "ValidateContainerAdjustment":
-                    return None
+                if error.code == Code.UNIMPLEMENTED and not self._must_know(name):
+                    return answer() if name == _VALIDATE else None
                 raise PluginRefused(str(self), name, error.text) from None
             except TimeoutError:
                 self.drop(f"it did not answer {name} within {self._patience.request:g} s")
@@ -206,6 +209,10 @@ class Peer:
             except ValueError as error:
                 raise PluginRefused(str(self), name, f"can't be asked: {error}") from None
             return None
+
+    def _must_know(self, name: str) -> bool:
+        """One that has asked to be asked for its consent, by name, can't pass over it."""
+        return name == _VALIDATE and self._chosen
 
     def drop(self, reason: str) -> None:
         """End it. The first reason counts."""
