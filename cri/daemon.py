@@ -154,15 +154,23 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         except CantServe as error:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
-        stack.push_async_callback(services.nri.close)
-        await services.nri.start(lambda: _nri_host(services))
         yield services
 
 
-def _nri_host(services: Services) -> NriHost:
-    from cri.rpc.nri_host import NriHost
+@contextlib.asynccontextmanager
+async def _plugins(services: Services) -> AsyncIterator[None]:
+    """NRI's plugins, who must know of every pod that is asked for from now on."""
 
-    return NriHost(services)
+    def host() -> NriHost:
+        from cri.rpc.nri_host import NriHost  # few nodes have plugins
+
+        return NriHost(services)
+
+    try:
+        await services.nri.start(host)
+        yield
+    finally:
+        await services.nri.close()
 
 
 async def _load_apparmor_profile(name: str) -> None:

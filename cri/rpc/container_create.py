@@ -86,7 +86,7 @@ async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfi
         image_volumes.hold(services, sandbox, container_id, config)
         spec = await container_spec.make(services, sandbox, container_id, config, image.config)
         if services.nri.active:
-            from cri.rpc import nri_calls
+            from cri.rpc import nri_calls  # few nodes have plugins
 
             asked = nri_calls.Adjusted(metadata, config, spec)
             made = await nri_calls.create_container(services, sandbox, asked, undo)
@@ -100,7 +100,7 @@ async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfi
             container = services.store.containers.add(Container(metadata, config))
         undo.commit()
     if services.nri.active:
-        from cri.rpc import nri_calls
+        from cri.rpc import nri_calls  # few nodes have plugins
 
         await nri_calls.container_created(services, container)
     return container_id

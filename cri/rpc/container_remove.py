@@ -40,7 +40,7 @@ async def remove(services: Services, container_id: str) -> None:
         with trace.stage("discard snapshot"):
             await services.images.discard(container_id)
         if services.nri.active:
-            from cri.rpc import nri_calls
+            from cri.rpc import nri_calls  # few nodes have plugins
 
             await nri_calls.remove_container(services, container)
         services.specs.pop(container_id, None)

@@ -118,7 +118,7 @@ async def remade(services: Services, sandbox: Sandbox, container: Container) -> 
         raise ImageNotFound(metadata.image_ref)
     spec = await make(services, sandbox, container.id, container.config, image.config)
     if metadata.adjustment:
-        from cri.rpc import nri_spec
+        from cri.rpc import nri_spec  # few nodes have plugins
 
         spec = await nri_spec.again(services, sandbox, spec, metadata.adjustment)
     return spec

@@ -47,7 +47,7 @@ async def _start(services: Services, container_id: str) -> None:
         try:
             request = await _request(services, sandbox, container)
             if services.nri.active:
-                from cri.rpc import nri_calls
+                from cri.rpc import nri_calls  # few nodes have plugins
 
                 await nri_calls.start_container(services, container)
             with trace.stage("start container"):
@@ -63,7 +63,7 @@ async def _start(services: Services, container_id: str) -> None:
     for warning in started.warnings:
         log.info("container %s: %s", container_id, warning)
     if services.nri.active:
-        from cri.rpc import nri_calls
+        from cri.rpc import nri_calls  # few nodes have plugins
 
         await nri_calls.container_started(services, container_id)
 

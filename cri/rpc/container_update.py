@@ -43,7 +43,7 @@ async def _update(
     """Plugins are asked while no lock is held: they may want others updated."""
     if not services.nri.active:
         return await apply(services, container.id, asked)
-    from cri.rpc import nri_calls
+    from cri.rpc import nri_calls  # few nodes have plugins
 
     await apply(
         services, container.id, await nri_calls.update_container(services, container, asked)

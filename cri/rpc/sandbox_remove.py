@@ -30,7 +30,7 @@ async def _remove(services: Services, sandbox_id: str) -> None:
             await container_remove.remove(services, container.id)
         sandbox = services.store.sandboxes.exact(sandbox_id)
         if services.nri.active and sandbox is not None:
-            from cri.rpc import nri_calls
+            from cri.rpc import nri_calls  # few nodes have plugins
 
             await nri_calls.remove_pod(services, sandbox)
         with trace.stage("record"):

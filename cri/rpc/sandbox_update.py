@@ -24,7 +24,7 @@ async def update_pod_sandbox_resources(
     resources = request.resources if request.HasField("resources") else None
     active = services.nri.active
     if active:
-        from cri.rpc import nri_calls
+        from cri.rpc import nri_calls  # few nodes have plugins
 
         await nri_calls.update_pod(services, sandbox, request.overhead, request.resources)
     with trace.stage("record"):
