@@ -80,10 +80,14 @@ class Relay:
         await self.plugins.tell_all("PostUpdatePodSandbox", request, answer)
 
     def settled(self, subject: str) -> None:
-        """A pod or container is in the store, or will never be, or is there no more."""
-        self._stopped_pods.discard(subject)
+        """A pod or container is in the store, or will never be."""
         self.plugins.pods.pop(subject, None)
         self.plugins.containers.pop(subject, None)
+
+    def forgotten(self, pod_id: str) -> None:
+        """There is no such pod any more."""
+        self.settled(pod_id)
+        self._stopped_pods.discard(pod_id)
 
     # containers
 

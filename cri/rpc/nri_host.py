@@ -103,10 +103,11 @@ class NriHost:
             await container_stop.kill(self._services, container)
 
     def _sandbox_changed(self, old: Sandbox | None, new: Sandbox | None) -> None:
-        one = new or old
-        assert one is not None
-        if new is None or new.status.state is not SandboxState.INITIALIZING:
-            self._services.nri.relay.settled(one.id)
+        if new is None:
+            assert old is not None
+            self._services.nri.relay.forgotten(old.id)
+        elif new.status.state is not SandboxState.INITIALIZING:
+            self._services.nri.relay.settled(new.id)
 
     def _container_changed(self, old: Container | None, new: Container | None) -> None:
         one = new or old

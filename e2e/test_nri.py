@@ -1,0 +1,369 @@
+"""NRI plugins hear of pods and containers and change them: seen by container and kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cri.api import api_pb2 as api
+from e2e import nri
+from e2e.kubelet import Container, Kubelet, Pod, refused, until
+from e2e.node import Node
+from e2e.nri import Plugins
+from e2e.test_devices import GPU, KNOWN, Specs
+from e2e.test_limits import MIB, UNIFIED, control, resources
+from e2e.test_update import update
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture
+def plugins(node: Node) -> Iterator[Plugins]:
+    with nri.plugins(node) as made:
+        yield made
+
+
+@pytest.fixture
+def specs(node: Node) -> Iterator[Specs]:
+    made = Specs(node.directory / "cdi")
+    yield made
+    for file in made.directory.rglob("*.json"):
+        file.unlink()
+
+
+def value(number: int) -> dict[str, int]:
+    return {"value": number}
+
+
+def adjusting(**adjustment: object) -> dict[str, object]:
+    return {"adjust": adjustment}
+
+
+def linux(**fields: object) -> dict[str, object]:
+    return adjusting(linux=fields)
+
+
+def limits(**fields: object) -> dict[str, object]:
+    return linux(resources=fields)
+
+
+def test_a_plugin_hears_of_a_whole_life_in_its_order(kubelet: Kubelet, plugins: Plugins) -> None:
+    scribe = plugins("scribe")
+    pod = kubelet.pod()
+    container = pod.container(["sleep", "100"], annotations={"a": "b"})
+    container.start()
+    update(container, cpu_shares=100)
+    container.stop()
+    container.remove()
+    kubelet.clean()
+    assert scribe.calls(container.id) == [
+        *("create", "post_create", "start", "post_start"),
+        *("update", "post_update", "stop", "remove"),
+    ]
+    assert [call for call in scribe.calls(pod.id) if "pod" in call] == [
+        *("run_pod", "stop_pod", "remove_pod"),
+    ]
+    (run,) = scribe.heard("run_pod")
+    assert run["message"]["name"] == pod.config.metadata.name
+    assert run["message"]["ips"][0].startswith("10.77.")
+    created, started = scribe.heard("create")[0], scribe.heard("post_start")[0]
+    assert created["container"]["args"] == ["sleep", "100"]
+    assert created["container"]["annotations"] == {"a": "b"}
+    assert created["container"]["state"] == "CONTAINER_CREATED"
+    assert started["container"]["state"] == "CONTAINER_RUNNING"
+    assert started["container"]["pid"] > 1
+    assert scribe.heard("stop")[0]["container"]["exit_code"] == 137
+
+
+def test_an_end_that_nobody_asked_for_is_told_without_waiting(pod: Pod, plugins: Plugins) -> None:
+    scribe = plugins("scribe")
+    container = pod.container(["sh", "-c", "exit 3"]).start()
+    until(lambda: "stop" in scribe.calls(container.id), "the end is told")
+    assert scribe.heard("stop")[0]["container"]["exit_code"] == 3
+    never = pod.container()
+    never.remove()
+    assert scribe.calls(never.id) == ["create", "post_create", "stop", "remove"]
+
+
+def test_the_end_of_a_pod_is_told_after_those_of_its_containers(
+    kubelet: Kubelet, plugins: Plugins
+) -> None:
+    scribe = plugins("scribe")
+    pod = kubelet.pod()
+    first, second = pod.container().start(), pod.container().start()
+    pod.stop()
+    calls = [(one["call"], one.get("container", {}).get("id")) for one in scribe.heard()]
+    ends = calls.index(("stop", first.id)), calls.index(("stop", second.id))
+    assert max(ends) < calls.index(("stop_pod", None))
+    pod.stop()
+    assert scribe.calls(pod.id).count("stop_pod") == 1
+
+
+def test_the_process_is_what_plugins_want(pod: Pod, plugins: Plugins, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from the node\n")
+    plugins(
+        "many",
+        create=adjusting(
+            env=[{"key": "ADDED", "value": "by NRI"}, {"key": "-GONE"}],
+            args=["sh", "-c", "echo $ADDED,$GONE,$KEPT; ulimit -Sn; ulimit -Hn;"
+                  " cat /mnt/file; (: > /mnt/new) 2>&1; cat /proc/self/oom_score_adj; sleep 9999"],
+            mounts=[{"destination": "/mnt", "source": str(tmp_path), "options": ["rbind", "ro"]}],
+            rlimits=[{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}],
+            linux={"oom_score_adj": value(555)},
+        ),
+    )  # fmt: skip
+    envs = [api.KeyValue(key="GONE", value=b"x"), api.KeyValue(key="KEPT", value=b"yes")]
+    container = pod.container(["echo", "as asked"], envs=envs).start()
+    until(lambda: len(container.log()) >= 6, "it has said everything")
+    said = container.log()
+    assert said[:4] == ["by NRI,,yes", "77", "88", "from the node"]
+    assert "Read-only file system" in said[4]
+    assert said[5] == "555"
+
+
+def test_a_mount_may_be_taken_away(pod: Pod, plugins: Plugins, tmp_path: Path) -> None:
+    plugins("less", create=adjusting(mounts=[{"destination": "-/data"}]))
+    mount = api.Mount(container_path="/data", host_path=str(tmp_path))
+    assert pod.run("ls -d /data 2>&1 || true", mounts=[mount])[0].endswith(
+        "No such file or directory"
+    )
+
+
+def test_devices_come_by_number_and_by_name(pod: Pod, plugins: Plugins, specs: Specs) -> None:
+    known = os.stat(KNOWN).st_rdev
+    specs.write("etc/gpu.json", {"0": {"env": ["GPU=zero"]}})
+    device = {
+        "path": "/dev/extra",
+        "type": "c",
+        "major": os.major(known),
+        "minor": os.minor(known),
+        "file_mode": value(0o640),
+        "gid": value(7),
+    }
+    plugins("devices", create=adjusting(CDI_devices=[{"name": f"{GPU}=0"}],
+                                        linux={"devices": [device]}))  # fmt: skip
+    container = pod.container().start()
+    assert container.shell("stat -c '%F %a %g' /dev/extra") == "character special file 640 7"
+    assert container.shell("cat /proc/1/environ | tr '\\0' '\\n' | grep GPU") == "GPU=zero"
+    made = os.stat(f"/proc/{_pid(container)}/root/dev/extra")
+    assert (made.st_rdev, stat.S_ISCHR(made.st_mode)) == (known, True)
+
+
+def _pid(container: Container) -> int:
+    found: int = json.loads(container.response(verbose=True).info["info"])["pid"]
+    return found
+
+
+def test_limits_are_what_plugins_want_and_are_told_so(pod: Pod, plugins: Plugins) -> None:
+    plugins(
+        "limits",
+        create=limits(
+            memory={"limit": value(64 * MIB), "reservation": value(32 * MIB)},
+            cpu={
+                "quota": value(25_000),
+                "period": value(50_000),
+                "shares": value(333),
+                "cpus": "0",
+            },
+            pids={"limit": 99},
+        ),
+    )
+    container = pod.container(linux=resources(memory_limit_in_bytes=200 * MIB)).start()
+    memory = control(container, "memory", "memory.limit_in_bytes", "memory.max")
+    assert memory == str(64 * MIB)
+    low = control(container, "memory", "memory.soft_limit_in_bytes", "memory.low")
+    assert low == str(32 * MIB)
+    assert control(container, "cpuset", "cpuset.cpus", "cpuset.cpus") == "0"
+    assert control(container, "pids", "pids.max", "pids.max") == "99"
+    if not UNIFIED:
+        assert control(container, "cpu", "cpu.cfs_quota_us", "") == "25000"
+        assert control(container, "cpu", "cpu.shares", "") == "333"
+    said = container.status().resources.linux
+    assert (said.memory_limit_in_bytes, said.cpu_quota, said.cpuset_cpus) == (64 * MIB, 25_000, "0")
+
+
+def test_a_seccomp_policy_is_the_plugins(pod: Pod, plugins: Plugins) -> None:
+    policy = {
+        "default_action": "SCMP_ACT_ALLOW",
+        "syscalls": [
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errno_ret": value(122)}
+        ],
+    }
+    plugins("policy", create=linux(seccomp_policy=policy))
+    assert "quota exceeded" in pod.run("mkdir /x 2>&1 || true")[0].lower()
+
+
+def test_the_cgroup_namespace_may_be_taken_away(pod: Pod, plugins: Plugins) -> None:
+    plugins("namespaces", create=linux(namespaces=[{"type": "-cgroup"}]))
+    container = pod.container().start()
+    assert container.id in container.shell("cat /proc/self/cgroup")
+
+
+def test_annotations_are_told_to_those_who_come_later(pod: Pod, plugins: Plugins) -> None:
+    plugins("first", "10", create=adjusting(annotations={"mark": "1", "-given": ""}))
+    second = plugins("second", "20")
+    container = pod.container(annotations={"given": "x", "kept": "y"})
+    assert second.heard("create")[0]["container"]["annotations"] == {"mark": "1", "kept": "y"}
+    assert second.heard("post_create")[0]["container"]["annotations"] == {"mark": "1", "kept": "y"}
+    assert dict(container.status().annotations) == {"given": "x", "kept": "y"}
+
+
+def test_the_same_request_again_gets_the_container_that_plugins_changed(
+    pod: Pod, plugins: Plugins
+) -> None:
+    plugins("limits", create=limits(memory={"limit": value(64 * MIB)}))
+    config = pod.container_config(["true"])
+    assert pod.create(config).id == pod.create(config).id
+
+
+def test_two_plugins_that_disagree_are_named_and_nothing_is_left(
+    kubelet: Kubelet, pod: Pod, plugins: Plugins
+) -> None:
+    wish = adjusting(env=[{"key": "WHO", "value": "me"}])
+    plugins("one", "10", create=wish)
+    plugins("two", "20", create=wish)
+    error = refused(lambda: pod.container())
+    assert error.code is Code.FAILED_PRECONDITION
+    assert error.message == "NRI plugins 10-one and 20-two both tried to set Env WHO"
+    assert kubelet.containers(pod_sandbox_id=pod.id) == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        (linux(cgroups_path="/elsewhere"), "NRI plugin 10-much: linux.cgroups_path: "),
+        (linux(net_devices={"eth7": {"name": "x"}}), "NRI plugin 10-much: linux.net_devices[eth7]"),
+        (linux(sysctl={"net.ipv4.ip_forward": "1"}), "NRI plugin 10-much: linux.sysctl["),
+        (limits(blockio_class={"value": "slow"}), "linux.resources.blockio_class: "),
+        (limits(pids={"limit": -7}), "linux.resources.pids.limit"),
+        (limits(memory={"limit": value(-7)}), "memory"),
+        (linux(devices=[{"path": "/dev/x", "type": "c", "major": 99999}]), "linux.devices[0]"),
+        (linux(oom_score_adj=value(5000)), "oom"),
+        (adjusting(rlimits=[{"type": "RLIMIT_NONSENSE"}]), "RLIMIT_NONSENSE"),
+        (adjusting(mounts=[{"destination": "/proc/x", "source": "/tmp"}]), "/proc"),
+        (adjusting(CDI_devices=[{"name": "vendor.com/none=1"}]), "no CDI device vendor.com/none=1"),
+        (linux(seccomp_policy={"default_action": "SCMP_ACT_DANCE"}), "SCMP_ACT_DANCE"),
+    ],
+)
+def test_what_can_not_be_had_is_refused_by_name_when_it_is_created(
+    kubelet: Kubelet, pod: Pod, plugins: Plugins, wish: dict[str, object], words: str
+) -> None:
+    plugins("much", create=wish)
+    error = refused(lambda: pod.container())
+    assert error.code in (Code.UNIMPLEMENTED, Code.INVALID_ARGUMENT)
+    assert words in error.message
+    assert kubelet.containers(pod_sandbox_id=pod.id) == []
+
+
+def test_a_plugin_may_refuse_and_nothing_is_left(kubelet: Kubelet, plugins: Plugins) -> None:
+    guard = plugins("guard", refuse={"run_pod": "no room"})
+    before = len(kubelet.sandboxes())
+    error = refused(lambda: kubelet.pod())
+    assert error.code is Code.FAILED_PRECONDITION
+    assert error.message == "NRI plugin 10-guard refuses RunPodSandbox: no room"
+    assert len(kubelet.sandboxes()) == before
+    (told,) = guard.heard("run_pod")
+    assert guard.calls(told["pod"]) == ["run_pod", "stop_pod", "remove_pod"]
+    guard.wants(refuse={"create": "not this one", "start": "not now"})
+    pod = kubelet.pod()
+    assert "refuses CreateContainer: not this one" in refused(lambda: pod.container()).message
+    guard.wants(refuse={"start": "not now"})
+    container = pod.container()
+    assert "refuses StartContainer: not now" in refused(container.start).message
+    status = container.status()
+    assert (status.state, status.reason) == (api.CONTAINER_EXITED, "StartError")
+    guard.wants(refuse={"update": "as it is"})
+    running = pod.container()
+    assert (
+        "refuses UpdateContainer: as it is"
+        in refused(lambda: update(running, cpu_shares=7)).message
+    )
+
+
+def test_an_update_is_what_plugins_make_of_it(pod: Pod, plugins: Plugins) -> None:
+    container = pod.container(linux=resources(memory_limit_in_bytes=100 * MIB)).start()
+    other = pod.container(linux=resources(memory_limit_in_bytes=100 * MIB)).start()
+    halved = {"resources": {"memory": {"limit": value(50 * MIB)}}}
+    wishes = [
+        {"container_id": container.id, "linux": halved},
+        {"container_id": other.id, "linux": halved},
+    ]
+    plugins("half", update={"update": wishes})
+    update(container, memory_limit_in_bytes=90 * MIB)
+    for one in (container, other):
+        assert control(one, "memory", "memory.limit_in_bytes", "memory.max") == str(50 * MIB)
+        assert one.status().resources.linux.memory_limit_in_bytes == 50 * MIB
+
+
+def test_a_plugin_updates_and_evicts_containers_unasked(pod: Pod, plugins: Plugins) -> None:
+    first, second = pod.container().start(), pod.container().start()
+    scribe = plugins("free")
+    wish: dict[str, Any] = {"resources": {"memory": {"limit": value(64 * MIB)}}}
+    failed = scribe.unasked(
+        update=[
+            {"container_id": first.id, "linux": wish},
+            {"container_id": "f" * 64, "linux": wish},
+            {"container_id": second.id, "linux": {"resources": {"pids": {"limit": 5}}}},
+        ]
+    )
+    assert failed == ["f" * 64, second.id]
+    assert control(first, "memory", "memory.limit_in_bytes", "memory.max") == str(64 * MIB)
+    assert scribe.calls(first.id) == []  # its own wishes are not told to it
+    scribe.unasked(evict=[{"container_id": second.id, "reason": "too loud"}])
+    assert second.wait().exit_code == 137
+    assert first.status().state == api.CONTAINER_RUNNING
+
+
+def test_a_slow_plugin_costs_its_time_once_and_nobody_else_waits(
+    kubelet: Kubelet, node: Node, pod: Pod, plugins: Plugins
+) -> None:
+    slow = plugins("slow", sleep={"create": 60})
+    after = plugins("after", "20")
+    took: list[float] = []
+
+    def create() -> None:
+        began = time.monotonic()
+        pod.container()
+        took.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    until(lambda: bool(slow.heard("create")), "it is asked")
+    longest = 0.0
+    while thread.is_alive():
+        began = time.monotonic()
+        kubelet.containers()
+        node.client.call("Status", api.StatusRequest(), api.StatusResponse)
+        longest = max(longest, time.monotonic() - began)
+    thread.join()
+    assert 1.5 < took[0] < 5
+    assert longest < 1.0
+    assert nri.connected(node) == ["20-after"]
+    assert after.heard("create")
+    log = (node.directory / "logs/daemon.log").read_text()
+    assert "NRI plugin 10-slow is dropped: it did not answer CreateContainer within 2 s" in log
+    assert slow.process is not None
+    slow.process.process.wait(10)  # its connection has ended, and so does it
+
+
+def test_a_plugin_that_dies_in_the_middle_fails_nothing(pod: Pod, plugins: Plugins) -> None:
+    plugins("mortal", die=["create"])
+    assert pod.container().start().status().state == api.CONTAINER_RUNNING
+
+
+def test_a_validator_has_the_last_word(kubelet: Kubelet, pod: Pod, plugins: Plugins) -> None:
+    plugins("wisher", create=adjusting(env=[{"key": "A", "value": "1"}]))
+    judge = plugins("judge", "90", validate=True, refuse={"validate": "I object"})
+    error = refused(lambda: pod.container())
+    assert error.message == "NRI plugin 90-judge rejects the adjustments: I object"
+    judge.wants()
+    assert pod.container().start().shell("cat /proc/1/environ").count("A=1") == 1
