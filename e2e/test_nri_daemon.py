@@ -19,10 +19,11 @@ import pytest
 from cri.api import api_pb2 as api
 from e2e import nri
 from e2e.kubelet import Kubelet, Pod, refused, until
-from e2e.node import Node
+from e2e.node import REPOSITORY, Node
 from e2e.nri import Plugins
 from e2e.test_limits import MIB, control
 from e2e.test_nri import adjusting, value
+from e2e.test_update import update
 
 Code = grpc.StatusCode
 
@@ -72,8 +73,9 @@ def test_a_plugin_is_told_of_all_there_is_also_by_the_next_daemon(
         assert running["pid"] > 1
 
 
-def test_what_plugins_want_of_a_container_survives_the_daemon(
-    pod: Pod, node: Node, plugins: Plugins
+@pytest.mark.parametrize("restart", [True, False], ids=["the daemon", "an update"])
+def test_what_plugins_want_of_a_container_survives(
+    pod: Pod, node: Node, plugins: Plugins, *, restart: bool
 ) -> None:
     wish = adjusting(
         env=[{"key": "WISH", "value": "granted"}],
@@ -84,7 +86,10 @@ def test_what_plugins_want_of_a_container_survives_the_daemon(
     )
     plugins("wisher", create=wish)
     container = pod.container()
-    node.restart_daemon(how=signal.SIGKILL)
+    if not restart:
+        update(container, cpu_shares=77)
+    else:
+        node.restart_daemon(how=signal.SIGKILL)
     container.start()
     assert container.shell("tr '\\0' '\\n' < /proc/1/environ | grep WISH") == "WISH=granted"
     assert container.shell("cat /proc/1/oom_score_adj") == "321"
@@ -133,6 +138,23 @@ def test_a_plugin_of_the_node_that_dies_leaves_no_zombie(node: Node, configured:
     os.kill(only["pid"], signal.SIGKILL)
     until(lambda: not Path(f"/proc/{only['pid']}").exists(), "it is reaped")
     assert nri.connected(node) == []
+
+
+def test_the_plugin_that_is_shipped_as_an_example_works(
+    kubelet: Kubelet, node: Node, configured: None
+) -> None:
+    source = (REPOSITORY / "deploy/nri/50-ulimits").read_text()
+    place = node.directory / "nri/plugins"
+    place.mkdir(parents=True)
+    program = place / "50-ulimits"
+    program.write_text(source.replace("/opt/podwright/bin/python", sys.executable, 1))
+    program.chmod(0o755)
+    node.restart_daemon()
+    assert nri.connected(node) == ["50-ulimits"]
+    pod = kubelet.pod(kubelet.config(annotations={"ulimits.example/nofile": "77:88"}))
+    assert pod.run("ulimit -Sn; ulimit -Hn") == ["77", "88"]
+    pod = kubelet.pod(kubelet.config(annotations={"ulimits.example/nofile": "many"}))
+    assert "'many' is not soft:hard" in refused(lambda: pod.container()).message
 
 
 def test_without_a_required_plugin_no_container_is_made(

@@ -46,9 +46,13 @@ class Launched:
 
     async def start(self, relay: Relay) -> None:
         """Start all of them, and wait until each is a plugin or can't be. Failures are logged."""
-        found = await asyncio.to_thread(
-            installed, Path(self._config.plugin_path), self._config.plugin_config_path
-        )
+        try:
+            found = await asyncio.to_thread(
+                installed, Path(self._config.plugin_path), self._config.plugin_config_path
+            )
+        except OSError as error:
+            log.error("NRI plugins can't be looked for: %s", error)
+            return
         await asyncio.gather(*(self._start(one, relay) for one in found))
 
     async def close(self) -> None:
@@ -84,7 +88,11 @@ def installed(directory: Path, configs: str) -> list[Installed]:
     found = []
     for path in sorted(directory.iterdir()):
         name = _FILE.fullmatch(path.name)
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            log.warning("%s is no NRI plugin: %s", path, error.strerror)
+            continue
         if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
             continue
         if name is None:

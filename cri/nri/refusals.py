@@ -61,6 +61,7 @@ def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Re
     if linux.seccomp_policy.listener_path:
         reason = "there is nobody here to hand a listener to"
         yield nri.SeccompPolicy, "", "linux.seccomp_policy.listener_path", reason
+    yield from _of_hooks(wanted.hooks)
     if embedded:
         yield from _of_embedded(wanted)
 
@@ -70,6 +71,20 @@ def _of_namespaces(linux: nri.LinuxContainerAdjustment) -> Iterator[Refusal]:
         name = removed(namespace.type) or namespace.type
         if name != "cgroup" or namespace.path:
             yield nri.Namespace, name, f"linux.namespaces[{name}]", _NAMESPACE_REASON
+
+
+def _of_hooks(hooks: nri.Hooks) -> Iterator[Refusal]:
+    for name in HOOKS:
+        for index, hook in enumerate(getattr(hooks, name)):
+            where = f"hooks.{name}[{index}]"
+            texts = (hook.path, *hook.args, *hook.env)
+            if not hook.path.startswith("/") or any("\0" in text for text in texts):
+                reason = f"{hook.path!r} is no absolute path, or a text contains a NUL byte"
+                yield nri.OciHooks, "", where, reason
+            if any(text.find("=") < 1 for text in hook.env):
+                yield nri.OciHooks, "", f"{where}.env", "not all are of the form NAME=value"
+            if hook.HasField("timeout") and not 0 < hook.timeout.value < 1 << 31:
+                yield nri.OciHooks, "", f"{where}.timeout", f"{hook.timeout.value} seconds"
 
 
 def _of_embedded(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:

@@ -58,6 +58,16 @@ def applied(
     )
 
 
+def with_limits(spec: Spec, wanted: nri.LinuxResources) -> Spec:
+    """The spec with limits that were asked for before, when others have just replaced all of them.
+    Device rules are not among those that were replaced."""
+    limits = nri.LinuxResources()
+    limits.CopyFrom(wanted)
+    del limits.devices[:]
+    resources = _resources(spec.linux.resources, limits, ())
+    return replace(spec, linux=replace(spec.linux, resources=resources))
+
+
 def _mapped(old: Mapping[str, str], wanted: Mapping[str, str]) -> Mapping[str, str]:
     gone = {removed(key) for key in wanted}
     kept = {key: value for key, value in old.items() if key not in gone}

@@ -66,7 +66,12 @@ async def apply(services: Services, container_id: str, asked: api.LinuxContainer
             undo.commit()
         spec = services.specs.get(container_id)
         if spec is not None:  # else it is made of the record when it is wanted
-            services.specs[container_id] = update.respecified(spec, new, facts.lowest_oom_score())
+            spec = update.respecified(spec, new, facts.lowest_oom_score())
+            if container.metadata.adjustment:
+                from cri.rpc import nri_spec  # few nodes have plugins
+
+                spec = nri_spec.with_limits(spec, container.metadata.adjustment)
+            services.specs[container_id] = spec
 
 
 async def _change(

@@ -69,6 +69,12 @@ async def again(services: Services, sandbox: Sandbox, spec: Spec, adjustment: by
     return await adjusted(services, sandbox, spec, wanted, _nobody)
 
 
+def with_limits(spec: Spec, adjustment: bytes) -> Spec:
+    """A spec whose resources an update has replaced, with those that only plugins can ask for."""
+    wanted = nri.ContainerAdjustment.FromString(adjustment)
+    return nri_spec.with_limits(spec, wanted.linux.resources)
+
+
 def sketch(services: Services, container: Container) -> Spec:
     """The spec of a container of an earlier daemon, but for what the node would have to be asked
     for: devices, profiles in files. Raises CriFault, RuntimeFault."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,7 @@ def test_only_programs_with_a_plugins_name_that_are_roots_alone_are_started(
         program(tmp_path, name, mode)
     os.chown(program(tmp_path, "50-others"), 1000, 0)
     (tmp_path / "60-directory").mkdir()
+    (tmp_path / "70-nowhere").symlink_to("/no/such/file")
     configs = tmp_path / "conf"
     configs.mkdir()
     (configs / "20-b.conf").write_text("of 20-b")
@@ -85,7 +88,7 @@ def test_only_programs_with_a_plugins_name_that_are_roots_alone_are_started(
         ("10", "a", "of a"),
         ("20", "b", "of 20-b"),
     ]
-    for name in ("30-written", "noindex", "5-short", "50-others"):
+    for name in ("30-written", "noindex", "5-short", "50-others", "70-nowhere"):
         assert name in caplog.text
 
 
@@ -93,3 +96,22 @@ def test_pieces_are_read_by_the_other_end() -> None:
     """What the daemon sends in the plugin's conversation, the plugin reads in that one."""
     (piece,) = Demux().feed(b"".join(framed(PLUGIN_SERVICE, b"x")))
     assert (piece.conversation, piece.data) == (PLUGIN_SERVICE, b"x")
+
+
+def test_a_daemon_without_plugins_loads_none_of_it() -> None:
+    script = (
+        "import sys, cri.daemon; print([name for name in sys.modules"
+        " if name.startswith(('cri.nri.', 'cri.rpc.nri', 'runtime.ttrpc', 'yaml'))])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "['cri.nri.listen']\n"
+
+
+def test_what_plugins_load_knows_no_grpc() -> None:
+    script = "import sys, cri.nri.kit; print('grpc' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "False\n"

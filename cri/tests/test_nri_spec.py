@@ -12,7 +12,7 @@ from cri.handlers import OCI, HandlerConfig
 from cri.nri import messages, validator
 from cri.nri.adjustments import Adjustments
 from cri.nri.api import nri_pb2 as nri
-from cri.nri.spec import applied
+from cri.nri.spec import applied, with_limits
 from cri.plugin_config import ValidatorConfig
 from cri.specgen.handler import RuntimeHandler
 from cri.store.container import Container, ContainerMetadata, ContainerState, ContainerStatus
@@ -142,6 +142,16 @@ def test_resources_replace_what_they_name() -> None:
     assert made.devices == (NOTHING, DeviceRule(False, "c", 10, None, "w"))
 
 
+def test_limits_come_back_when_an_update_has_replaced_the_others() -> None:
+    wanted = nri.LinuxResources(pids=nri.LinuxPids(limit=9))
+    wanted.memory.reservation.value = 50
+    wanted.devices.add(allow=True)
+    made = with_limits(SPEC, wanted).linux.resources
+    assert made.pids == Pids(9)
+    assert made.memory == Memory(limit=100, swap=100, reservation=50)
+    assert made.devices == SPEC.linux.resources.devices
+
+
 def test_swap_may_be_said_apart() -> None:
     wanted = nri.LinuxResources()
     wanted.memory.limit.value, wanted.memory.swap.value = 200, 300
@@ -213,6 +223,14 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "linux.sysctl[net.x]": {"linux": linux(sysctl={"net.x": "1"})},
     "linux.devices[/dev/x].type": {
         "linux": linux(devices=[nri.LinuxDevice(path="/dev/x", type="q")])
+    },
+    **{
+        f"hooks.poststop[0]{what}": {"hooks": nri.Hooks(poststop=[hook])}
+        for what, hook in (
+            ("", nri.Hook(path="relative")),
+            (".env", nri.Hook(path="/h", env=["=x"])),
+            (".timeout", nri.Hook(path="/h", timeout=nri.OptionalInt(value=0))),
+        )
     },
     "mounts": {"mounts": [nri.Mount(destination="/x", source="/y", options=["idmap"])]},
     **{
