@@ -208,6 +208,31 @@ def test_the_cgroup_namespace_may_be_taken_away(pod: Pod, plugins: Plugins) -> N
     assert container.id in container.shell("cat /proc/self/cgroup")
 
 
+def test_processor_disk_and_memory_are_scheduled_as_plugins_want(
+    pod: Pod, plugins: Plugins
+) -> None:
+    plugins(
+        "schedules",
+        create=linux(
+            scheduler={"policy": "SCHED_BATCH", "nice": 5},
+            io_priority={"class": "IOPRIO_CLASS_IDLE", "priority": 0},
+            memory_policy={"mode": "MPOL_INTERLEAVE", "nodes": "0"},
+        ),
+    )
+    container = pod.container(["sh", "-c", "sleep 1000; true"]).start()
+    pid = _pid(container)
+    assert os.sched_getscheduler(pid) == os.SCHED_BATCH
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 5
+    assert "interleave:0" in Path(f"/proc/{pid}/numa_maps").read_text()
+    assert container.shell("ionice -p 1") == "idle"
+
+
+def test_what_the_kernel_refuses_is_said_by_its_field(pod: Pod, plugins: Plugins) -> None:
+    plugins("schedules", create=linux(memory_policy={"mode": "MPOL_BIND", "nodes": "999"}))
+    error = refused(pod.container().start)
+    assert "the kernel refuses the linux.memoryPolicy" in error.message
+
+
 def test_annotations_are_told_to_those_who_come_later(pod: Pod, plugins: Plugins) -> None:
     plugins("first", "10", create=adjusting(annotations={"mark": "1", "-given": ""}))
     second = plugins("second", "20")
@@ -248,6 +273,8 @@ def test_two_plugins_that_disagree_are_named_and_nothing_is_left(
         (limits(memory={"limit": value(-7)}), "memory"),
         (linux(devices=[{"path": "/dev/x", "type": "c", "major": 99999}]), "linux.devices[0]"),
         (linux(oom_score_adj=value(5000)), "oom"),
+        (linux(scheduler={"policy": 77}), 'process.scheduler.policy: "77" is none of'),
+        (linux(io_priority={"class": "IOPRIO_CLASS_RT", "priority": 9}), "process.ioPriority"),
         (adjusting(rlimits=[{"type": "RLIMIT_NONSENSE"}]), "RLIMIT_NONSENSE"),
         (adjusting(mounts=[{"destination": "/proc/x", "source": "/tmp"}]), "/proc"),
         (adjusting(CDI_devices=[{"name": "vendor.com/none=1"}]), "no CDI device vendor.com/none=1"),

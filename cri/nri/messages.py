@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cri.store.container import Container
     from cri.store.sandbox import Sandbox
-    from runtime.spec import Device, Resources, Seccomp, Spec
+    from runtime.spec import Device, Process, Resources, Seccomp, Spec
 
 _STATES = {
     ContainerState.CREATED: nri.CONTAINER_CREATED,
@@ -136,11 +136,30 @@ def _add_spec(message: nri.Container, spec: Spec) -> None:
     told.resources.CopyFrom(_resources(linux.resources))
     if process.oom_score_adj is not None:
         told.oom_score_adj.value = process.oom_score_adj
+    _add_scheduling(told, process)
     told.cgroups_path = linux.cgroups_path
     for name, setting in linux.sysctl.items():
         told.sysctl[name] = setting
     if linux.seccomp is not None:
         told.seccomp_policy.CopyFrom(_seccomp(linux.seccomp))
+
+
+def _add_scheduling(told: nri.LinuxContainer, process: Process) -> None:
+    wanted, io_priority = process.scheduler, process.io_priority
+    if io_priority is not None:
+        fields = {"class": io_priority.io_class, "priority": io_priority.priority}
+        told.io_priority.CopyFrom(nri.LinuxIOPriority(**fields))  # type: ignore[arg-type]  # `class`
+    if wanted is not None:
+        made = nri.LinuxScheduler(
+            policy=wanted.policy,
+            nice=wanted.nice,
+            priority=wanted.priority,
+            flags=wanted.flags,
+            runtime=wanted.runtime,
+            deadline=wanted.deadline,
+            period=wanted.period,
+        )
+        told.scheduler.CopyFrom(made)
 
 
 def _add_hooks(told: nri.Hooks, spec: Spec) -> None:

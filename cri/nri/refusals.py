@@ -5,7 +5,7 @@ A wish that is passed over in silence would be a container other than the plugin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from cri.errors import AdjustmentImpossible
 from cri.nri import resources
@@ -20,12 +20,6 @@ Refusal = tuple[nri.Field, str, str, str]
 
 _CGROUP_REASON = "statistics and limits are podwright's, and look for the container where it is"
 _NAMESPACE_REASON = "namespaces are the pod's; only `cgroup` can be added or taken away"
-_WITHOUT: Mapping[str, tuple[nri.Field, str]] = {
-    "io_priority": (nri.IoPriority, "not supported yet"),
-    "scheduler": (nri.LinuxSched, "not supported yet"),
-    "memory_policy": (nri.MemoryPolicy, "not supported yet"),
-    "rdt": (nri.RdtClosID, "there are no RDT classes here"),
-}
 _RESOURCES_WITHOUT = {
     "memory.kernel": "the kernel has no such limit any more",
     "memory.kernel_tcp": "not supported",
@@ -48,9 +42,8 @@ def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Re
     linux = wanted.linux
     if linux.cgroups_path:
         yield nri.CgroupsPath, "", "linux.cgroups_path", _CGROUP_REASON
-    for name, (field, reason) in _WITHOUT.items():
-        if linux.HasField(name):
-            yield field, "", f"linux.{name}", reason
+    if linux.HasField("rdt"):
+        yield nri.RdtClosID, "", "linux.rdt", "there are no RDT classes here"
     for name in linux.net_devices:
         reason = "moving the node's network devices is not supported"
         yield nri.LinuxNetDevices, name, f"linux.net_devices[{name}]", reason

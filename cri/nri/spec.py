@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from cri.errors import AdjustmentImpossible
 from cri.handlers import EMBEDDED
@@ -24,19 +25,28 @@ from runtime.spec import (
     DeviceRule,
     Hook,
     HugepageLimit,
+    IoPriority,
     Linux,
     Memory,
+    MemoryPolicy,
     Mount,
     Namespace,
     Pids,
     Process,
     Resources,
     Rlimit,
+    Scheduler,
     Seccomp,
     SeccompArgument,
     SeccompSyscalls,
     Spec,
 )
+
+
+class _Enum(Protocol):
+    def Name(self, number: int) -> str: ...  # noqa: N802 - protobuf's
+
+    def values(self) -> list[int]: ...
 
 
 def applied(
@@ -90,7 +100,42 @@ def _process(process: Process, wanted: nri.ContainerAdjustment) -> Process:
         env=tuple(_env(process.env, wanted.env)),
         rlimits=tuple(limits.values()),
         oom_score_adj=score,
+        scheduler=_scheduler(wanted.linux) or process.scheduler,
+        io_priority=_io_priority(wanted.linux) or process.io_priority,
     )
+
+
+def _scheduler(wanted: nri.LinuxContainerAdjustment) -> Scheduler | None:
+    asked = wanted.scheduler
+    if asked.policy == nri.SCHED_NONE:
+        return None
+    return Scheduler(
+        policy=_name(nri.LinuxSchedulerPolicy, asked.policy),
+        nice=asked.nice,
+        priority=asked.priority,
+        flags=tuple(_name(nri.LinuxSchedulerFlag, flag) for flag in asked.flags),
+        runtime=asked.runtime,
+        deadline=asked.deadline,
+        period=asked.period,
+    )
+
+
+def _io_priority(wanted: nri.LinuxContainerAdjustment) -> IoPriority | None:
+    asked = wanted.io_priority
+    io_class: nri.IOPrioClass = getattr(asked, "class")  # which Python can't say otherwise
+    if io_class == nri.IOPRIO_CLASS_NONE:
+        return None
+    return IoPriority(_name(nri.IOPrioClass, io_class), asked.priority)
+
+
+def _name(kind: _Enum, value: int) -> str:
+    """A number that has no name is its own: whoever compiles the spec refuses it."""
+    return kind.Name(value) if value in kind.values() else str(value)
+
+
+def _memory_policy(asked: nri.LinuxMemoryPolicy) -> MemoryPolicy:
+    flags = tuple(_name(nri.MpolFlag, flag) for flag in asked.flags)
+    return MemoryPolicy(_name(nri.MpolMode, asked.mode), asked.nodes, flags)
 
 
 def _env(old: Iterable[str], wanted: Iterable[nri.KeyValue]) -> Iterator[str]:
@@ -171,8 +216,12 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
     seccomp = linux.seccomp
     if wanted.HasField("seccomp_policy"):
         seccomp = _seccomp(wanted.seccomp_policy)
+    policy = linux.memory_policy
+    if wanted.HasField("memory_policy"):
+        policy = _memory_policy(wanted.memory_policy)
     return replace(
         linux,
+        memory_policy=policy,
         devices=(*kept, *(_device(device, owner) for device in new)),
         namespaces=tuple(namespaces),
         resources=_resources(linux.resources, wanted.resources, new),

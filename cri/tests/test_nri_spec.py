@@ -23,14 +23,17 @@ from runtime.spec import (
     DeviceRule,
     Hook,
     HugepageLimit,
+    IoPriority,
     Linux,
     Memory,
+    MemoryPolicy,
     Mount,
     Namespace,
     Pids,
     Process,
     Resources,
     Rlimit,
+    Scheduler,
     Seccomp,
     SeccompArgument,
     SeccompSyscalls,
@@ -181,6 +184,33 @@ def test_a_seccomp_policy_is_told_and_set_as_it_is() -> None:
     spec = Spec(Process(("x",)), linux=Linux(seccomp=POLICY))
     policy = told(spec).linux.seccomp_policy
     assert adjusted(linux=linux(seccomp_policy=policy)).linux.seccomp == POLICY
+
+
+def test_scheduler_io_priority_and_memory_policy_are_set_and_told() -> None:
+    scheduler = nri.LinuxScheduler(
+        policy=nri.SCHED_FIFO, priority=9, flags=[nri.SCHED_FLAG_RESET_ON_FORK]
+    )
+    made = adjusted(
+        linux=linux(
+            scheduler=scheduler,
+            io_priority=nri.LinuxIOPriority(**{"class": nri.IOPRIO_CLASS_RT, "priority": 3}),  # type: ignore[arg-type]
+            memory_policy=nri.LinuxMemoryPolicy(
+                mode=nri.MPOL_BIND, nodes="0", flags=[nri.MPOL_F_STATIC_NODES]
+            ),
+        )
+    )
+    assert made.process.scheduler == Scheduler(
+        "SCHED_FIFO", priority=9, flags=("SCHED_FLAG_RESET_ON_FORK",)
+    )
+    assert made.process.io_priority == IoPriority("IOPRIO_CLASS_RT", 3)
+    assert made.linux.memory_policy == MemoryPolicy("MPOL_BIND", "0", ("MPOL_F_STATIC_NODES",))
+    assert told(made).linux.scheduler == scheduler
+    assert told(made).linux.io_priority.priority == 3
+
+
+def test_numbers_without_a_name_are_left_to_who_compiles_the_spec() -> None:
+    made = adjusted(linux=linux(scheduler=nri.LinuxScheduler(policy=99)))
+    assert made.process.scheduler == Scheduler("99")
 
 
 def test_the_cgroup_namespace_may_come_and_go() -> None:
