@@ -193,7 +193,7 @@ def test_scheduler_io_priority_and_memory_policy_are_set_and_told() -> None:
     made = adjusted(
         linux=linux(
             scheduler=scheduler,
-            io_priority=nri.LinuxIOPriority(**{"class": nri.IOPRIO_CLASS_RT, "priority": 3}),  # type: ignore[arg-type]
+            io_priority=nri.LinuxIOPriority(**{"class": nri.IOPRIO_CLASS_RT, "priority": 3}),
             memory_policy=nri.LinuxMemoryPolicy(
                 mode=nri.MPOL_BIND, nodes="0", flags=[nri.MPOL_F_STATIC_NODES]
             ),
@@ -209,7 +209,7 @@ def test_scheduler_io_priority_and_memory_policy_are_set_and_told() -> None:
 
 
 def test_numbers_without_a_name_are_left_to_who_compiles_the_spec() -> None:
-    made = adjusted(linux=linux(scheduler=nri.LinuxScheduler(policy=99)))
+    made = adjusted(linux=linux(scheduler=nri.LinuxScheduler(policy=99)))  # type: ignore[arg-type]
     assert made.process.scheduler == Scheduler("99")
 
 
