@@ -79,6 +79,7 @@ def test_a_plugin_hears_of_a_whole_life_in_its_order(kubelet: Kubelet, plugins: 
     assert created["container"]["args"] == ["sleep", "100"]
     assert created["container"]["annotations"] == {"a": "b"}
     assert created["container"]["state"] == "CONTAINER_CREATED"
+    assert created["container"]["image"]["digest"].startswith("sha256:")
     assert started["container"]["state"] == "CONTAINER_RUNNING"
     assert started["container"]["pid"] > 1
     assert scribe.heard("stop")[0]["container"]["exit_code"] == 137
@@ -329,6 +330,22 @@ def test_an_update_is_what_plugins_make_of_it(pod: Pod, plugins: Plugins) -> Non
     for one in (container, other):
         assert control(one, "memory", "memory.limit_in_bytes", "memory.max") == str(50 * MIB)
         assert one.status().resources.linux.memory_limit_in_bytes == 50 * MIB
+
+
+def test_a_pods_resources_are_told_and_may_be_refused(kubelet: Kubelet, plugins: Plugins) -> None:
+    scribe = plugins("scribe")
+    pod = kubelet.pod()
+    request = api.UpdatePodSandboxResourcesRequest(pod_sandbox_id=pod.id)
+    request.resources.cpu_shares = 5
+
+    def ask() -> None:
+        name = "UpdatePodSandboxResources"
+        kubelet.client.call(name, request, api.UpdatePodSandboxResourcesResponse)
+
+    ask()
+    assert scribe.calls(pod.id)[1:] == ["update_pod", "post_update_pod"]
+    scribe.wants(refuse={"update_pod": "not now"})
+    assert "refuses UpdatePodSandbox: not now" in refused(ask).message
 
 
 def test_a_plugin_updates_and_evicts_containers_unasked(pod: Pod, plugins: Plugins) -> None:

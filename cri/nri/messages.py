@@ -94,13 +94,15 @@ def container(
         profile = config.linux.security_context.seccomp
         message.linux.seccomp_profile.profile_type = _SECCOMP[profile.profile_type]
         message.linux.seccomp_profile.localhost_ref = profile.localhost_ref
-    if status.started_at:
-        message.user.uid, message.user.gid = status.uid, status.gid
-        message.user.additional_gids.extend(status.groups)
     if spec is not None:
         _add_spec(message, spec)
+        _add_user(message.user, spec)
     else:
         message.linux.resources.CopyFrom(resources.from_cri(config.linux.resources))
+    if status.started_at:
+        message.user.CopyFrom(
+            nri.User(uid=status.uid, gid=status.gid, additional_gids=status.groups)
+        )
     _adjust(message.annotations, adjustment.annotations)
     message.CDI_devices.extend(adjustment.CDI_devices)
     return message
@@ -142,6 +144,19 @@ def _add_spec(message: nri.Container, spec: Spec) -> None:
         told.sysctl[name] = setting
     if linux.seccomp is not None:
         told.seccomp_policy.CopyFrom(_seccomp(linux.seccomp))
+
+
+def _add_user(told: nri.User, spec: Spec) -> None:
+    """Before it runs: as far as numbers say it. Names are known in the image alone."""
+    lookup = spec.process.user_lookup
+    if lookup is None:
+        return
+    user, _, group = lookup.user.partition(":")
+    told.uid = int(user) if user.isdecimal() else 0
+    told.gid = int(group) if group.isdecimal() else 0
+    if lookup.group is not None:
+        told.gid = lookup.group
+    told.additional_gids.extend(lookup.supplemental)
 
 
 def _add_scheduling(told: nri.LinuxContainer, process: Process) -> None:

@@ -32,12 +32,14 @@ Out = TypeVar("Out", bound=Message)
 class Plugins:
     """Used from the loop's thread.
 
-    pods, containers: those under way that plugins have been asked about, by id, as they were told.
+    pods, containers: those under way that plugins have been asked about, by id, as they were told;
+    leaving: ids of those whose removal plugins are told of, for who joins just then.
     """
 
     def __init__(self, patience: Patience, host: Host, unsolicited: Unsolicited) -> None:
         self.pods: dict[str, nri.PodSandbox] = {}
         self.containers: dict[str, nri.Container] = {}
+        self.leaving: set[str] = set()
         self._patience = patience
         self._host = host
         self._unsolicited = unsolicited
@@ -85,6 +87,9 @@ class Plugins:
     async def _synchronize(self, peer: Peer) -> list[nri.ContainerUpdate]:
         pods = {pod.id: pod for pod in self._host.pods()} | self.pods
         containers = {one.id: one for one in self._host.containers()} | self.containers
+        for subject in self.leaving:
+            pods.pop(subject, None)
+            containers.pop(subject, None)
         self._peers.append(peer)
         self._peers.sort(key=str)
         try:

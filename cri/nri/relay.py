@@ -66,6 +66,7 @@ class Relay:
 
     async def remove_pod(self, pod: nri.PodSandbox) -> None:
         """Stops it for them first if need be."""
+        self.plugins.leaving.add(pod.id)
         await self.stop_pod(pod)
         request = nri.RemovePodSandboxRequest(pod=pod)
         await self.plugins.tell_all("RemovePodSandbox", request, nri.RemovePodSandboxResponse)
@@ -84,10 +85,11 @@ class Relay:
         self.plugins.pods.pop(subject, None)
         self.plugins.containers.pop(subject, None)
 
-    def forgotten(self, pod_id: str) -> None:
-        """There is no such pod any more."""
-        self.settled(pod_id)
-        self._stopped_pods.discard(pod_id)
+    def forgotten(self, subject: str) -> None:
+        """There is no such pod or container any more."""
+        self.settled(subject)
+        self.plugins.leaving.discard(subject)
+        self._stopped_pods.discard(subject)
 
     # containers
 
@@ -222,7 +224,7 @@ class Relay:
 
     async def remove_container(self, pod: nri.PodSandbox, container: nri.Container) -> None:
         """It is about to be forgotten."""
-        self.plugins.containers.pop(container.id, None)
+        self.plugins.leaving.add(container.id)
         request = nri.RemoveContainerRequest(pod=pod, container=container)
         await self.plugins.tell_all("RemoveContainer", request, nri.RemoveContainerResponse)
 

@@ -108,9 +108,10 @@ async def create_container(
 
 
 async def _forget(services: Services, pod: nri.PodSandbox, container: nri.Container) -> None:
-    services.nri.relay.settled(container.id)
-    await services.nri.relay.stop_container(pod, container)
-    await services.nri.relay.remove_container(pod, container)
+    relay = services.nri.relay
+    await relay.stop_container(pod, container)
+    await relay.remove_container(pod, container)
+    relay.forgotten(container.id)
 
 
 def _divided(

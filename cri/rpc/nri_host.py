@@ -44,7 +44,11 @@ def container_message(
     adjustment = nri.ContainerAdjustment.FromString(container.metadata.adjustment or b"")
     if spec is None:
         spec = services.specs.get(container.id) or _sketch(services, container)
-    return messages.container(container, spec, adjustment)
+    message = messages.container(container, spec, adjustment)
+    image = services.images.find(container.metadata.image_id)
+    if image is not None and image.digests:
+        message.image.digest = image.digests[0].rpartition("@")[2]
+    return message
 
 
 def _sketch(services: Services, container: Container) -> Spec | None:
@@ -110,13 +114,15 @@ class NriHost:
             self._services.nri.relay.settled(new.id)
 
     def _container_changed(self, old: Container | None, new: Container | None) -> None:
-        one = new or old
-        assert one is not None
-        self._services.nri.relay.settled(one.id)
-        ended = new is not None and new.status.state is ContainerState.EXITED
+        relay = self._services.nri.relay
+        if new is None:
+            assert old is not None
+            return relay.forgotten(old.id)
+        relay.settled(new.id)
+        ended = new.status.state is ContainerState.EXITED
         was = old is not None and old.status.state is not ContainerState.EXITED
         if ended and was and self._services.nri.active:
-            services = self._services
-            services.nri.relay.container_ended(
-                pod_of(services, one), container_message(services, one)
+            relay.container_ended(
+                pod_of(self._services, new), container_message(self._services, new)
             )
+        return None

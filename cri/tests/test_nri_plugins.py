@@ -224,3 +224,24 @@ async def test_a_plugin_is_told_that_the_daemon_ends() -> None:
     async with stage() as on:
         assert await on.connect(Told("told", "10"))
     assert told == ["shutdown"]
+
+
+async def test_who_joins_while_something_is_removed_is_not_told_of_it() -> None:
+    joined = asyncio.Event()
+
+    class Holding(Plugin):
+        async def remove_container(self, pod: nri.PodSandbox, container: nri.Container) -> None:
+            await joined.wait()
+
+    async with stage() as on:
+        on.store.known = [container("c1"), container("c2")]
+        assert await on.connect(Holding("first", "00"))
+        removing = asyncio.create_task(on.relay.remove_container(POD, container("c1")))
+        await asyncio.sleep(0)
+        late = Scribe("late")
+        assert await on.connect(late)
+        assert late.synced == ["s1", "c2"]
+        joined.set()
+        await removing
+        on.relay.forgotten("c1")
+        assert on.relay.plugins.leaving == set()

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 
 from cri.api import api_pb2 as api
-from cri.errors import AdjustmentImpossible, AdjustmentRefused, InvalidRequest
+from cri.errors import AdjustmentImpossible
 from cri.handlers import OCI, HandlerConfig
-from cri.nri import messages, validator
-from cri.nri.adjustments import Adjustments
+from cri.nri import messages
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.spec import applied, with_limits
-from cri.plugin_config import ValidatorConfig
 from cri.specgen.handler import RuntimeHandler
 from cri.store.container import Container, ContainerMetadata, ContainerState, ContainerStatus
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxStatus
@@ -38,6 +36,7 @@ from runtime.spec import (
     SeccompArgument,
     SeccompSyscalls,
     Spec,
+    UserLookup,
 )
 
 NOTHING = DeviceRule(allow=False)
@@ -310,6 +309,21 @@ def test_a_plugin_is_told_the_spec_with_the_state_and_labels_of_cri() -> None:
     assert (got.user.uid, got.user.gid, list(got.user.additional_gids)) == (8, 9, [9, 10])
 
 
+@pytest.mark.parametrize(
+    ("lookup", "user", "groups"),
+    [
+        (UserLookup("7:8", supplemental=(9,)), (7, 8), [9]),
+        (UserLookup("7", group=5), (7, 5), []),
+        (UserLookup("alice"), (0, 0), []),
+    ],
+)
+def test_before_it_runs_a_plugin_is_told_the_user_as_far_as_numbers_say(
+    lookup: UserLookup, user: tuple[int, int], groups: list[int]
+) -> None:
+    got = told(Spec(Process(("x",), user_lookup=lookup))).user
+    assert ((got.uid, got.gid), list(got.additional_gids)) == (user, groups)
+
+
 def test_a_container_whose_spec_nobody_knows_is_told_by_what_was_asked_for() -> None:
     config = api.ContainerConfig()
     config.linux.resources.memory_limit_in_bytes = 5
@@ -335,75 +349,3 @@ def test_a_plugin_is_told_the_pod() -> None:
     assert (got.linux.cgroup_parent, got.linux.cgroups_path) == ("/kubepods/x", "/kubepods/x/s1")
     assert got.linux.pod_overhead.cpu.quota.value == 5
     assert [(one.type, one.path) for one in got.linux.namespaces] == [("network", "/run/netns/x")]
-
-
-def judged(
-    config: ValidatorConfig, adjust: nri.ContainerAdjustment, **annotations: str
-) -> Adjustments:
-    request = nri.CreateContainerRequest()
-    request.container.id, request.container.name = "c1", "web"
-    for key, value in annotations.items():
-        request.pod.annotations[key.replace("__", "/").replace("_", ".")] = value
-    merging = Adjustments(request)
-    merging.add("10-a", nri.CreateContainerResponse(adjust=adjust))
-    validator.check(config, merging, {"a"})
-    return merging
-
-
-POLICIES = nri.ContainerAdjustment(linux=linux(seccomp_policy=nri.LinuxSeccomp()))
-
-
-@pytest.mark.parametrize(
-    ("config", "adjust", "problem"),
-    [
-        (
-            ValidatorConfig(reject_oci_hook_adjustment=True),
-            nri.ContainerAdjustment(hooks=nri.Hooks(poststop=[nri.Hook(path="/x")])),
-            "plugin 10-a adds hooks, which reject_oci_hook_adjustment forbids",
-        ),
-        (
-            ValidatorConfig(reject_unconfined_seccomp_adjustment=True),
-            POLICIES,
-            "10-a sets a seccomp policy, which reject_unconfined_seccomp_adjustment forbids",
-        ),
-        (
-            ValidatorConfig(reject_namespace_adjustment=True),
-            nri.ContainerAdjustment(linux=linux(namespaces=[nri.LinuxNamespace(type="-cgroup")])),
-            "10-a changes Namespace cgroup, which reject_namespace_adjustment forbids",
-        ),
-        (
-            ValidatorConfig(reject_sysctl_adjustment=True),
-            nri.ContainerAdjustment(linux=linux(sysctl={"net.x": "1"})),
-            "10-a changes Sysctl net.x, which reject_sysctl_adjustment forbids",
-        ),
-        (
-            ValidatorConfig(required_plugins=("a", "b", "c")),
-            nri.ContainerAdjustment(),
-            "required NRI plugins are not connected: b, c",
-        ),
-    ],
-)
-def test_the_configuration_forbids(
-    config: ValidatorConfig, adjust: nri.ContainerAdjustment, problem: str
-) -> None:
-    with pytest.raises(AdjustmentRefused, match=problem):
-        judged(config, adjust)
-    if not config.required_plugins:
-        judged(ValidatorConfig(), adjust)
-
-
-def test_pods_name_plugins_that_they_need_and_may_do_without() -> None:
-    nothing = nri.ContainerAdjustment()
-    needs = {"required-plugins_noderesource_dev__pod": "[a, b]"}
-    with pytest.raises(AdjustmentRefused, match="not connected: b"):
-        judged(ValidatorConfig(), nothing, **needs)
-    own = {"required-plugins_noderesource_dev__container_web": "[a]"}
-    judged(ValidatorConfig(), nothing, **needs, **own)
-    tolerant = ValidatorConfig(tolerate_missing_plugins_annotation="x.y/can-do")
-    judged(tolerant, nothing, **needs, **{"x_y__can-do": "true"})
-    with pytest.raises(AdjustmentRefused):
-        judged(tolerant, nothing, **needs, **{"x_y__can-do": "false"})
-    with pytest.raises(InvalidRequest, match="no list of names"):
-        judged(ValidatorConfig(), nothing, **{"required-plugins_noderesource_dev": "a: b"})
-    with pytest.raises(InvalidRequest, match="no YAML"):
-        judged(ValidatorConfig(), nothing, **{"required-plugins_noderesource_dev": "[a"})
