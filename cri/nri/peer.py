@@ -34,6 +34,7 @@ NRI_VERSION = "v0.12.2"
 BATCH = MAX_DATA - 65536
 """Bytes of one Synchronize."""
 ALL_EVENTS = (1 << (nri.LAST - 1)) - 1
+_MOST_WORDS = 1000
 _NAME = re.compile(r"[a-zA-Z0-9_.+-]{1,253}")
 _INDEX = re.compile(r"[0-9]{2}")
 EVENTS = {
@@ -71,6 +72,13 @@ class CantJoin(Exception):
     """A plugin has not got as far as being one; the text says why."""
 
 
+def quoted(text: str) -> str:
+    """A plugin's words for logs and clients: one line, and no longer than gRPC's trailers take."""
+    line = " ".join(text.split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line[:_MOST_WORDS])
+    return f"{line} …" if len(text) > _MOST_WORDS else line
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Seconds. registration: to register, and to be synchronized; request: for each answer."""
@@ -88,10 +96,12 @@ class Identity:
     config: str = ""
     pid: int = 0
     started_by_us: bool = False
+    twin: bool = False  # of another that is connected under this name
     version: str = field(default="", init=False)  # of NRI, as the plugin says
 
     def __str__(self) -> str:
-        return f"{self.index or '??'}-{self.name or 'plugin'}"
+        title = f"{self.index or '??'}-{self.name or 'plugin'}"
+        return f"{title}[{self.pid}]" if self.twin else title
 
 
 class Peer:
@@ -201,7 +211,7 @@ class Peer:
             except CallFailed as error:
                 if error.code == Code.UNIMPLEMENTED and not self._must_know(name):
                     return answer() if name == _VALIDATE else None
-                raise PluginRefused(str(self), name, error.text) from None
+                raise PluginRefused(str(self), name, quoted(error.text)) from None
             except TimeoutError:
                 self.drop(f"it did not answer {name} within {self._patience.request:g} s")
             except ConversationEnded as error:
@@ -255,10 +265,9 @@ class Peer:
         try:
             return await self._call(name, request, answer, seconds)
         except TimeoutError:
-            text = f"it did not answer {name} within {self._patience.registration:g} s"
-            raise CantJoin(text) from None
+            raise CantJoin(f"it did not answer {name} in time") from None
         except CallFailed as error:
-            raise CantJoin(f"it answered {name}: {error.text}") from None
+            raise CantJoin(f"it answered {name}: {quoted(error.text)}") from None
         except ConversationEnded as error:
             raise CantJoin(f"{name}: {error}") from None
 
@@ -274,7 +283,7 @@ class Peer:
             if not _INDEX.fullmatch(request.plugin_idx):
                 raise self._misnamed(f"plugin_idx: {request.plugin_idx!r}: two digits")
             self.identity.name, self.identity.index = request.plugin_name, request.plugin_idx
-        self.identity.version = request.NRI_version
+        self.identity.version = quoted(request.NRI_version)
         self._registered.set_result(None)
         return nri.Empty()
 

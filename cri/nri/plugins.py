@@ -90,6 +90,7 @@ class Plugins:
         for subject in self.leaving:
             pods.pop(subject, None)
             containers.pop(subject, None)
+        peer.identity.twin = any(str(one) == str(peer) for one in self._peers)
         self._peers.append(peer)
         self._peers.sort(key=str)
         try:

@@ -12,7 +12,7 @@ from cri.nri.adjustments import Adjustments
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.host import Host
 from cri.nri.owners import Owners
-from cri.nri.peer import Identity, Patience, Peer
+from cri.nri.peer import Identity, Patience, Peer, quoted
 from cri.nri.plugins import Plugins, Streams
 from cri.nri.updates import Updates
 from cri.plugin_config import NriConfig
@@ -143,7 +143,7 @@ class Relay:
                 text = f"NRI plugin {peer} was to validate adjustments: {peer.gone}"
                 raise AdjustmentRefused(text)
             if verdict.reject:
-                text = f"NRI plugin {peer} rejects the adjustments: {verdict.reason}"
+                text = f"NRI plugin {peer} rejects the adjustments: {quoted(verdict.reason)}"
                 raise AdjustmentRefused(text)
 
     async def container_created(self, pod: nri.PodSandbox, container: nri.Container) -> None:

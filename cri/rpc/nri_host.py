@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cri.errors import AdjustmentImpossible, ContainerNotFound, CriFault
 from cri.nri import messages, resources
 from cri.nri.api import nri_pb2 as nri
+from cri.nri.peer import quoted
 from cri.rpc import container_stop, container_update, nri_spec
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
@@ -101,7 +102,7 @@ class NriHost:
         container = self._services.store.containers.exact(eviction.container_id)
         if container is None:
             raise ContainerNotFound(eviction.container_id)
-        reason = eviction.reason or "it gives no reason"
+        reason = quoted(eviction.reason) or "it gives no reason"
         log.warning("NRI plugin %s evicts container %s: %s", plugin, container.id, reason)
         if container.status.state is ContainerState.RUNNING:
             await container_stop.kill(self._services, container)

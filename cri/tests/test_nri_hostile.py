@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
+from cri.errors import PluginRefused, PluginsDisagree
 from cri.nri.api import nri_pb2 as nri
-from cri.nri.kit import Plugin
+from cri.nri.kit import Plugin, Refuse
 from cri.nri.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, framed
-from cri.tests.nri_stage import POD, Scribe, Talk, stage
+from cri.tests.nri_stage import POD, Scribe, Talk, Wishing, container, stage, variable
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,26 @@ async def test_more_plugins_than_there_can_be_are_turned_away(
         assert await on.connect(Scribe("a"))
         assert await on.connect(Scribe("b"))
         assert not await on.connect(Scribe("c"))
+
+
+async def test_what_a_plugin_says_is_one_line_that_fits_in_an_answer() -> None:
+    class Wordy(Plugin):
+        async def run_pod_sandbox(self, pod: nri.PodSandbox) -> None:
+            raise Refuse("first\nERROR forged\x1b[31m" + "x" * 100_000)
+
+    async with stage() as on:
+        assert await on.connect(Wordy("wordy", "10"))
+        with pytest.raises(PluginRefused) as caught:
+            await on.relay.run_pod(POD)
+    text = str(caught.value)
+    assert "refuses RunPodSandbox: first ERROR forged?[31mxxx" in text
+    assert len(text) < 1200
+    assert text.endswith("x …")
+
+
+async def test_two_plugins_of_one_name_are_told_apart() -> None:
+    async with stage() as on:
+        assert await on.connect(Wishing("a", "10", variable("X")))
+        assert await on.connect(Wishing("a", "10", variable("X")))
+        with pytest.raises(PluginsDisagree, match=r"10-a and 10-a\[1\] both tried to set Env X"):
+            await on.relay.create_container(POD, container("c1"))
