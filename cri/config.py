@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cri.endpoint import Endpoint
 from cri.handlers import DEFAULT_HANDLER, EMBEDDED, HandlerConfig, handler_names
+from cri.plugin_config import NriConfig
 from cri.toml_lines import Key, line_of
 from cri.toml_tables import Check, absolute, absolute_or_empty, applied, key, one_of, problems
 from network.config import check_interface_name, parse_subnet
@@ -248,6 +249,10 @@ class Config:
     )
     runtime: RuntimeConfig = field(
         default_factory=RuntimeConfig, metadata={"doc": "What runs containers."}
+    )
+
+    nri: NriConfig = field(
+        default_factory=NriConfig, metadata={"doc": "The Node Resource Interface: plugins."}
     )
 
     @property

@@ -45,6 +45,7 @@ from runtime.lifecycle import ContainerExit, Runtime
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from cri.rpc.nri_host import NriHost
     from cri.specgen.handler import RuntimeHandler
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,11 @@ async def serve(options: Options) -> None:
     config = options.load()
     _set_up_logging(config.log_level)
     stop = _signals(options, config, notifier)
-    async with _services(config) as services, contextlib.AsyncExitStack() as stack:
+    async with (
+        _services(config) as services,
+        _plugins(services),
+        contextlib.AsyncExitStack() as stack,
+    ):
         server = service.server(services)
         listening = await listen(server, config.endpoint, services.paths.state, passed)
         await stack.enter_async_context(listening)
@@ -150,6 +155,22 @@ async def _services(config: Config) -> AsyncIterator[Services]:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
         yield services
+
+
+@contextlib.asynccontextmanager
+async def _plugins(services: Services) -> AsyncIterator[None]:
+    """NRI's plugins, who must know of every pod that is asked for from now on."""
+
+    def host() -> NriHost:
+        from cri.rpc.nri_host import NriHost  # few nodes have plugins
+
+        return NriHost(services)
+
+    try:
+        await services.nri.start(host)
+        yield
+    finally:
+        await services.nri.close()
 
 
 async def _load_apparmor_profile(name: str) -> None:

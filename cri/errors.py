@@ -86,6 +86,31 @@ class StreamsExhausted(CriFault):
     """Too many streams were asked for that nobody has opened."""
 
 
+class PluginRefused(CriFault):
+    """An NRI plugin has answered with an error, or can't be asked: its request is not done."""
+
+    def __init__(self, plugin: str, method: str, text: str) -> None:
+        super().__init__(f"NRI plugin {plugin} refuses {method}: {text}")
+
+
+class PluginsDisagree(CriFault):
+    """Two NRI plugins want the same thing to be different."""
+
+    def __init__(self, field: str, first: str, second: str) -> None:
+        super().__init__(f"NRI plugins {first} and {second} both tried to set {field}")
+
+
+class AdjustmentRefused(CriFault):
+    """What NRI plugins want, or that one is missing, is against the node's configuration."""
+
+
+class AdjustmentImpossible(CriFault):
+    """What an NRI plugin wants can't be had here."""
+
+    def __init__(self, plugin: str, field: str, text: str) -> None:
+        super().__init__(f"NRI plugin {plugin}: {field}: {text}")
+
+
 class StateNotWritten(CriFault):
     """A change of state could not be written down, so it was not made."""
 
@@ -114,6 +139,10 @@ STATUS: Mapping[type[BaseException], Status] = {
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
     StreamsExhausted: Status(StatusCode.RESOURCE_EXHAUSTED),
+    PluginRefused: Status(StatusCode.FAILED_PRECONDITION),
+    PluginsDisagree: Status(StatusCode.FAILED_PRECONDITION),
+    AdjustmentRefused: Status(StatusCode.FAILED_PRECONDITION),
+    AdjustmentImpossible: Status(StatusCode.UNIMPLEMENTED),
     StateNotWritten: Status(StatusCode.ABORTED),
     StateDiskFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     TimeoutError: Status(StatusCode.DEADLINE_EXCEEDED),

@@ -42,12 +42,23 @@ async def _once(services: Services, sandbox_id: str, config: api.ContainerConfig
     existing = services.store.containers.named(container_name(sandbox_id, config.metadata))
     if existing is None:
         return await _make(services, sandbox, config)
-    if existing.status.state is not ContainerState.EXITED and existing.config == config:
+    if existing.status.state is not ContainerState.EXITED and _asked_for(existing, config):
         return existing.id
     raise NameTaken(
         f"container {existing.id} has this name and attempt already and is "
         f"{existing.status.state}: remove it, or ask for another attempt"
     )
+
+
+def _asked_for(existing: Container, config: api.ContainerConfig) -> bool:
+    """Whether a container is what this request asks for, but for what plugins have made of it."""
+    if existing.metadata.adjustment is None:
+        return existing.config == config
+    first, second = api.ContainerConfig(), api.ContainerConfig()
+    for copy, original in ((first, existing.config), (second, config)):
+        copy.CopyFrom(original)
+        copy.linux.resources.Clear()
+    return first == second
 
 
 def _ready(services: Services, sandbox_id: str) -> Sandbox:
@@ -74,13 +85,24 @@ async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfi
         undo.push("discard the snapshots", services.images.discard, container_id)
         image_volumes.hold(services, sandbox, container_id, config)
         spec = await container_spec.make(services, sandbox, container_id, config, image.config)
+        if services.nri.active:
+            from cri.rpc import nri_calls  # few nodes have plugins
+
+            asked = nri_calls.Adjusted(metadata, config, spec)
+            made = await nri_calls.create_container(services, sandbox, asked, undo)
+            metadata, config, spec = made.metadata, made.config, made.spec
         with trace.stage("prepare snapshot"):
             services.images.prepare(image.id, container_id, _owner(sandbox))
         _ready(services, sandbox.id)  # it may have been stopped while we looked at the node
-        with trace.stage("record"):
-            services.store.containers.add(Container(metadata, config))
         services.specs[container_id] = spec
+        undo.push("forget the spec", services.specs.pop, container_id, None)
+        with trace.stage("record"):
+            container = services.store.containers.add(Container(metadata, config))
         undo.commit()
+    if services.nri.active:
+        from cri.rpc import nri_calls  # few nodes have plugins
+
+        await nri_calls.container_created(services, container)
     return container_id
 
 

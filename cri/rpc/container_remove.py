@@ -39,6 +39,10 @@ async def remove(services: Services, container_id: str) -> None:
             await services.runtime.remove_container(container.metadata.sandbox_id, container_id)
         with trace.stage("discard snapshot"):
             await services.images.discard(container_id)
+        if services.nri.active:
+            from cri.rpc import nri_calls  # few nodes have plugins
+
+            await nri_calls.remove_container(services, container)
         services.specs.pop(container_id, None)
         with trace.stage("record"):
             services.store.containers.remove(container_id)

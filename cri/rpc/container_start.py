@@ -16,7 +16,7 @@ from cri.rpc import container_create, container_exit, container_spec, runtime_ha
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
-from image.errors import ImageFault, ImageNotFound
+from image.errors import ImageFault
 from runtime.errors import RuntimeFault
 from runtime.init import skeleton
 from runtime.lifecycle import ContainerRequest
@@ -46,6 +46,10 @@ async def _start(services: Services, container_id: str) -> None:
         sandbox = _startable(services, container)
         try:
             request = await _request(services, sandbox, container)
+            if services.nri.active:
+                from cri.rpc import nri_calls  # few nodes have plugins
+
+                await nri_calls.start_container(services, container)
             with trace.stage("start container"):
                 started = await services.runtime.start_container(request)
         except (RuntimeFault, CriFault, ImageFault, OSError) as error:
@@ -58,6 +62,10 @@ async def _start(services: Services, container_id: str) -> None:
             )
     for warning in started.warnings:
         log.info("container %s: %s", container_id, warning)
+    if services.nri.active:
+        from cri.rpc import nri_calls  # few nodes have plugins
+
+        await nri_calls.container_started(services, container_id)
 
 
 def _startable(services: Services, container: Container) -> Sandbox:
@@ -78,11 +86,9 @@ async def _request(services: Services, sandbox: Sandbox, container: Container) -
     handler = runtime_handlers.of(services, sandbox)
     spec = services.specs.get(container.id)
     if spec is None:  # the daemon was restarted since
-        image = services.images.find(metadata.image_id)
-        if image is None:
-            raise ImageNotFound(metadata.image_ref)
-        spec = await container_spec.make(services, sandbox, container.id, config, image.config)
-        services.specs[container.id] = spec
+        spec = services.specs[container.id] = await container_spec.remade(
+            services, sandbox, container
+        )
     overlay = services.images.snapshot(container.id)
     if overlay is None:
         raise WrongState(f"container {container.id} has no snapshot: remove it and create it anew")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cri.events import Events
 from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
+from cri.nri.listen import Nri
 from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
 
@@ -41,6 +42,7 @@ class Services:
     streams: StreamServer
     handlers: Mapping[str, RuntimeHandler] = field(default_factory=lambda: EMBEDDED)  # by name
     events: Events = field(init=False)  # follows the store
+    nri: Nri = field(init=False)  # plugins that hear of all this
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)
@@ -49,3 +51,4 @@ class Services:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "events", Events(self.store))
+        object.__setattr__(self, "nri", Nri(self.config.nri))

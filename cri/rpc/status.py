@@ -69,6 +69,7 @@ def _info(services: Services) -> dict[str, str]:
         },
         "user_namespaces": {"refusal": services.runtime.user_namespace_refusal},
         "network": dataclasses.asdict(services.network.status()),
+        "nri": services.nri.describe(),
         "images": {
             "count": len(services.images.list()),
             "usage": dataclasses.asdict(services.images.usage()),

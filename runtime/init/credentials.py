@@ -9,7 +9,8 @@ import signal
 
 from runtime.init import capabilities
 from runtime.init.context import Context
-from runtime.linux import keyring, seccomp
+from runtime.init.values import SchedulingPlan
+from runtime.linux import keyring, scheduling, seccomp
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.linux.process import Prctl, capset, make_files_as, prctl, reset_signals
 
@@ -96,6 +97,24 @@ def set_limits(context: Context) -> None:
                 f"{limit.name}: hard limit {limit.hard} is above podwright's own, {ours}, and "
                 "raising it needs CAP_SYS_RESOURCE",
             ) from None
+    if context.process.scheduling is not None:
+        _schedule(context.process.scheduling)
+
+
+def _schedule(plan: SchedulingPlan) -> None:
+    """In the container's cgroup, whose memory nodes and real time count."""
+    what = "process.ioPriority"
+    try:
+        if plan.io_priority is not None:
+            scheduling.set_io_priority(plan.io_priority)
+        what = "linux.memoryPolicy"
+        if plan.memory_mode is not None:
+            scheduling.set_memory_policy(plan.memory_mode, plan.memory_nodes)
+        what = "process.scheduler"
+        if plan.scheduler:
+            scheduling.set_scheduler(plan.scheduler)
+    except OSError as error:
+        raise OSError(error.errno, f"the kernel refuses the {what}") from None
 
 
 def enter_user_namespace(context: Context) -> None:
