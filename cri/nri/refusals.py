@@ -20,6 +20,7 @@ Refusal = tuple[nri.Field, str, str, str]
 
 _CGROUP_REASON = "statistics and limits are podwright's, and look for the container where it is"
 _NAMESPACE_REASON = "namespaces are the pod's; only `cgroup` can be added or taken away"
+_SYSCTL_REASON = "namespaces are the pod's, and ready: set it in the pod's security context"
 _RESOURCES_WITHOUT = {
     "memory.kernel": "the kernel has no such limit any more",
     "memory.kernel_tcp": "not supported",
@@ -54,9 +55,13 @@ def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Re
     if linux.seccomp_policy.listener_path:
         reason = "there is nobody here to hand a listener to"
         yield nri.SeccompPolicy, "", "linux.seccomp_policy.listener_path", reason
+    for name in linux.sysctl:
+        key = removed(name) or name
+        yield nri.Sysctl, key, f"linux.sysctl[{key}]", _SYSCTL_REASON
     yield from _of_hooks(wanted.hooks)
-    if embedded:
-        yield from _of_embedded(wanted)
+    if embedded and any(getattr(wanted.hooks, name) for name in HOOKS):
+        reason = "the embedded runtime runs none: use a handler that is a program"
+        yield nri.OciHooks, "", "hooks", reason
 
 
 def _of_namespaces(linux: nri.LinuxContainerAdjustment) -> Iterator[Refusal]:
@@ -78,13 +83,3 @@ def _of_hooks(hooks: nri.Hooks) -> Iterator[Refusal]:
                 yield nri.OciHooks, "", f"{where}.env", "not all are of the form NAME=value"
             if hook.HasField("timeout") and not 0 < hook.timeout.value < 1 << 31:
                 yield nri.OciHooks, "", f"{where}.timeout", f"{hook.timeout.value} seconds"
-
-
-def _of_embedded(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
-    for name in wanted.linux.sysctl:
-        key = removed(name) or name
-        reason = "the pod's namespaces are made by now: set it in the pod's security context"
-        yield nri.Sysctl, key, f"linux.sysctl[{key}]", reason
-    if any(getattr(wanted.hooks, name) for name in HOOKS):
-        reason = "the embedded runtime runs none: use a handler that is a program"
-        yield nri.OciHooks, "", "hooks", reason

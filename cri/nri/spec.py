@@ -226,7 +226,6 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
         namespaces=tuple(namespaces),
         resources=_resources(linux.resources, wanted.resources, new),
         seccomp=seccomp,
-        sysctl=_mapped(linux.sysctl, wanted.sysctl),
     )
 
 

@@ -219,13 +219,10 @@ def test_the_cgroup_namespace_may_come_and_go() -> None:
     assert [one.type for one in back.linux.namespaces] == ["pid", "cgroup"]
 
 
-def test_hooks_and_sysctls_are_for_programs() -> None:
+def test_hooks_are_for_programs() -> None:
     hook = nri.Hook(path="/h", args=["h"], timeout=nri.OptionalInt(value=3))
-    made = adjusted(
-        handler=BINARY, hooks=nri.Hooks(create_runtime=[hook]), linux=linux(sysctl={"net.x": "1"})
-    )
+    made = adjusted(handler=BINARY, hooks=nri.Hooks(create_runtime=[hook]))
     assert made.hooks == {"createRuntime": (Hook("/h", ("h",), (), 3),)}
-    assert made.linux.sysctl == {"net.x": "1"}
 
 
 def resources_with(path: str) -> nri.LinuxResources:
