@@ -77,6 +77,8 @@ class Start:
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
     handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
     cgroup descriptors the binary makes the cgroup; empty: the embedded runtime.
+    checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
+    program which restores it. The plan says what it is to be, as of any container.
     """
 
     container_id: str
@@ -87,6 +89,8 @@ class Start:
     stdin: bool = False
     stdin_once: bool = False
     handler: str = ""
+    checkpoint: str = ""
+    criu: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,31 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Freeze containers, all or none; begun when they are. Whoever asked ends it by Abandon, or by
+    being gone: they run on, and Done is the answer.
+
+    timeout: seconds that freezing may take.
+    """
+
+    container_ids: tuple[str, ...]
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Have CRIU (`criu`, its path) write the processes of a container to `directory`/checkpoint.
+
+    They are left as they are, frozen or running. timeout: seconds, then CRIU is killed.
+    """
+
+    container_id: str
+    criu: str
+    directory: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenLog:
     container_id: str
 
@@ -282,6 +311,8 @@ Request = (
     | EndInput
     | Sockets
     | Abandon
+    | Pause
+    | Dump
     | ReopenLog
     | Remove
     | Report
@@ -298,6 +329,8 @@ REQUESTS: Mapping[str, type[Request]] = {
     "end-input": EndInput,
     "sockets": Sockets,
     "abandon": Abandon,
+    "pause": Pause,
+    "dump": Dump,
     "reopen-log": ReopenLog,
     "remove": Remove,
     "report": Report,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
@@ -13,14 +14,15 @@ from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.attachment import Attachment
-from runtime.monitor.command import Command
 from runtime.monitor.container import Container, State
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     Attach,
     ContainerExit,
+    Dump,
     Exec,
     ExecStream,
+    Pause,
     SandboxReport,
     Start,
 )
@@ -31,6 +33,13 @@ Begun = Callable[[object, list[int]], None]
 Asker = tuple[object, object]  # a connection, and the number of its message
 Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
 EXITS_DIRECTORY = "exits"
+
+
+class Guest(Protocol):
+    """What somebody has asked for and waits for."""
+
+    def kill(self) -> None:
+        """He has gone, or wants it no more."""
 
 
 class Facts:
@@ -92,7 +101,7 @@ class Pod:
         self.hierarchy = hierarchy
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
-        self._guests: dict[Asker, Command | Attachment] = {}
+        self._guests: dict[Asker, Guest] = {}
         self._ending: Callable[[], None] | None = None
         self._oom_kills: int | None = None  # in the pod's cgroup, and not of a container that runs
 
@@ -113,7 +122,7 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = _made_by_binary(self, request) if request.handler else Container(self, request)
+        container = _container(self, request)
         if container.scope and self._oom_kills is None:
             self._oom_kills = self._all_oom_kills()  # of what was there before us
         self._containers[request.container_id] = container
@@ -165,6 +174,23 @@ class Pod:
             attachment.discard()
             self._guests.pop(asker, None)
             raise
+
+    def pause(self, request: Pause, asker: Asker, reply: Reply, begun: Begun) -> None:
+        """Freezes containers until the asker abandons it; `reply` gets Done when they run again."""
+        from runtime.monitor.criu.pause import Pausing
+
+        containers = [self.container(container_id) for container_id in request.container_ids]
+        pausing = Pausing(self.loop, containers, self._leaving(asker, reply))
+        self._guests[asker] = pausing
+        pausing.start(request.timeout, begun)
+
+    def dump(self, request: Dump, asker: Asker, reply: Reply) -> None:
+        """Has CRIU write a container's processes to disk; `reply` gets Done or the exception."""
+        from runtime.monitor.criu.dump import Dumping
+
+        dumping = Dumping(self, self.container(request.container_id), request)
+        self._guests[asker] = dumping
+        dumping.start(self._leaving(asker, reply))
 
     def _leaving(self, asker: Asker, reply: Reply) -> Reply:
         def answer(result: object) -> None:
@@ -274,8 +300,14 @@ class Pod:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
 
 
-def _made_by_binary(pod: Pod, request: Start) -> Container:
-    """Of another runtime, whose code only the monitors that need it load."""
-    from runtime.monitor.oci.container import OciContainer
+def _container(pod: Pod, request: Start) -> Container:
+    """What only few pods need is loaded by the monitors of those."""
+    if request.handler:
+        from runtime.monitor.oci.container import OciContainer
 
-    return OciContainer(pod, request)
+        return OciContainer(pod, request)
+    if request.checkpoint:
+        from runtime.monitor.criu.container import RestoredContainer
+
+        return RestoredContainer(pod, request)
+    return Container(pod, request)

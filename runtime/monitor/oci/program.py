@@ -6,6 +6,7 @@ peer:   {"type": …} with descriptors, any number  │ {"type": "failed", …} 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -110,12 +111,16 @@ class Program:
 
 
 def execute(
-    command: Sequence[str], *, stdio: Sequence[int] = (-1, -1, -1), namespace_fd: int = -1
+    command: Sequence[str],
+    *,
+    stdio: Sequence[int] = (-1, -1, -1),
+    namespace_fd: int = -1,
+    keep: Sequence[int] = (),
 ) -> None:
     """Becomes the binary. Only in a child; raises OSError.
 
     stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people.
-    namespace_fd: the mount namespace in which the bundle is.
+    namespace_fd: the mount namespace in which the bundle is; keep: what it is to find as 3, 4, ….
     """
     if namespace_fd >= 0:
         setns(namespace_fd, Clone.NEWNS)
@@ -128,6 +133,9 @@ def execute(
         os.dup2(stderr, 2)
     os.dup2(stdout if stdout >= 0 else 2, 1)
     close_from(3, cloexec=True)
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(keep)) for fd in keep]
+    for number, fd in enumerate(kept, 3):
+        os.dup2(fd, number)
     try:
         os.execve(command[0], list(command), _ENVIRONMENT)  # noqa: S606 - a list, no shell
     except OSError as error:
