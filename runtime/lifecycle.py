@@ -167,7 +167,7 @@ class Runtime:
         self.user_namespace_refusal = "nobody has tried yet"
 
     async def start(self, *, criu: str = "criu") -> None:
-        """Finds the spawner of this code's version, or starts one. criu: the program, or its path."""
+        """Finds the spawner of this code's version, or starts one. criu: its name, or path."""
         self.checkpoints = Checkpoints(criu, self._client)
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
