@@ -11,6 +11,7 @@ from cri import VERSION
 from cri.api import api_pb2 as api
 from cri.guard import Context, Rpc, Stream, guarded, guarded_json, guarded_json_stream
 from cri.rpc import (
+    container_checkpoint,
     container_create,
     container_events,
     container_exec_sync,
@@ -108,6 +109,9 @@ RUNTIME: Mapping[str, Rpc | Stream] = {
     ),
     "UpdatePodSandboxResources": Rpc(
         sandbox_update.update_pod_sandbox_resources, api.UpdatePodSandboxResourcesRequest
+    ),
+    "CheckpointContainer": Rpc(
+        container_checkpoint.checkpoint_container, api.CheckpointContainerRequest
     ),
     "GetContainerEvents": Stream(container_events.get_container_events, api.GetEventsRequest),
 }

@@ -1,6 +1,6 @@
 """Checkpoints of containers, as far as they are files: packed, unpacked, and told from images.
 
-All work on them is done by worker processes, one a job: what they read, strangers wrote.
+All work on them is done by worker processes: what they read, strangers wrote.
 """
 
 from __future__ import annotations
@@ -59,14 +59,18 @@ class Checkpoints:
             self._known[key] = any(name in annotations for name in ANNOTATIONS)
         return self._known[key]
 
+    def warm(self) -> None:
+        """Has a worker ready: what it is needed for first is done while containers stand still."""
+        self._pool.warm(1)
+
     async def pack_diff(self, container_id: str, target: Path) -> None:
         """What a container changed in its files, as a layer. Raises StorageFull, ImageFault."""
         job = PackDiff(self._overlay(container_id).upper, str(target))
-        await expect(Packed, self._pool.run_apart(job))
+        await expect(Packed, self._pool.run(job))
 
     async def pack(self, source: Path, location: Path) -> int:
         """An archive of a directory; its size. Raises AlreadyThere, StorageFull, ImageFault."""
-        packed = await expect(Packed, self._pool.run_apart(Pack(str(source), str(location))))
+        packed = await expect(Packed, self._pool.run(Pack(str(source), str(location))))
         return packed.size
 
     async def take(self, archive: Path | None, image_id: str, target: Path) -> str:
@@ -82,7 +86,7 @@ class Checkpoints:
             layers = tuple(str(self._layers / name) for name in reversed(record.layers))
         path = str(archive) if archive is not None else ""
         job = TakeCheckpoint(path, layers, str(target), UnpackLimits().reserve_bytes)
-        return (await expect(Taken, self._pool.run_apart(job))).config
+        return (await expect(Taken, self._pool.run(job))).config
 
     async def apply_diff(self, container_id: str, source: Path) -> None:
         """Unpacks what `pack_diff` made into a container's writable directory, which is new.
@@ -91,7 +95,7 @@ class Checkpoints:
         """
         overlay = self._overlay(container_id)
         job = ApplyDiff(str(source), overlay.upper, overlay.lower, UnpackLimits())
-        await expect(Settled, self._pool.run_apart(job))
+        await expect(Settled, self._pool.run(job))
 
     def _overlay(self, container_id: str) -> Overlay:
         overlay = self._snapshots.find(container_id)

@@ -85,6 +85,10 @@ class LayerMalformed(ImageFault):
     """A layer is not a tar archive that may be unpacked; the text names entry and reason."""
 
 
+class CheckpointRefused(ImageFault):
+    """A checkpoint can't be written, there or at all: the text says why."""
+
+
 class AlreadyThere(ImageFault):
     """A file is to be made where there is one."""
 

@@ -17,11 +17,12 @@ from typing import IO, Final, cast
 
 from image import directory
 from image.checkpoint.pack import opened
-from image.errors import ImageFault
+from image.errors import CheckpointRefused
 from image.unpack.apply import Counters
 from image.unpack.tree import OPAQUE, is_whiteout
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH: Final = 256  # as deep as a layer may be
 _REDIRECT: Final = "trusted.overlay.redirect"
 _KEPT: Final = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
@@ -29,11 +30,11 @@ _PIECE: Final = 1 << 20
 
 
 def write(upper: Path, target: Path, counters: Counters) -> None:
-    """Raises StorageFull, ImageFault for what can't be said in an archive, OSError."""
+    """Raises StorageFull, CheckpointRefused for what can't be said in an archive, OSError."""
     root = os.open(upper, _OPEN | os.O_DIRECTORY)
     try:
         with (
-            target.open("xb") as file,
+            open(os.open(target, _CREATE, 0o600), "wb") as file,
             opened(file) as archive,
         ):
             _Writer(archive, counters).directory(root, "", 0)
@@ -52,7 +53,7 @@ class _Writer:
     def directory(self, fd: int, path: str, depth: int) -> None:
         """What is in a directory, and in those beneath."""
         if depth > _DEPTH:
-            raise ImageFault(f"directories nested deeper than {_DEPTH} can't be archived")
+            raise CheckpointRefused(f"directories nested deeper than {_DEPTH} can't be archived")
         for name in sorted(os.listdir(fd)):
             status = os.lstat(name, dir_fd=fd)
             self.counters.entries += 1
@@ -73,7 +74,9 @@ class _Writer:
         member = _member(path, status, tarfile.DIRTYPE)
         names = os.listxattr(fd)
         if _REDIRECT in names:
-            raise ImageFault(f"{path!r} was renamed (overlayfs redirect_dir): can't be archived")
+            raise CheckpointRefused(
+                f"{path!r} was renamed (overlayfs redirect_dir): can't be archived"
+            )
         _add_xattrs(member, fd, names)
         self.archive.addfile(member)
         if OPAQUE in names:

@@ -50,7 +50,7 @@ class Target:
         self._reserve = reserve
         self._seen: set[str] = set()
         self._unchecked = _SPACE_CHECK
-        (directory / IMAGES).mkdir(mode=0o700)
+        (directory / IMAGES).mkdir(mode=0o700)  # which must not be there
 
     def take(self, name: str, pieces: Iterator[memoryview] | Iterator[bytes]) -> None:
         """One member. Raises ArchiveMalformed, StorageFull."""
@@ -92,7 +92,10 @@ class Target:
 
 def from_archive(path: Path, target: Target) -> None:
     """The members of a tar file. Raises ArchiveMalformed, StorageFull, OSError."""
-    fd = os.open(path, _READ)
+    try:
+        fd = os.open(path, _READ)
+    except OSError as error:
+        raise ArchiveMalformed(f"{path}: {error.strerror}") from error
     with open(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ArchiveMalformed(f"{path}: no regular file")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from image import directory
-from image.errors import AlreadyThere, ImageFault
+from image.errors import AlreadyThere, CheckpointRefused, ImageFault
 from image.unpack.apply import Counters
 
 CONFIG: Final = "config.dump"
@@ -25,7 +25,8 @@ _PIECE: Final = 1 << 20
 def pack(source: Path, location: Path, counters: Counters) -> int:
     """Writes the archive `location` (mode 0600), which must not be there; answers its size.
 
-    source: a directory, with directories in it. Raises AlreadyThere, StorageFull, ImageFault.
+    source: a directory, with directories in it.
+    Raises AlreadyThere, StorageFull, CheckpointRefused.
     """
     parent = location.parent
     try:
@@ -87,16 +88,20 @@ class _Counted:
 
 
 def _name(fd: int, location: Path) -> None:
+    """Gives it its name; by a descriptor of its directory, as Python follows no link else."""
+    at = os.open(location.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.link(f"/proc/self/fd/{fd}", location, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{fd}", location.name, dst_dir_fd=at, follow_symlinks=True)
     except FileExistsError:
         raise AlreadyThere(os.fspath(location)) from None
+    finally:
+        os.close(at)
 
 
 def _unwritable(parent: Path, error: OSError) -> ImageFault:
     if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):
         text = "its file system knows no files without names (O_TMPFILE): choose a local directory"
-        return ImageFault(f"no checkpoint can be written to {parent}: {text}")
-    return directory.full(error, parent) or ImageFault(
+        return CheckpointRefused(f"no checkpoint can be written to {parent}: {text}")
+    return directory.full(error, parent) or CheckpointRefused(
         f"no checkpoint can be written to {parent}: {error.strerror}"
     )

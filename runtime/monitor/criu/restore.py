@@ -44,9 +44,16 @@ ROOT = "root"  # an empty directory in that of the checkpoint
 _RESOURCES = 16  # RLIM_NLIMITS
 _INFINITY = 2**64 - 1
 
+
+def _reset(_context: Context) -> None:
+    """What `Program` has not done: modes are given exactly from here on."""
+    os.umask(0)
+    credentials.leave_keyring()
+
+
 Step = tuple[str, Callable[[Context], None]]
 _BUILD: tuple[Step, ...] = (
-    ("reset", credentials.reset),
+    ("reset", _reset),
     ("oom score", credentials.set_oom_score),
     ("root file system", rootfs.make_root),
     ("identity", identity.settle),
