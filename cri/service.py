@@ -30,10 +30,12 @@ from cri.rpc import (
     image_remove,
     image_status,
     runtime_config,
+    sandbox_checkpoint,
     sandbox_list,
     sandbox_metrics,
     sandbox_port_forward,
     sandbox_remove,
+    sandbox_restore,
     sandbox_run,
     sandbox_stats,
     sandbox_status,
@@ -113,6 +115,8 @@ RUNTIME: Mapping[str, Rpc | Stream] = {
     "CheckpointContainer": Rpc(
         container_checkpoint.checkpoint_container, api.CheckpointContainerRequest
     ),
+    "CheckpointPod": Rpc(sandbox_checkpoint.checkpoint_pod, api.CheckpointPodRequest),
+    "RestorePod": Rpc(sandbox_restore.restore_pod, api.RestorePodRequest),
     "GetContainerEvents": Stream(container_events.get_container_events, api.GetEventsRequest),
 }
 

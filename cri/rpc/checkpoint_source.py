@@ -7,6 +7,7 @@ nothing else: mounts, devices, limits, users, names, annotations are the request
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.errors import NotImplementedYet
-from cri.rpc import checkpoint_documents, container_checkpoint
+from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
 from cri.store.container import ContainerState
 from image.checkpoint.pack import DIFF
 
@@ -94,6 +95,8 @@ def _sweep(directory: Path, waiting: Collection[str]) -> None:
     if directory.is_dir():
         for path in directory.iterdir():
             if path.name not in waiting:
+                if (note := path / sandbox_checkpoint.NOTE).is_file():
+                    sandbox_checkpoint.clear(Path(os.fsdecode(note.read_bytes())))
                 shutil.rmtree(path, ignore_errors=True)
 
 
