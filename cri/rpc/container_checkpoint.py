@@ -116,9 +116,8 @@ async def capture(
                 await asyncio.to_thread((place / IMAGES).mkdir, mode=0o700, parents=True)
                 await checkpoints.dump(sandbox_id, container.id, str(place), seconds)
                 await services.images.checkpoints.pack_diff(container.id, place / DIFF)
+                log = container.metadata.log_path, place / "container.log"
+                await asyncio.to_thread(checkpoint_documents.copy_log, *log)
     for container, place in zip(containers, places, strict=True):
         files = await checkpoint_documents.of(services, container)
         await asyncio.to_thread(checkpoint_documents.write, place, files)
-        await asyncio.to_thread(
-            checkpoint_documents.copy_log, container.metadata.log_path, place / "container.log"
-        )

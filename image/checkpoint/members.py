@@ -22,7 +22,7 @@ from image.unpack.tar import Archive
 # CRIU's images of processes, and of no namespace, network, cgroup or mount but the list of mounts,
 # of which only the numbers are read.
 _IMAGE: Final = re.compile(
-    r"(?:core|fdinfo|fs|ids|mm|mountpoints|pagemap|pagemap-shmem|pages|timens)-\d{1,20}\.img"
+    r"(?:core|fdinfo|fs|ids|mm|mountpoints|pagemap|pagemap-shmem|pages|pidns|timens)-\d{1,20}\.img"
     r"|ghost-file-[0-9a-f]{1,16}\.img"
     r"|(?:files|inventory|pstree|seccomp|pipes-data|fifo-data|sk-queues|tty-info|tty-data"
     r"|remap-fpath|memfd|filelocks|eventpoll-tfd|inotify-wd)\.img"
@@ -94,11 +94,13 @@ def from_archive(path: Path, target: Target) -> None:
     """The members of a tar file. Raises ArchiveMalformed, StorageFull, OSError."""
     try:
         fd = os.open(path, _READ)
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
     except OSError as error:
         raise ArchiveMalformed(f"{path}: {error.strerror}") from error
+    if not regular:
+        os.close(fd)
+        raise ArchiveMalformed(f"{path}: no regular file")
     with open(fd, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ArchiveMalformed(f"{path}: no regular file")
         archive = Archive(iter(lambda: file.read(_PIECE), b""))
         try:
             for entry in archive:

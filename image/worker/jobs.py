@@ -109,8 +109,11 @@ def _checkpoint(job: PackDiff | Pack | TakeCheckpoint | ApplyDiff, counters: Cou
             target_path, lowers = Path(job.target), [Path(lower) for lower in job.lowers]
             size = os.stat(job.source).st_size
             chunks = layer.decompressed(_file(Source(job.source, 0, size)))
-            result = unpack(chunks, target_path, job.limits, counters)
-            settle(target_path, result, lowers, job.limits.depth)
+            try:
+                result = unpack(chunks, target_path, job.limits, counters)
+                settle(target_path, result, lowers, job.limits.depth)
+            except LayerMalformed as error:
+                raise LayerMalformed(f"{Path(job.source).name}: {error}") from error
             return Settled()
 
 

@@ -8,7 +8,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
     no_new_privs, AppArmor,  the container's, whatever the checkpoint says
       death signal
     resource limits          no more than the container's; scores and cgroups: none
-    namespaces               its own of mounts, pids and cgroups; all others are the pod's
+    namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
     open files               see files.py
 """
 
@@ -35,8 +35,8 @@ _FILTER: Final = 2  # seccomp's mode
 _FILTER_FLAGS: Final = 0x2 | 0x4  # LOG, SPEC_ALLOW: what else there is concerns the call
 _NORMAL_POLICIES: Final = (0, 3, 5)  # SCHED_OTHER, BATCH, IDLE
 _SYS_NICE, _NET_RAW, _SETUID = 1 << 23, 1 << 13, 1 << 7
-_SAME: Final = {"network": 6, "IPC": 7, "UTS": 8, "user": 10, "time": 12}
-_OWN: Final = {"pid": 5, "mount": 9, "cgroup": 11}
+_SAME: Final = {"network": 6, "IPC": 7, "UTS": 8, "user": 10}
+_OWN: Final = {"pid": 5, "mount": 9, "cgroup": 11, "time": 12}
 _TASK = re.compile(r"core-(\d+)\.img")
 # Fields of CRIU's core_entry, thread_core_entry, task_core_entry and creds_entry.
 _TC, _THREAD = 3, 5
@@ -51,7 +51,8 @@ _LSM_TYPE, _PLUGINS, _APPARMOR = 6, 12, 2  # of the inventory
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
-    resource -> the most that may be; seccomp: its program, empty without."""
+    resource -> the most that may be; seccomp: its program, empty without; pids: whose its pid
+    namespace is: "own", "pod" or "node"."""
 
     identity: Identity
     bounding: int
@@ -61,6 +62,7 @@ class Bounds:
     seccomp: bytes = b""
     seccomp_flags: int = 0
     apparmor_profile: str = ""
+    pids: str = "own"
 
     @property
     def most(self) -> int:
@@ -118,6 +120,7 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> dict[int, str]
         raise MalformedImage("pstree.img has no process")
     first_pid = root[0].number(1)
     _check_namespaces(images, names, inventory, first_pid)
+    _check_pids(images, names, inventory, first_pid, bounds.pids)
     _check_ghosts(images, names)
     opened = read("files", images.load("files.img"))
     raw = bool(bounds.most & _NET_RAW)
@@ -166,6 +169,20 @@ def _check_namespaces(images: Images, names: list[str], inventory: Message, firs
         for kind, field in _OWN.items():
             if ids.number(field, 0) != root.number(field, 0):
                 raise Refused(f"processes in two {kind} namespaces")
+
+
+def _check_pids(
+    images: Images, names: list[str], inventory: Message, first_pid: int, wanted: str
+) -> None:
+    """The pid namespace is of the kind that the pod has."""
+    ids = first("ids", images.load(f"ids-{first_pid}.img"))
+    found = "pod" if any(name.startswith("pidns-") for name in names) else "own"
+    if ids.number(_OWN["pid"], 0) == inventory.message(3).number(_OWN["pid"], 0):
+        found = "node"
+    if found != wanted:
+        raise Refused(
+            f"processes in a pid namespace of kind {found!r}, where {wanted!r} is asked for"
+        )
 
 
 def _check_ghosts(images: Images, names: list[str]) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 IMAGES: Final = "checkpoint"  # CRIU's images in the directory of a checkpoint
 DUMP_LOG: Final = "dump.log"
 RESTORE_LOG: Final = "restore.log"
+PIDS: Final = "pod-pids"  # a pid namespace that is not the container's own
 PID_FILE: Final = "restored.pid"
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")  # mountinfo writes a blank as \040
 _ERROR: Final = re.compile(r"Error \(([^)]*)\): *(.*)")
@@ -27,8 +28,8 @@ _MOST_ERRORS: Final = 3
 _MOST_TEXT: Final = 400  # characters of one
 _CHECK_SECONDS: Final = 30.0
 _GHOST_LIMIT: Final = "256M"  # a file that is open and deleted is part of the checkpoint
-# It tries this before anything else, and goes on where it may not.
-_HARMLESS: Final = "Can't setup RLIMIT_NOFILE for self"
+# What it tries, and does without: CRIU restores in the container's cgroup, with its devices.
+_HARMLESS: Final = ("Can't setup RLIMIT_NOFILE for self", "tun: Unable to create tun")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -69,19 +70,28 @@ def _plain(path: bytes) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), path))
 
 
-def dump(
-    program: str, pid: int, directory: str, mounts: Sequence[MountLine], freezer: str
-) -> list[str]:
-    """Writes the process `pid` and its descendants to directory/checkpoint; they stay as they are.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A process to be written down, with its descendants. mounts: of its namespace; freezer: the
+    directory of its cgroup, "" without; pid_namespace: the inode of that which is its pod's, 0: it
+    has its own, or the node's."""
 
-    mounts: of its namespace; freezer: the directory of its cgroup, "" without.
-    """
-    words = [program, "--no-default-config", "dump", "--tree", str(pid)]
+    pid: int
+    mounts: Sequence[MountLine]
+    freezer: str = ""
+    pid_namespace: int = 0
+
+
+def dump(program: str, subject: Subject, directory: str) -> list[str]:
+    """Writes processes to directory/checkpoint; they stay as they are."""
+    words = [program, "--no-default-config", "dump", "--tree", str(subject.pid)]
     words += _where(directory, DUMP_LOG)
     words += ["--leave-running", "--ghost-limit", _GHOST_LIMIT, *_COMMON]
-    if freezer:
-        words += ["--freeze-cgroup", freezer]
-    for place in sorted({mount.place for mount in mounts} - {"/"}):
+    if subject.freezer:
+        words += ["--freeze-cgroup", subject.freezer]
+    if subject.pid_namespace:
+        words += ["--external", f"pid[{subject.pid_namespace}]:{PIDS}"]
+    for place in sorted({mount.place for mount in subject.mounts} - {"/"}):
         words += ["--external", f"mnt[{place}]:{place}"]
     return words
 
@@ -125,7 +135,7 @@ def errors(log: str) -> str:
     found = [
         found[2].strip()[:_MOST_TEXT]
         for found in map(_ERROR.search, log.splitlines())
-        if found is not None and _HARMLESS not in found[2]
+        if found is not None and not any(text in found[2] for text in _HARMLESS)
     ]
     printable = ("".join(sign if sign.isprintable() else "?" for sign in text) for text in found)
     return "; ".join(list(dict.fromkeys(printable))[:_MOST_ERRORS])

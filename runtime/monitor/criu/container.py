@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from runtime.checkpoint import criu
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
 _PATIENCE = 110.0  # seconds; the daemon waits ten more
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """directory: of the checkpoint; criu: the program; stdio: the container's ends, -1 for none."""
+
+    directory: str
+    criu: str
+    stdio: tuple[int, int, int]
 
 
 class RestoredContainer(Container):
@@ -49,18 +59,21 @@ class RestoredContainer(Container):
         self._log = open_log(request.log_path)
         unified = pod.hierarchy.version == 2
         stdio: list[int] = []
+        pid_ns_fd = -1
         try:
             self._make_pipes(stdio)
+            pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
             surroundings = Surroundings(
                 mount_ns_fd=pod.facts.mount_fd,
+                pid_ns_fd=pid_ns_fd,
+                own_pid_namespace=request.pid_namespace == "own",
                 tasks=() if unified else tuple(cgroup_fds),
             )
-            ends = (stdio[0], stdio[1], stdio[2])
+            order = Order(request.checkpoint, request.criu, (stdio[0], stdio[1], stdio[2]))
 
             def body(peer: Socket) -> None:
                 from runtime.monitor.criu import restore  # in the child: the monitor stays small
 
-                order = restore.Order(request.checkpoint, request.criu, ends)
                 restore.become(peer, self.load_plan(), surroundings, order)
 
             self._program = Program(pod, "criu restore", self._restored, self._hear_child)
@@ -69,7 +82,7 @@ class RestoredContainer(Container):
             cgroup_fd = cgroup_fds[0] if unified and cgroup_fds else -1
             self._program.start(body, patience=_PATIENCE, cgroup_fd=cgroup_fd)
         finally:
-            fds.close_all(stdio)
+            fds.close_all((*stdio, pid_ns_fd))
 
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
         """The container waits for its processes."""

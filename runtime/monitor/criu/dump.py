@@ -36,12 +36,14 @@ class Dumping:
         self._answer = answer
         freezer = self._container.cgroup.freezer
         pid, request = self._container.pid, self._request
+        shared = self._container.request.pid_namespace not in ("own", "node")
 
         def body(_peer: Socket) -> None:
             os.umask(0o077)
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 mounts = criu.parse_mounts(file)
-            execute(criu.dump(request.criu, pid, request.directory, mounts, freezer))
+            subject = criu.Subject(pid, mounts, freezer, _shared_pids(pid) if shared else 0)
+            execute(criu.dump(request.criu, subject, request.directory))
 
         self._program.start(body, patience=request.timeout)
 
@@ -57,3 +59,8 @@ class Dumping:
             answer(CheckpointFailed(criu.complaint(f"{self._request.directory}/dump.log", code)))
         else:
             answer(Done())
+
+
+def _shared_pids(pid: int) -> int:
+    """The inode of the pid namespace that a container shares with its pod."""
+    return os.stat(f"/proc/{pid}/ns/pid").st_ino

@@ -15,7 +15,6 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from runtime.checkpoint import confine, criu, mounts
 from runtime.checkpoint.confine import Bounds, Images
@@ -38,6 +37,7 @@ from runtime.linux import fds, mount, resolve
 from runtime.linux.fds import Socket
 from runtime.linux.mount import AT_FDCWD
 from runtime.linux.namespace import Clone, setns, unshare
+from runtime.monitor.criu.container import Order
 from runtime.monitor.oci import program
 
 ROOT = "root"  # an empty directory in that of the checkpoint
@@ -71,15 +71,6 @@ _BUILD: tuple[Step, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """directory: of the checkpoint; criu: the program; stdio: the container's ends, -1 for none."""
-
-    directory: str
-    criu: str
-    stdio: tuple[int, int, int]
-
-
 def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order: Order) -> None:
     """Never returns. Says {"type": "restoring", "identity", "stages", "warnings"}, or failed."""
     step = "plan"
@@ -106,11 +97,13 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     external = _write_mounts(images, place)
     os.umask(0o022)
     command = criu.restore(order.criu, order.directory, place, external)
+    inherited = [(key, order.stdio[number]) for number, key in pipes.items()]
+    inherited.append((criu.PIDS, context.surroundings.pid_ns_fd))
     keep: list[int] = []
-    for number, key in pipes.items():
-        if order.stdio[number] >= 0:
+    for key, fd in inherited:
+        if fd >= 0:
             command += ["--inherit-fd", f"fd[{3 + len(keep)}]:{key}"]
-            keep.append(order.stdio[number])
+            keep.append(fd)
     who = context.identity
     said = (who.uid, who.gid, who.groups, who.home)
     words = {"identity": said, "stages": context.stages, "warnings": context.warnings}
@@ -142,7 +135,14 @@ def bounds(context: Context) -> Bounds:
         seccomp=process.seccomp,
         seccomp_flags=process.seccomp_flags,
         apparmor_profile=process.apparmor_profile,
+        pids=_pids(context.surroundings),
     )
+
+
+def _pids(surroundings: Surroundings) -> str:
+    if surroundings.own_pid_namespace:
+        return "own"
+    return "pod" if surroundings.pid_ns_fd >= 0 else "node"
 
 
 def _limits(context: Context) -> tuple[tuple[int, int], ...]:
