@@ -46,6 +46,7 @@ class Dumping:
             execute(criu.dump(request.criu, subject, request.directory))
 
         self._program.start(body, patience=request.timeout)
+        self._container.when_ended(self.kill)  # there is nothing left to write down
 
     def kill(self) -> None:
         self._program.kill()
