@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -92,8 +93,18 @@ def test_a_command_that_runs_in_a_container_is_left_out_and_alone(
     criu: Kubelet, archive: Path
 ) -> None:
     container = counting(criu.pod())
-    (criu.node.directory / "marks").mkdir(exist_ok=True)
-    with subprocess.Popen(["sleep", "0"]):
-        container.shell("(sleep 3; echo over > /tmp/over) > /dev/null 2>&1 &")
+    container.shell("(sleep 2; echo over > /tmp/over) > /dev/null 2>&1 &")
     write(container, archive)
     until(lambda: container.shell("cat /tmp/over 2>/dev/null || true") == "over", "it ended well")
+
+
+def test_checkpointctl_shows_an_archive(criu: Kubelet, archive: Path) -> None:
+    program = os.environ.get("PODWRIGHT_CHECKPOINTCTL") or shutil.which("checkpointctl")
+    if program is None:
+        pytest.skip("checkpointctl is neither on PATH nor in PODWRIGHT_CHECKPOINTCTL")
+    container = counting(criu.pod())
+    write(container, archive)
+    words = [program, "inspect", "--all", str(archive)]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    for said in (container.config.metadata.name, container.id, "Runtime: podwright", "[1]  sh"):
+        assert said in shown
