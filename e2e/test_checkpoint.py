@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -96,6 +97,19 @@ def test_a_command_that_runs_in_a_container_is_left_out_and_alone(
     container.shell("(sleep 2; echo over > /tmp/over) > /dev/null 2>&1 &")
     write(container, archive)
     until(lambda: container.shell("cat /tmp/over 2>/dev/null || true") == "over", "it ended well")
+
+
+def test_the_command_line_writes_containers_and_pods(criu: Kubelet, tmp_path: Path) -> None:
+    pod = criu.pod()
+    container = counting(pod)
+    program = str(Path(sys.executable).with_name("podwright"))
+    for target, place in ((container.id, "one.tar"), (pod.id, "pod")):
+        words = (program, "--address", criu.node.address, "checkpoint", target)
+        done = criu.node.run(*words, str(tmp_path / place))
+        assert (done.returncode, done.stdout) == (0, f"{tmp_path / place}\n"), done.stderr
+    assert "config.dump" in members(tmp_path / "one.tar")
+    assert "pod.options" in os.listdir(tmp_path / "pod")
+    goes_on(container)
 
 
 def test_checkpointctl_shows_an_archive(criu: Kubelet, archive: Path) -> None:

@@ -7,6 +7,7 @@ nothing else: mounts, devices, limits, users, names, annotations are the request
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Collection
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cri import trace
-from cri.errors import NotImplementedYet
+from cri.errors import NotImplementedYet, PathHangs
 from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
+from cri.rpc.worker import SECONDS, Workers
 from cri.store.container import ContainerState
 from image.checkpoint.pack import DIFF
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cri.undo import Undo
     from image.store import Image
 
+_workers = Workers()
 _ROOT = "root"  # where the container's root is put together: see runtime.monitor.criu.restore
 
 
@@ -88,7 +91,8 @@ async def sweep(services: Services) -> None:
         for container in services.store.containers
         if container.metadata.checkpoint and container.status.state is ContainerState.CREATED
     }
-    await asyncio.to_thread(_sweep, services.paths.checkpoints, waiting)
+    with contextlib.suppress(PathHangs):  # a pod's checkpoint may lie anywhere
+        await _workers.call(SECONDS, _sweep, services.paths.checkpoints, waiting)
 
 
 def _sweep(directory: Path, waiting: Collection[str]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SECONDS = 110  # kubelet waits for two minutes if it asks for less
 MOST_SECONDS = 86400
+_LONGER = 5.0
 
 
 async def checkpoint_container(
@@ -111,10 +112,14 @@ async def capture(
     sandbox_id = containers[0].metadata.sandbox_id
     services.images.checkpoints.warm()
     with trace.stage("freeze, write, thaw"):
-        async with checkpoints.paused(sandbox_id, [container.id for container in containers]):
+        async with (
+            services.locks.hold(f"checkpoint {sandbox_id}"),  # CRIU can't be at it twice
+            checkpoints.paused(sandbox_id, [container.id for container in containers]),
+        ):
             for container, place in zip(containers, places, strict=True):
                 await asyncio.to_thread((place / IMAGES).mkdir, mode=0o700, parents=True)
-                await checkpoints.dump(sandbox_id, container.id, str(place), seconds)
+                patience = seconds + _LONGER  # of ours is the time that is told
+                await checkpoints.dump(sandbox_id, container.id, str(place), patience)
                 await services.images.checkpoints.pack_diff(container.id, place / DIFF)
                 log = container.metadata.log_path, place / "container.log"
                 await asyncio.to_thread(checkpoint_documents.copy_log, *log)
