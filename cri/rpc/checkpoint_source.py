@@ -20,7 +20,7 @@ from cri.errors import NotImplementedYet, PathHangs
 from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
 from cri.rpc.worker import SECONDS, Workers
 from cri.store.container import ContainerState
-from image.checkpoint.pack import DIFF
+from image.checkpoint.names import DIFF
 
 if TYPE_CHECKING:
     from cri.api import api_pb2 as api

@@ -17,7 +17,7 @@ from cri.rpc import checkpoint_documents, runtime_handlers
 from cri.specgen import namespaces
 from cri.store.container import ContainerState
 from cri.store.index import new_id
-from image.checkpoint.pack import DIFF, IMAGES
+from image.checkpoint.names import DIFF, IMAGES
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from image.checkpoint.pack import CONFIG, DIFF, IMAGES
+from image.checkpoint.names import CONFIG, DIFF, IMAGES
 from image.errors import ArchiveMalformed, LayerMalformed, StorageFull
 from image.unpack import tar
 from image.unpack.apply import Counters

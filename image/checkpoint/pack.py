@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from image import directory
+from image.checkpoint.names import CONFIG
 from image.errors import AlreadyThere, CheckpointRefused, ImageFault
 from image.unpack.apply import Counters
 
-CONFIG: Final = "config.dump"
-DIFF: Final = "rootfs-diff.tar"
-IMAGES: Final = "checkpoint"
 _PIECE: Final = 1 << 20
 
 
