@@ -208,6 +208,12 @@ class StreamingConfig:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
+    criu: str = key(
+        "criu",
+        "The program that writes and restores checkpoints: its name or its path. Looked for when "
+        "it is first needed.",
+        lambda value: "" if value else "must be the name or the path of a program",
+    )
     handlers: Mapping[str, HandlerConfig] = field(
         default_factory=lambda: {DEFAULT_HANDLER: HandlerConfig()},
         metadata={

@@ -141,7 +141,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         services = Services(config, paths, store, images, network, runtime, streams, handlers)
         _raise_descriptor_limit()
         await _load_apparmor_profile(config.containers.apparmor_profile)
-        await runtime.start()
+        await runtime.start(criu=config.runtime.criu)
         stack.push_async_callback(runtime.close)
         await _probe(runtime, paths)
         await network.start([sandbox.id for sandbox in store.sandboxes])

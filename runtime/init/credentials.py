@@ -22,10 +22,11 @@ def reset(context: Context) -> None:
     os.umask(0)  # modes are given exactly from here on; the process gets its own at the end
     if (context.process.user_map is None) != (context.user_ns_fd < 0):
         raise OSError(errno.EINVAL, "pod and container do not agree on a user namespace")
-    _leave_keyring()
+    leave_keyring()
 
 
-def _leave_keyring() -> None:
+def leave_keyring() -> None:
+    """A session keyring of one's own; the node's is not for containers."""
     try:
         keyring.new_session_keyring()
     except OSError as error:
@@ -131,7 +132,7 @@ def enter_user_namespace(context: Context) -> None:
     os.setresuid(0, 0, 0)
     if context.target is None:
         unshare(Clone.NEWNS)
-    _leave_keyring()  # for one that belongs to somebody of that namespace
+    leave_keyring()  # for one that belongs to somebody of that namespace
 
 
 def become(context: Context) -> None:
