@@ -27,6 +27,7 @@ from cri.config import Config, ConfigError, load, override
 from cri.endpoint import Endpoint
 from cri.listen import listen
 from cri.paths import Paths
+from cri.rpc import selinux
 from cri.rpc.services import Services
 from cri.specgen.handler import BaseRefused
 from cri.store.store import Store
@@ -133,7 +134,9 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         )
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
-        services = Services(config, paths, store, images, network, runtime, streams, handlers)
+        labels = await _selinux(config.containers.selinux)
+        parts = (config, paths, store, images, network, runtime, streams, handlers)
+        services = Services(*parts, selinux=labels)
         _raise_descriptor_limit()
         await _load_apparmor_profile(config.containers.apparmor_profile)
         await runtime.start()
@@ -160,6 +163,14 @@ async def _load_apparmor_profile(name: str) -> None:
         await asyncio.to_thread(profiles.load_default)
     except profiles.ProfileNotLoaded as error:
         log.warning("containers will not be confined by AppArmor: %s", error)
+
+
+async def _selinux(wanted: str) -> selinux.Selinux:
+    """Looked at even where it is not wanted: there may be pods from before that have labels."""
+    found = await asyncio.to_thread(selinux.find)
+    if found.refusal and wanted != "off":
+        log.warning("pods will have no SELinux labels: %s", found.refusal)
+    return found
 
 
 async def _probe(runtime: Runtime, paths: Paths) -> None:

@@ -18,6 +18,7 @@ import image.errors as image
 import network.errors as network
 import runtime.cgroup.errors as cgroup
 import runtime.errors as runtime
+import runtime.selinux.relabel as selinux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +130,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.SystemdSilent: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.SystemdUnavailable: Status(StatusCode.FAILED_PRECONDITION),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
+    selinux.OutOfTime: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),
     runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),

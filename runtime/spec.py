@@ -73,6 +73,7 @@ class Process:
     no_new_privileges: bool = False
     oom_score_adj: int | None = None
     apparmor_profile: str | None = None  # from execve on; None: as podwright itself is
+    selinux_label: str | None = None  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ class Linux:
     sysctl: Mapping[str, str] = field(default_factory=dict)
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    mount_label: str | None = None  # SELinux's, of the file systems that are made for the container
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, NameTaken, WrongState
-from cri.rpc import container_spec, image_volumes
+from cri.rpc import container_spec, image_volumes, selinux
 from cri.specgen import namespaces, signals
 from cri.store.container import Container, ContainerMetadata, ContainerState, container_name
 from cri.store.index import new_id
@@ -74,6 +74,7 @@ async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfi
         undo.push("discard the snapshots", services.images.discard, container_id)
         image_volumes.hold(services, sandbox, container_id, config)
         spec = await container_spec.make(services, sandbox, container_id, config, image.config)
+        await selinux.relabel_volumes(services, config, spec.linux.mount_label)
         with trace.stage("prepare snapshot"):
             services.images.prepare(image.id, container_id, _owner(sandbox))
         _ready(services, sandbox.id)  # it may have been stopped while we looked at the node

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.errors import InvalidRequest, PathHangs
-from cri.rpc import image_volumes, runtime_handlers
+from cri.rpc import image_volumes, runtime_handlers, selinux
 from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import container as specgen
 from cri.specgen import facts
@@ -54,6 +54,7 @@ async def make(
 ) -> Spec:
     """The spec; mount sources and the log's directory have been made if they were missing."""
     handler = runtime_handlers.of(services, sandbox)
+    labels = selinux.labels(services, sandbox, config)
     wanted = facts.Wanted(
         config,
         log_directory=posixpath.dirname(log_path(sandbox.config, config)),
@@ -62,7 +63,10 @@ async def make(
         node_devices=not handler.config.privileged_without_host_devices,
         apparmor_profile=services.config.containers.apparmor_profile,
         cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
-        image_layers=image_volumes.layers(services, container_id, config),
+        labels=labels,
+        image_layers=image_volumes.layers(
+            services, container_id, config, labelled=labels.mount is not None
+        ),
     )
     with trace.stage("look at the node"):
         try:

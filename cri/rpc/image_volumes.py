@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from cri.errors import ImageVolumeFailed
@@ -32,15 +33,19 @@ def hold(
 
 
 def layers(
-    services: Services, container_id: str, config: api.ContainerConfig
+    services: Services, container_id: str, config: api.ContainerConfig, *, labelled: bool = False
 ) -> tuple[tuple[str, ...], ...]:
-    """Of each image that is mounted, in their order. Raises ImageVolumeFailed."""
+    """Of each image that is mounted, in their order. Raises ImageVolumeFailed.
+
+    labelled: they are to be overlays, since only such can have a label; that takes two layers.
+    """
+    empty = (os.fspath(services.paths.skeleton / "proc"),) if labelled else ()
     found = []
     for number, mount in enumerate(_asked(config.mounts)):
         held = services.images.snapshot(f"{container_id}.{number}")
         if held is None:
             raise ImageVolumeFailed(f"image {mount.image.image} is not kept for {container_id}")
-        found.append(held.lower)
+        found.append((*held.lower, *empty))
     return tuple(found)
 
 

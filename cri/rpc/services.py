@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cri.events import Events
 from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
+from cri.rpc import selinux
 from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
 
@@ -40,6 +41,7 @@ class Services:
     runtime: Runtime
     streams: StreamServer
     handlers: Mapping[str, RuntimeHandler] = field(default_factory=lambda: EMBEDDED)  # by name
+    selinux: selinux.Selinux = selinux.OFF
     events: Events = field(init=False)  # follows the store
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids

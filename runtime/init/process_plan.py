@@ -76,6 +76,7 @@ def process(
         seccomp=seccomp_program,
         seccomp_flags=seccomp_flags if seccomp_program else 0,
         apparmor_profile=checked_text(wanted.apparmor_profile or "", "process.apparmorProfile"),
+        selinux_label=checked_text(wanted.selinux_label or "", "process.selinuxLabel"),
     )
 
 

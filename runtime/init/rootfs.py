@@ -44,10 +44,13 @@ def bind(path: str) -> int:
     return fd
 
 
-def image(layers: Sequence[str], user_ns_fd: int) -> int:
-    """A detached mount of an image's layers, topmost first; user_ns_fd: -1, or whose they seem."""
+def image(layers: Sequence[str], user_ns_fd: int, mount_label: str = "") -> int:
+    """A detached mount of an image's layers, topmost first; user_ns_fd: -1, or whose they seem.
+
+    mount_label: of the files; those of a single layer keep the label that they have.
+    """
     if len(layers) > 1:  # overlayfs wants two at least
-        root = RootPlan(tuple(layers))
+        root = RootPlan(tuple(layers), mount_label=mount_label)
         return overlay(root) if user_ns_fd < 0 else mapped_overlay(root, user_ns_fd)
     (only,) = layers
     if user_ns_fd >= 0:
@@ -162,7 +165,7 @@ def _parameters(root: RootPlan) -> tuple[tuple[bytes, bytes], ...]:
             (b"workdir", _short(root.work)),
             (b"volatile", b""),
         ]
-    return tuple(parameters)
+    return (*parameters, *mount.labelled(root.mount_label))
 
 
 def _short(path: str) -> bytes:
@@ -200,6 +203,8 @@ def _overlay_by_path(root: RootPlan) -> int:
     if root.upper:
         upper, work = (os.path.relpath(path, base) for path in (root.upper, root.work))
         options += f",upperdir={upper},workdir={work},volatile"
+    if root.mount_label:
+        options += f',context="{root.mount_label}"'
     if len(options) >= _PAGE or any(sign in lower for sign in ("\\", ",")):
         text = f"{len(root.lower)} layers are too many for this kernel; Linux 6.5 takes 500"
         raise OSError(errno.E2BIG, text)
