@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from runtime.errors import RuntimeFault
 
 XATTR = "security.selinux"
-DEEPEST = 400  # directories in each other; each costs two descriptors while we are below it
+DEEPEST = (
+    200  # directories in each other; each costs three frames and descriptors while we are below
+)
 # What no pod may take from the node: the names that the runtimes of this field refuse, and more.
 SYSTEM = frozenset(
     (
