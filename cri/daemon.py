@@ -134,14 +134,11 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         )
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
-        labels = await _selinux(config.containers.selinux)
         parts = (config, paths, store, images, network, runtime, streams, handlers)
-        services = Services(*parts, selinux=labels)
+        services = Services(*parts, await _selinux(config.containers.selinux))
         _raise_descriptor_limit()
         await _load_apparmor_profile(config.containers.apparmor_profile)
-        await runtime.start()
-        stack.push_async_callback(runtime.close)
-        await _probe(runtime, paths)
+        await _start(runtime, paths, stack)
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)
@@ -173,8 +170,10 @@ async def _selinux(wanted: str) -> selinux.Selinux:
     return found
 
 
-async def _probe(runtime: Runtime, paths: Paths) -> None:
+async def _start(runtime: Runtime, paths: Paths, stack: contextlib.AsyncExitStack) -> None:
     """What the node can is tried with directories that every container gets."""
+    await runtime.start()
+    stack.push_async_callback(runtime.close)
     await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
     await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
 

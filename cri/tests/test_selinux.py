@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest
+from cri.errors import InvalidRequest, WrongState
+from cri.rpc.selinux import Selinux
 from cri.specgen import container, selinux
 from cri.specgen.subject import Facts
+from cri.tests.pods import FOREVER, Node
 from cri.tests.test_specgen import Context, secured, subject
 from runtime.selinux.label import Label, categories
 from runtime.selinux.node import Policy
@@ -132,3 +135,48 @@ def test_labels_stand_in_the_spec() -> None:
     assert (spec.process.selinux_label, spec.linux.mount_label) == (MINE, str(POD))
     spec = container.spec(subject(secured()))
     assert (spec.process.selinux_label, spec.linux.mount_label) == (None, None)
+
+
+def asking(node: Node) -> tuple[api.PodSandboxConfig, api.ContainerConfig]:
+    """A pod and a container that want a label."""
+    pod, config = node.sandbox_config(), node.container_config(*FOREVER)
+    for part in (pod, config):
+        part.linux.security_context.selinux_options.level = "s0:c1,c2"
+    return pod, config
+
+
+@pytest.mark.root
+async def test_where_selinux_is_off_labels_are_passed_over_and_that_is_logged(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pod, config = asking(node)
+    sandbox_id = await node.run(pod)
+    assert node.services.store.sandboxes.get(sandbox_id).metadata.mount_label == ""
+    await node.create_from(sandbox_id, config)
+    assert caplog.text.count("selinux_options: passed over, since SELinux is off here") == 2
+
+
+@pytest.mark.root
+async def test_a_policy_that_knows_no_containers_is_told_to_who_asks(node: Node) -> None:
+    node.services = replace(node.services, selinux=Selinux(refusal="no such file"))
+    pod, config = asking(node)
+    with pytest.raises(WrongState, match=r"selinux_options: .*no such file"):
+        await node.run(pod)
+    sandbox_id = await node.run()
+    with pytest.raises(WrongState, match=r"selinux_options: .*no such file"):
+        await node.create_from(sandbox_id, config)
+    assert node.images.overlays == {}
+    off = replace(node.services.config.containers, selinux="off")
+    config_off = replace(node.services.config, containers=off)
+    node.services = replace(node.services, config=config_off)
+    await node.create_from(sandbox_id, config)
+
+
+@pytest.mark.root
+async def test_a_level_that_can_be_none_makes_no_sandbox(node: Node) -> None:
+    pod, _ = asking(node)
+    pod.linux.security_context.selinux_options.level = "s0,c1"
+    with pytest.raises(InvalidRequest, match=r"selinux_options\.level: 's0,c1' is no level"):
+        await node.run(pod)
+    assert len(node.services.store.sandboxes) == 0

@@ -92,6 +92,8 @@ def mapped_overlay(root: RootPlan, user_ns_fd: int) -> int:
         except FileNotFoundError:
             raise OSError(errno.ENOENT, f'the layer directory "{path}" is missing') from None
         lower.append(f"/proc/self/fd/{fd}")
+    if not _knows_lowerdir_plus():  # nor such layers: it would refuse them after marking `work`
+        return overlay_of_attached(root, clones)
     try:
         return overlay(replace(root, lower=tuple(lower)))
     except OSError as error:
