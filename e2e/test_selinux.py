@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from cri.api import api_pb2 as api
 from e2e.conftest import BUSYBOX
+from e2e.handlers import tables
 from e2e.kubelet import Container, Kubelet, Pod, refused
 from e2e.node import Node
 from e2e.test_apparmor import container_pid
@@ -322,6 +324,24 @@ def test_switched_off_by_configuration_new_pods_have_none_and_old_ones_keep_thei
         assert process(container, new).type != "container_t"
         assert contexts(container, new) == {}
         assert process(old.container(FOREVER).start(), old) == label
+    finally:
+        node.more_config = ""
+        node.restart_daemon()
+
+
+@needs_selinux
+@pytest.mark.skipif(shutil.which("runc") is None, reason="runc is not installed")
+def test_a_program_for_containers_gives_the_same_labels(kubelet: Kubelet, node: Node) -> None:
+    node.more_config = tables()
+    node.restart_daemon()
+    try:
+        pod = kubelet.pod(handler="runc")
+        container = pod.container(FOREVER).start()
+        label = process(container, pod)
+        assert (label.type, bool(PAIR.fullmatch(label.level))) == ("container_t", True)
+        assert contexts(container, pod)["/"] == f"system_u:object_r:container_file_t:{label.level}"
+        assert container.shell("cat /proc/self/attr/current").rstrip("\0") == str(label)
+        kubelet.clean()
     finally:
         node.more_config = ""
         node.restart_daemon()
