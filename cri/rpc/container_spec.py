@@ -64,9 +64,7 @@ async def make(
         apparmor_profile=services.config.containers.apparmor_profile,
         cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
         labels=labels,
-        image_layers=image_volumes.layers(
-            services, container_id, config, labelled=labels.mount is not None
-        ),
+        image_layers=image_volumes.layers(services, container_id, config),
     )
     with trace.stage("look at the node"):
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from cri.errors import ImageVolumeFailed
@@ -33,19 +32,17 @@ def hold(
 
 
 def layers(
-    services: Services, container_id: str, config: api.ContainerConfig, *, labelled: bool = False
+    services: Services, container_id: str, config: api.ContainerConfig
 ) -> tuple[tuple[str, ...], ...]:
-    """Of each image that is mounted, in their order. Raises ImageVolumeFailed.
-
-    labelled: they are to be overlays, since only such can have a label; that takes two layers.
-    """
-    empty = (os.fspath(services.paths.skeleton / "proc"),) if labelled else ()
+    """Of each image that is mounted, in their order, and an empty directory below them: so even one
+    layer is an overlay. Raises ImageVolumeFailed."""
+    empty = f"{services.paths.skeleton}/proc"
     found = []
     for number, mount in enumerate(_asked(config.mounts)):
         held = services.images.snapshot(f"{container_id}.{number}")
         if held is None:
             raise ImageVolumeFailed(f"image {mount.image.image} is not kept for {container_id}")
-        found.append((*held.lower, *empty))
+        found.append((*held.lower, empty))
     return tuple(found)
 
 
