@@ -118,8 +118,12 @@ def overlay_of_attached(root: RootPlan, clones: Mapping[str, int]) -> int:
     mount namespace that nobody else sees; to copy that is what makes this way slow.
     """
     node = _leave_mounts()
+    own = os.fsencode(os.path.commonpath((root.upper, root.work))) if root.upper else b""
+    writable = mount.clone_tree(AT_FDCWD, own) if own else -1
     for path, fd in clones.items():
         mount.move_mount(fd, AT_FDCWD, os.fsencode(path))
+    if own:  # which may lie below one of them, and must not be mapped
+        mount.move_mount(writable, AT_FDCWD, own)
     try:
         return overlay(root)
     finally:
