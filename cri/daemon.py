@@ -135,7 +135,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
         parts = (config, paths, store, images, network, runtime, streams, handlers)
-        services = Services(*parts, await _selinux(config.containers.selinux))
+        services = Services(*parts, await _selinux(config))
         _raise_descriptor_limit()
         await _load_apparmor_profile(config.containers.apparmor_profile)
         await _start(runtime, paths, stack)
@@ -162,11 +162,13 @@ async def _load_apparmor_profile(name: str) -> None:
         log.warning("containers will not be confined by AppArmor: %s", error)
 
 
-async def _selinux(wanted: str) -> selinux.Selinux:
+async def _selinux(config: Config) -> selinux.Selinux:
     """Looked at even where it is not wanted: there may be pods from before that have labels."""
     found = await asyncio.to_thread(selinux.find)
-    if found.refusal and wanted != "off":
-        log.warning("pods will have no SELinux labels: %s", found.refusal)
+    if config.containers.selinux != "off":
+        if found.refusal:
+            log.warning("pods will have no SELinux labels: %s", found.refusal)
+        await asyncio.to_thread(selinux.label_layers, found, Path(config.root) / "layers")
     return found
 
 

@@ -22,6 +22,7 @@ from runtime.selinux.label import Label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from cri.rpc.services import Services
     from cri.store.sandbox import Sandbox
@@ -50,6 +51,23 @@ def find() -> Selinux:
         return Selinux(node.policy())
     except (node.PolicyUnusable, OSError) as error:
         return Selinux(refusal=str(error))
+
+
+def label_layers(found: Selinux, layers: Path) -> None:
+    """Images' files get the label of the directory in which they are made: this one. Blocks.
+
+    Containers see them under another one, but overlayfs lets the kernel look at the real one when
+    a program's pages are mapped or protected. What is there already keeps what it has.
+    """
+    if found.policy is None:
+        return
+    wanted = str(found.policy.image).encode()
+    try:
+        if os.getxattr(layers, relabel.XATTR).rstrip(b"\0") != wanted:
+            os.setxattr(layers, relabel.XATTR, wanted)
+    except OSError as error:
+        text = "%s can't be labelled %s, so containers may not be able to run programs: %s"
+        log.warning(text, layers, found.policy.image, error.strerror)
 
 
 def pod_label(services: Services, config: api.PodSandboxConfig) -> str:

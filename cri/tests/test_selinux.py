@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, WrongState
-from cri.rpc.selinux import Selinux
+from cri.rpc.selinux import Selinux, label_layers
 from cri.specgen import container, selinux
 from cri.specgen.subject import Facts
 from cri.tests.pods import FOREVER, Node
 from cri.tests.test_specgen import Context, secured, subject
 from runtime.selinux.label import Label, categories
 from runtime.selinux.node import Policy
+from runtime.selinux.relabel import XATTR
 
 PROCESS = Label("system_u", "system_r", "container_t", "s0")
 FILE = Label("system_u", "object_r", "container_file_t", "s0")
 FREE = Label("system_u", "system_r", "spc_t", "s0")
-POLICY = Policy(PROCESS, FILE, FREE)
+POLICY = Policy(PROCESS, FILE, FILE, FREE)
 POD = replace(FILE, level="s0:c1,c2")
 MINE = "system_u:system_r:container_t:s0:c1,c2"
 
@@ -53,7 +56,8 @@ def test_a_pod_has_categories_of_its_own_or_those_that_it_asks_for() -> None:
 
 
 def test_where_the_policy_knows_no_levels_there_are_none() -> None:
-    plain = Policy(replace(PROCESS, level=""), replace(FILE, level=""))
+    file = replace(FILE, level="")
+    plain = Policy(replace(PROCESS, level=""), file, file)
     pod = selinux.pod_mount(options(), plain, ())
     assert str(pod) == "system_u:object_r:container_file_t"
     found = selinux.container(plain, pod, pod_config(), secured())
@@ -171,6 +175,18 @@ async def test_a_policy_that_knows_no_containers_is_told_to_who_asks(node: Node)
     config_off = replace(node.services.config, containers=off)
     node.services = replace(node.services, config=config_off)
     await node.create_from(sandbox_id, config)
+
+
+@pytest.mark.root
+def test_images_are_unpacked_where_all_containers_may_read(tmp_path: Path) -> None:
+    label_layers(Selinux(POLICY), tmp_path)
+    assert os.getxattr(tmp_path, XATTR).decode() == str(POLICY.image)
+
+
+@pytest.mark.root
+def test_where_that_can_not_be_said_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    label_layers(Selinux(POLICY), Path("/proc/self/task"))
+    assert "/proc/self/task can't be labelled" in caplog.text
 
 
 @pytest.mark.root

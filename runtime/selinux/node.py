@@ -31,11 +31,13 @@ class PolicyUnusable(RuntimeFault):
 class Policy:
     """process, file: labels of containers and of their files, without the categories of a pod.
 
-    privileged: of processes that are not to be confined, None: the policy has no such.
+    image: of files that all containers may read and execute; privileged: of processes that are not
+    to be confined, None: the policy has no such.
     """
 
     process: Label
     file: Label
+    image: Label
     privileged: Label | None = None
 
 
@@ -76,8 +78,9 @@ def policy(root: Path = Path("/"), sys: Path = Path("/sys")) -> Policy:
     except OSError as error:
         raise PolicyUnusable(f"{path}: {error.strerror}: {REMEDY}") from error
     process, file = (_default(found, name, path, sys) for name in ("process", "file"))
+    image = _default(found, "ro_file", path, sys) if "ro_file" in found else file
     privileged = replace(process, type=PRIVILEGED)
-    return Policy(process, file, privileged if knows(privileged, sys) else None)
+    return Policy(process, file, image, privileged if knows(privileged, sys) else None)
 
 
 def contexts_file(root: Path = Path("/")) -> Path:

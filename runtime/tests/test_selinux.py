@@ -15,6 +15,7 @@ from runtime.spec import Linux, Process, Rootfs, Spec
 from runtime.tests.init_support import Image
 
 PROCESS, FILE = "system_u:system_r:container_t:s0", "system_u:object_r:container_file_t:s0"
+IMAGE = "system_u:object_r:container_ro_file_t:s0"
 CONTEXTS = f'# of containers\nprocess = "{PROCESS}"\nfile="{FILE}"\n; no_process = "x"\n'
 LABEL = f"{FILE}:c1,c2"
 
@@ -74,6 +75,7 @@ def root(tmp_path: Path) -> Path:
 def test_the_policy_says_what_containers_are(root: Path) -> None:
     found = node.policy(root, root / "sys")
     assert (str(found.process), str(found.file)) == (PROCESS, FILE)
+    assert found.image == found.file
     assert str(found.privileged) == "system_u:system_r:spc_t:s0"
     assert node.enabled(root / "sys")
     assert node.enforcing(root / "sys")
@@ -82,8 +84,9 @@ def test_the_policy_says_what_containers_are(root: Path) -> None:
 def test_the_file_of_the_containers_own_package_comes_first(root: Path) -> None:
     path = root / node.CONTAINERS
     path.parent.mkdir(parents=True)
-    path.write_text(CONTEXTS.replace("container_t", "other_t"))
-    assert node.policy(root, root / "sys").process.type == "other_t"
+    path.write_text(CONTEXTS.replace("container_t", "other_t") + f'ro_file = "{IMAGE}"\n')
+    found = node.policy(root, root / "sys")
+    assert (found.process.type, str(found.image)) == ("other_t", IMAGE)
 
 
 def refusing(root: Path) -> None:
