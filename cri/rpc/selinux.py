@@ -63,7 +63,7 @@ def label_layers(found: Selinux, layers: Path) -> None:
         return
     wanted = str(found.policy.image).encode()
     try:
-        if os.getxattr(layers, relabel.XATTR).rstrip(b"\0") != wanted:
+        if relabel.label_of(layers) != wanted:
             os.setxattr(layers, relabel.XATTR, wanted)
     except OSError as error:
         text = "%s can't be labelled %s, so containers may not be able to run programs: %s"

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from runtime.errors import RuntimeFault
 
@@ -117,7 +118,7 @@ class _Walk:
     def _set(self, fd: int, status: os.stat_result, path: str) -> None:
         here = f"/proc/self/fd/{fd}"  # O_PATH takes no fsetxattr; a link's is the link's own
         try:
-            if _has(here) == self._label:
+            if label_of(here) == self._label:
                 return
             os.setxattr(here, XATTR, self._label)
         except OSError as error:
@@ -129,7 +130,8 @@ class _Walk:
         self._changed += 1
 
 
-def _has(path: str) -> bytes:
+def label_of(path: str | Path) -> bytes:
+    """The label of a file, b"": it has none. Raises OSError."""
     try:
         return os.getxattr(path, XATTR).rstrip(b"\0")
     except OSError as error:
