@@ -29,6 +29,7 @@ SYSTEM = frozenset(
         *("/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/lib", "/var/log", "/var/tmp"),  # noqa: S108
     )
 )
+_LONGEST = 200
 _OPEN = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -87,11 +88,11 @@ class _Walk:
 
     def _file(self, fd: int, status: os.stat_result, path: str, depth: int) -> None:
         if (status.st_dev, status.st_ino) in self._kept:
-            raise Refused(f"{path} belongs to the node, and is not relabelled")
+            raise Refused(f"{_shown(path)} belongs to the node, and is not relabelled")
         self._set(fd, status, path)
         if stat.S_ISDIR(status.st_mode):
             if depth == DEEPEST:
-                raise Refused(f"{path}: more than {DEEPEST} directories in each other")
+                raise Refused(f"{_shown(path)}: more than {DEEPEST} directories in each other")
             self._below(fd, path, depth)
 
     def _below(self, fd: int, path: str, depth: int) -> None:
@@ -105,7 +106,7 @@ class _Walk:
 
     def _entry(self, directory: int, name: str, path: str, depth: int) -> None:
         if time.monotonic() > self._deadline:
-            raise OutOfTime(f"{path}: {self._changed} files relabelled so far: ask again")
+            raise OutOfTime(f"{_shown(path)}: {self._changed} files relabelled so far: ask again")
         try:
             fd = os.open(name, _OPEN, dir_fd=directory)
         except FileNotFoundError:
@@ -123,9 +124,9 @@ class _Walk:
             os.setxattr(here, XATTR, self._label)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
-                raise Refused(f"{path}: {error.strerror}") from error
+                raise Refused(f"{_shown(path)}: {error.strerror}") from error
             if status.st_dev == self._device:
-                raise Refused(f"{path}: its file system keeps no labels") from error
+                raise Refused(f"{_shown(path)}: its file system keeps no labels") from error
             return  # something else, which is mounted in the volume
         self._changed += 1
 
@@ -138,3 +139,8 @@ def label_of(path: str | Path) -> bytes:
         if error.errno == errno.ENODATA:
             return b""
         raise
+
+
+def _shown(path: str) -> str:
+    """As text for a message, whatever somebody has called his files."""
+    return repr(path if len(path) <= _LONGEST else f"…{path[-_LONGEST:]}")

@@ -180,7 +180,7 @@ def test_what_belongs_to_the_node_is_refused_by_whatever_name(volume: Path) -> N
 
 @pytest.mark.root
 def test_a_file_system_that_keeps_no_labels_is_said() -> None:
-    with pytest.raises(relabel.Refused, match=r"/proc/self/task: .*keeps no labels"):
+    with pytest.raises(relabel.Refused, match=r"'/proc/self/task': .*keeps no labels"):
         relabelled("/proc/self/task")
 
 
@@ -201,8 +201,20 @@ def test_directories_without_an_end_are_refused(tmp_path: Path) -> None:
             os.chdir("d")
     finally:
         os.chdir(before)
-    with pytest.raises(relabel.Refused, match=f"more than {relabel.DEEPEST} directories"):
+    with pytest.raises(relabel.Refused, match=f"more than {relabel.DEEPEST} directories") as found:
         relabelled(tmp_path)
+    assert len(str(found.value)) < 300
+
+
+@pytest.mark.root
+def test_names_that_are_no_text_can_be_told(volume: Path) -> None:
+    name = os.fsdecode(b"\xff\n")
+    (volume / name).mkdir()
+    kept = (str(volume / name),)
+    identity = relabel.identities(kept) - relabel.identities((str(volume),))
+    with pytest.raises(relabel.Refused, match="belongs to the node") as found:
+        relabel.relabel(str(volume), LABEL, identity, time.monotonic() + 60)
+    assert str(found.value).encode().decode().isprintable()
 
 
 def spec(mount_label: str) -> Spec:
