@@ -156,6 +156,12 @@ class ContainersConfig:
         "The AppArmor profile for RuntimeDefault; the built-in one is loaded at start.",
         lambda value: "" if value else "must be the name of a profile",
     )
+    selinux: str = key(
+        "auto",
+        "SELinux labels for pods: auto (where the kernel has SELinux on) or off. Pods keep what "
+        "they were started with.",
+        one_of("auto", "off"),
+    )
     unprivileged_ports: bool = key(
         default=True,
         doc="Pods may listen on ports below 1024 without a capability.",

@@ -18,6 +18,7 @@ import image.errors as image
 import network.errors as network
 import runtime.cgroup.errors as cgroup
 import runtime.errors as runtime
+import runtime.selinux.relabel as selinux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,6 +161,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     runtime.CheckpointFailed: Status(StatusCode.FAILED_PRECONDITION),
     runtime.CriuUnavailable: Status(StatusCode.UNIMPLEMENTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
+    selinux.OutOfTime: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),
     runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),

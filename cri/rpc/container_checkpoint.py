@@ -84,6 +84,8 @@ def check_pod(services: Services, sandbox: Sandbox, what: str) -> None:
     options = sandbox.config.linux.security_context.namespace_options
     if namespaces.user_map(options, "config") is not None:
         raise NotImplementedYet(f"{what}: a pod with a user namespace can't be checkpointed")
+    if sandbox.metadata.mount_label:
+        raise NotImplementedYet(f"{what}: a pod with an SELinux label can't be checkpointed")
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, NameTaken, WrongState
-from cri.rpc import checkpoint_source, container_spec, image_volumes
+from cri.rpc import checkpoint_source, container_spec, image_volumes, selinux
 from cri.specgen import namespaces, signals
 from cri.store.container import Container, ContainerMetadata, ContainerState, container_name
 from cri.store.index import new_id
@@ -100,6 +100,7 @@ async def make(
             asked = nri_calls.Adjusted(metadata, config, spec)
             made = await nri_calls.create_container(services, sandbox, asked, undo)
             metadata, config, spec = made.metadata, made.config, made.spec
+        await selinux.relabel_volumes(services, config, spec.linux.mount_label)
         with trace.stage("prepare snapshot"):
             services.images.prepare(image.id, container_id, _owner(sandbox))
         if source is not None:

@@ -52,6 +52,8 @@ class Request(Protocol):
     @property
     def shm_bytes(self) -> int: ...
     @property
+    def mount_label(self) -> str: ...
+    @property
     def user_map(self) -> UserMap | None: ...
 
 
@@ -151,7 +153,7 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
         if request.user_map is None:
             _set_sysctls(request)
         if request.ipc == "pod":
-            namespaces.mount_fd = _pod_mounts(holder_fd, request.shm_bytes, request.user_map)
+            namespaces.mount_fd = _pod_mounts(holder_fd, request)
         else:
             namespaces.mount_fd = os.dup(holder_fd)
         mark("mount shared memory")
@@ -205,12 +207,14 @@ def _netlink_socket() -> int:
     return opened.detach()
 
 
-def _pod_mounts(holder_fd: int, shm_bytes: int, user_map: UserMap | None = None) -> int:
+def _pod_mounts(holder_fd: int, request: Request) -> int:
     """A mount namespace like the holder, with the pod's shared memory at SHM."""
     namespaces = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     node = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
     attributes = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
-    parameters = [(b"mode", b"1777"), (b"size", b"%d" % shm_bytes)]
+    parameters = [(b"mode", b"1777"), (b"size", b"%d" % request.shm_bytes)]
+    parameters += mount.labelled(request.mount_label)
+    user_map = request.user_map
     if user_map is not None:
         parameters += [(b"uid", b"%d" % user_map.uid), (b"gid", b"%d" % user_map.gid)]
     shm = mount.new_mount(b"tmpfs", tuple(parameters), attributes)

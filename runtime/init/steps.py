@@ -31,7 +31,7 @@ CONTAINER: tuple[Step, ...] = (
     # in the node's mount namespace
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
-    ("apparmor", security.request_profile),
+    ("confinement", security.confine),
     ("root file system", rootfs.make_root),
     ("identity", identity.settle),
     ("mount sources", mounts.open_sources),
@@ -63,7 +63,7 @@ CONTAINER: tuple[Step, ...] = (
 PROCESS: tuple[Step, ...] = (
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
-    ("apparmor", security.request_profile),
+    ("confinement", security.confine),
     ("identity", identity.adopt),
     ("cgroup", credentials.join_cgroup),
     ("namespaces", namespaces.join),

@@ -33,7 +33,7 @@ class SandboxRequest:
     network, ipc: "pod" (namespaces of its own) or "node"; pid: "pod" (one for all containers),
     "container" or "node"; sysctls: namespaced ones only; shm_bytes: size of the shared /dev/shm;
     user_map: of a user namespace of its own, which then owns the others and in which ids of
-    sysctls are meant.
+    sysctls are meant; mount_label: SELinux's, of the files in /dev/shm.
     """
 
     sandbox_id: str
@@ -45,6 +45,7 @@ class SandboxRequest:
     cgroup_parent: str = ""
     shm_bytes: int = 64 * 1024 * 1024
     user_map: UserMap | None = None
+    mount_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from runtime.linux import mount
 from runtime.linux.fds import Socket
 from runtime.linux.namespace import Clone, unshare
 from runtime.linux.process import Prctl, prctl
+from runtime.monitor.messages import SandboxRequest
 from runtime.spec import Rootfs, Spec
 
 NO_LAYERS = Rootfs()
@@ -76,7 +77,7 @@ def main() -> None:
     mount.mount_setattr(root, propagation=mount.Propagation.PRIVATE, recursive=True)
     os.close(root)
     holder = sandbox.make_holder()
-    pod = sandbox._pod_mounts(holder, 1 << 20)
+    pod = sandbox._pod_mounts(holder, SandboxRequest("pod", shm_bytes=1 << 20))
     prctl(Prctl.SET_CHILD_SUBREAPER, 1)
     launch.warm_up()
     if request.old_kernel:
