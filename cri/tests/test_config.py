@@ -113,7 +113,7 @@ def test_a_mistake_is_told_with_its_line_and_the_remedy(text: str, line: int, sa
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000])
 def test_what_no_parser_can_hold_is_no_configuration(text: str) -> None:
-    with pytest.raises(ConfigError, match="/etc/p.toml: not TOML: "):
+    with pytest.raises(ConfigError, match=r"/etc/p\.toml: not TOML: "):
         parse(text, "/etc/p.toml")
 
 
