@@ -295,3 +295,15 @@ def test_who_may_trace_the_pods_first_process_finds_nothing_in_it(kubelet: Kubel
         assert b"Read-only file system" in container.exec("sh", "-c", change).stderr
     held = container.shell("grep -E 'Cap(Inh|Prm|Eff|Amb)|NoNew' /proc/1/status").split()
     assert [int(mask, 16) for mask in held[1::2]] == [0, 0, 0, 0, 1]
+
+
+def test_who_may_trace_commands_finds_nothing_of_the_node_in_them(pod: Pod) -> None:
+    """A command comes into the container's sight when the node is out of its own."""
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    nodes = Path(__file__)  # a file of the node's, and no container's
+    look = f"[ ! -e $p/root{nodes} ] || echo $p/root leads to the node"
+    script = f"while :; do for p in /proc/[0-9]*; do {look}; done; done"
+    container = pod.container(["sh", "-c", script], linux=security(capabilities=tracer)).start()
+    for _ in range(20):
+        container.exec("true")
+    assert container.log() == []
