@@ -213,7 +213,7 @@ def _raise_descriptor_limit() -> None:
 async def _handlers(config: Config) -> Mapping[str, RuntimeHandler]:
     try:
         return await asyncio.to_thread(node_handlers.find, config)
-    except (BaseRefused, OSError) as error:
+    except BaseRefused as error:
         raise CantStart(str(error)) from error
 
 

@@ -136,7 +136,7 @@ def enter_user_namespace(context: Context) -> None:
 
 
 def become(context: Context) -> None:
-    """User, groups, capabilities; then, as that changed who we are, the death signal again."""
+    """User, groups, capabilities."""
     process, identity = context.process, context.identity
     ours = context.held
     final = capabilities.attainable(process.capabilities, ours)
@@ -153,9 +153,13 @@ def become(context: Context) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
     prctl(Prctl.SET_KEEPCAPS, 0)
     capabilities.apply(final, extra=_extra(context))
+    os.umask(process.umask)
+
+
+def bind_to_monitor(context: Context) -> None:
+    """What neither a fork hands on, nor a change of who we are leaves."""
     if context.surroundings.subreaper:
         prctl(Prctl.SET_CHILD_SUBREAPER, 1)
-    os.umask(process.umask)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
 
 
