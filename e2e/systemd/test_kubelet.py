@@ -44,13 +44,13 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
     subprocess.run(["ip", "link", "set", "kube0", "up"], check=True)
     node = cast("Node", machine)
     changes = {"cgroupDriver": "cgroupfs", "cgroupRoot": "/"}
-    kubelet = RealKubelet(node, Shelter(node), changes=changes, patience=4 * kube.PATIENCE)
+    kubelet = RealKubelet(node, Shelter(node), changes=changes, patience=8 * kube.PATIENCE)
     kubelet.start()
     kubelet.apply(
         static_pod("plain", busybox(f"echo hello; {FOREVER}")),
         static_pod("greedy", busybox(EAT, resources=GREEDY), restartPolicy="Never"),
         static_pods.limited(),
-        static_pods.probed(),
+        static_pods.probed(patience=60),
     )
     yield kubelet
     kubelet.clear()
