@@ -76,8 +76,9 @@ def group(unit: str) -> Path:
 
 
 def first_process(real: RealKubelet, name: str) -> int:
-    (pid,) = (group(scope(real, name)) / "container/cgroup.procs").read_text().split()
-    return int(pid)
+    """The oldest: beside it there may be a probe's."""
+    pids = (group(scope(real, name)) / "container/cgroup.procs").read_text().split()
+    return min(map(int, pids))
 
 
 def lives(real: RealKubelet) -> dict[str, tuple[int, int]]:
