@@ -53,9 +53,10 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
         static_pods.probed(patience=60),
     )
     yield kubelet
-    kubelet.clear()
+    kubelet.delete(*STEADY, "greedy")
     classes = {"kubepods.slice", "kubepods-burstable.slice", "kubepods-besteffort.slice"}
-    until(lambda: pod_units() <= classes, "only slices of no pod are left", PATIENCE)
+    until(lambda: pod_units() <= classes, "only slices of no pod are left", kubelet.patience)
+    kubelet.clear()
     for unit in pod_units():  # kubelet lets them be
         systemctl("stop", unit)
     subprocess.run(["ip", "link", "delete", "kube0"], check=True)
