@@ -156,6 +156,12 @@ class ContainersConfig:
         "The AppArmor profile for RuntimeDefault; the built-in one is loaded at start.",
         lambda value: "" if value else "must be the name of a profile",
     )
+    selinux: str = key(
+        "auto",
+        "SELinux labels for pods: auto (where the kernel has SELinux on) or off. Pods keep what "
+        "they were started with.",
+        one_of("auto", "off"),
+    )
     unprivileged_ports: bool = key(
         default=True,
         doc="Pods may listen on ports below 1024 without a capability.",
@@ -208,6 +214,12 @@ class StreamingConfig:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
+    criu: str = key(
+        "criu",
+        "The program that writes and restores checkpoints: its name or its path. Looked for when "
+        "it is first needed.",
+        lambda value: "" if value else "must be the name or the path of a program",
+    )
     handlers: Mapping[str, HandlerConfig] = field(
         default_factory=lambda: {DEFAULT_HANDLER: HandlerConfig()},
         metadata={
@@ -294,6 +306,8 @@ def _contradictions(config: Config) -> Iterator[tuple[Key, str]]:
     if config.runtime.handlers[DEFAULT_HANDLER].type != EMBEDDED:
         path = ("runtime", "handlers", DEFAULT_HANDLER, "type")
         yield path, "must be podwright: give another runtime a name of its own"
+    if config.root == config.state:
+        yield ("state",), f"= {config.state!r}: must be another directory than root"
 
 
 def _where(sources: Sequence[Path], path: Key) -> tuple[Path, int]:
@@ -314,6 +328,10 @@ def parse(text: str, source: Path | str = "<text>", *, base: Config | None = Non
         line = int(where[1]) if where and where[1] else len(text.splitlines())
         message = str(error)[: where.start()] if where else str(error)
         raise ConfigError(source, line, f"not TOML: {message}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(source, 0, f"not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(source, 0, "not TOML: nested too deeply") from None
     for path, problem in problems(Config, data, ()):
         raise ConfigError(source, line_of(text, path), problem)
     return applied(base or Config(), data)

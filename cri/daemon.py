@@ -27,6 +27,7 @@ from cri.config import Config, ConfigError, load, override
 from cri.endpoint import Endpoint
 from cri.listen import listen
 from cri.paths import Paths
+from cri.rpc import selinux
 from cri.rpc.services import Services
 from cri.specgen.handler import BaseRefused
 from cri.store.store import Store
@@ -138,12 +139,11 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         )
         network = PodNetwork(_network_settings(config))
         streams = StreamServer(_stream_settings(config))
-        services = Services(config, paths, store, images, network, runtime, streams, handlers)
+        parts = (config, paths, store, images, network, runtime, streams, handlers)
+        services = Services(*parts, await _selinux(config))
         _raise_descriptor_limit()
         await _load_apparmor_profile(config.containers.apparmor_profile)
-        await runtime.start()
-        stack.push_async_callback(runtime.close)
-        await _probe(runtime, paths)
+        await _start(runtime, config, paths, stack)
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)
@@ -183,8 +183,22 @@ async def _load_apparmor_profile(name: str) -> None:
         log.warning("containers will not be confined by AppArmor: %s", error)
 
 
-async def _probe(runtime: Runtime, paths: Paths) -> None:
+async def _selinux(config: Config) -> selinux.Selinux:
+    """Looked at even where it is not wanted: there may be pods from before that have labels."""
+    found = await asyncio.to_thread(selinux.find)
+    if config.containers.selinux != "off":
+        if found.refusal:
+            log.warning("pods will have no SELinux labels: %s", found.refusal)
+        await asyncio.to_thread(selinux.label_layers, found, Path(config.root) / "layers")
+    return found
+
+
+async def _start(
+    runtime: Runtime, config: Config, paths: Paths, stack: contextlib.AsyncExitStack
+) -> None:
     """What the node can is tried with directories that every container gets."""
+    await runtime.start(criu=config.runtime.criu)
+    stack.push_async_callback(runtime.close)
     await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
     await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
 
@@ -199,7 +213,7 @@ def _raise_descriptor_limit() -> None:
 async def _handlers(config: Config) -> Mapping[str, RuntimeHandler]:
     try:
         return await asyncio.to_thread(node_handlers.find, config)
-    except (BaseRefused, OSError) as error:
+    except BaseRefused as error:
         raise CantStart(str(error)) from error
 
 

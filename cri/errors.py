@@ -18,6 +18,7 @@ import image.errors as image
 import network.errors as network
 import runtime.cgroup.errors as cgroup
 import runtime.errors as runtime
+import runtime.selinux.relabel as selinux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,7 +158,10 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.SystemdRefused: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.SystemdSilent: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.SystemdUnavailable: Status(StatusCode.FAILED_PRECONDITION),
+    runtime.CheckpointFailed: Status(StatusCode.FAILED_PRECONDITION),
+    runtime.CriuUnavailable: Status(StatusCode.UNIMPLEMENTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
+    selinux.OutOfTime: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
     runtime.MonitorLost: Status(StatusCode.ABORTED),
     runtime.SpawnerUnavailable: Status(StatusCode.ABORTED),
@@ -170,6 +174,8 @@ STATUS: Mapping[type[BaseException], Status] = {
     image.DigestMismatch: Status(StatusCode.DATA_LOSS),
     image.UnsupportedImage: Status(StatusCode.FAILED_PRECONDITION),
     image.LayerMalformed: Status(StatusCode.FAILED_PRECONDITION),
+    image.CheckpointRefused: Status(StatusCode.FAILED_PRECONDITION),
+    image.AlreadyThere: Status(StatusCode.ALREADY_EXISTS),
     image.ArchiveMalformed: Status(StatusCode.INVALID_ARGUMENT),
     image.StorageFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     image.PullCancelled: Status(StatusCode.ABORTED),

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def find(config: Config) -> Mapping[str, RuntimeHandler]:
-    """All of them, by name. Blocks. Raises BaseRefused, OSError for a base spec.
+    """All of them, by name. Blocks. Raises BaseRefused.
 
     A program that is missing is only logged: its pods fail, not the node.
     """

@@ -28,7 +28,9 @@ def key(default: T, doc: str, check: Check[T] | None = None) -> T:
 
 
 def absolute(value: str) -> str:
-    return "" if value.startswith("/") else "must be an absolute path"
+    if not value.startswith("/"):
+        return "must be an absolute path"
+    return "" if value.isprintable() else "must not contain control characters"
 
 
 def absolute_or_empty(value: str) -> str:

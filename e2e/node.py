@@ -329,6 +329,7 @@ class Node:
             self.state / "ipam",
             self.root / "containers",
             self.root / "tmp",
+            self.root / "checkpoints",
             self.root / "content" / "ingest",
             self.directory / "pods",
         )

@@ -96,6 +96,7 @@ class Process:
     apparmor_profile: str | None = None  # from execve on; None: as podwright itself is
     scheduler: Scheduler | None = None
     io_priority: IoPriority | None = None
+    selinux_label: str | None = None  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,7 @@ class Linux:
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     memory_policy: MemoryPolicy | None = None
+    mount_label: str | None = None  # SELinux's, of the file systems that are made for the container
 
 
 @dataclass(frozen=True, slots=True)

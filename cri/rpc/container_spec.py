@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cri import trace
 from cri.errors import InvalidRequest, PathHangs
-from cri.rpc import image_volumes, runtime_handlers
+from cri.rpc import image_volumes, runtime_handlers, selinux
 from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import container as specgen
 from cri.specgen import facts
@@ -60,6 +60,7 @@ async def make(
 ) -> Spec:
     """The spec; mount sources and the log's directory have been made if they were missing."""
     handler = runtime_handlers.of(services, sandbox)
+    labels = selinux.labels(services, sandbox, config)
     wanted = facts.Wanted(
         config,
         log_directory=posixpath.dirname(log_path(sandbox.config, config)),
@@ -68,6 +69,7 @@ async def make(
         node_devices=not handler.config.privileged_without_host_devices,
         apparmor_profile=services.config.containers.apparmor_profile,
         cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
+        labels=labels,
         image_layers=image_volumes.layers(services, container_id, config),
     )
     with trace.stage("look at the node"):

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import CriFault, WrongState
-from cri.rpc import container_create, container_exit, container_spec, runtime_handlers
+from cri.rpc import (
+    checkpoint_source,
+    container_create,
+    container_exit,
+    container_spec,
+    runtime_handlers,
+)
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
@@ -60,6 +66,8 @@ async def _start(services: Services, container_id: str) -> None:
             services.store.containers.update(
                 container_id, lambda status: after_start(status, started)
             )
+    if container.metadata.checkpoint:
+        await checkpoint_source.remove(services, container_id)
     for warning in started.warnings:
         log.info("container %s: %s", container_id, warning)
     if services.nri.active:
@@ -104,6 +112,7 @@ async def _request(services: Services, sandbox: Sandbox, container: Container) -
         stdin_once=config.stdin_once,
         pid_target=container_create.check_target(services, sandbox, config),
         handler=handler.name,
+        checkpoint=str(services.paths.checkpoint(container.id)) if metadata.checkpoint else "",
     )
 
 

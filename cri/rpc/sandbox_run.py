@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, NameTaken, WrongState
-from cri.rpc import runtime_handlers, sandbox_stop
+from cri.rpc import runtime_handlers, sandbox_stop, selinux
 from cri.specgen import namespaces
 from cri.specgen import sandbox as specgen
 from cri.store.index import new_id
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState, sandbox_name
 from cri.undo import Leftover, Undo
 from network.result import Attach
+from runtime.selinux.relabel import XATTR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cri.rpc.services import Services
-    from runtime.init.values import UserMap
     from runtime.lifecycle import SandboxHandles, SandboxRequest
 
 _NODE_HOSTS, _NODE_RESOLV_CONF = Path("/etc/hosts"), Path("/etc/resolv.conf")
@@ -80,15 +80,15 @@ class _Plan:
     sandbox: Sandbox
 
 
-def _plan(services: Services, request: api.RunPodSandboxRequest) -> _Plan:
+def _plan(services: Services, request: api.RunPodSandboxRequest, sandbox_id: str) -> _Plan:
     config = request.config
-    sandbox_id = new_id()
     node = _node()
     config_ = services.config
     defaults = specgen.Defaults(
         config_.containers, config_.cgroup.parent, systemd=services.runtime.systemd
     )
-    wanted = specgen.request(sandbox_id, config, defaults, node)
+    label = selinux.pod_label(services, config)
+    wanted = replace(specgen.request(sandbox_id, config, defaults, node), mount_label=label)
     own_network = wanted.network == "pod"
     netns_path = f"{services.config.netns_dir}/cni-{sandbox_id}" if own_network else ""
     metadata = SandboxMetadata(
@@ -96,6 +96,7 @@ def _plan(services: Services, request: api.RunPodSandboxRequest) -> _Plan:
         runtime_handler=request.runtime_handler,
         netns_path=netns_path,
         cgroup_parent=wanted.cgroup_parent,
+        mount_label=label,
     )
     return _Plan(wanted, specgen.files(config, node), Sandbox(metadata, config))
 
@@ -112,8 +113,7 @@ def _read(path: Path) -> str:
 
 
 async def _make(services: Services, request: api.RunPodSandboxRequest) -> str:
-    plan = _plan(services, request)
-    sandbox_id = plan.sandbox.id
+    sandbox_id = new_id()
     trace.about(sandbox_id=sandbox_id)
 
     def keep(leftovers: tuple[Leftover, ...]) -> None:
@@ -123,7 +123,8 @@ async def _make(services: Services, request: api.RunPodSandboxRequest) -> str:
         )
 
     async with services.locks.hold(sandbox_id):
-        with trace.stage("record"):
+        plan = _plan(services, request, sandbox_id)
+        with trace.stage("record"):  # without a pause after the plan: nobody else takes its level
             services.store.sandboxes.add(plan.sandbox)
         undo = Undo(f"run sandbox {sandbox_id}", on_leftovers=keep)
         try:
@@ -146,7 +147,7 @@ async def _build(services: Services, plan: _Plan, undo: Undo) -> None:
         cgroup_parent=metadata.cgroup_parent,
     )
     with trace.stage("write files"):
-        _write_files(services.paths.monitor(metadata.id), plan.files, plan.request.user_map)
+        _write_files(services.paths.monitor(metadata.id), plan)
     with trace.stage("create sandbox"):
         handles = await services.runtime.create_sandbox(plan.request)
     ips: tuple[str, ...] = ()
@@ -187,13 +188,16 @@ async def _attach(services: Services, sandbox: Sandbox, handles: SandboxHandles)
     return result.ips
 
 
-def _write_files(directory: Path, files: Mapping[str, str], users: UserMap | None) -> None:
+def _write_files(directory: Path, plan: _Plan) -> None:
     """What the pod's containers get as /etc/hosts and so on; in a tmpfs of ours.
 
-    users: the pod's, whose root gets them.
+    They belong to the pod's root, and have the label of the pod's files.
     """
+    users, label = plan.request.user_map, plan.request.mount_label
     directory.mkdir(mode=0o700, parents=True)
-    for name, text in files.items():
+    for name, text in plan.files.items():
         (directory / name).write_text(text, encoding="utf-8")
         if users is not None:
             os.chown(directory / name, users.uid, users.gid)
+        if label:
+            os.setxattr(directory / name, XATTR, label.encode())

@@ -10,6 +10,7 @@ from cri.events import Events
 from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
 from cri.nri.listen import Nri
+from cri.rpc import selinux
 from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
 
@@ -41,6 +42,7 @@ class Services:
     runtime: Runtime
     streams: StreamServer
     handlers: Mapping[str, RuntimeHandler] = field(default_factory=lambda: EMBEDDED)  # by name
+    selinux: selinux.Selinux = selinux.OFF
     events: Events = field(init=False)  # follows the store
     nri: Nri = field(init=False)  # plugins that hear of all this
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id

@@ -68,6 +68,7 @@ def _info(services: Services) -> dict[str, str]:
             "kernel": os.uname().release,
         },
         "user_namespaces": {"refusal": services.runtime.user_namespace_refusal},
+        "selinux": dataclasses.asdict(services.selinux),
         "network": dataclasses.asdict(services.network.status()),
         "nri": services.nri.describe(),
         "images": {

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.cdi import injection
-from cri.errors import ImageVolumeFailed, InvalidRequest, NotImplementedYet, WrongState
-from cri.specgen import apparmor, cdi, mounts, security
+from cri.errors import ImageVolumeFailed, InvalidRequest, WrongState
+from cri.specgen import apparmor, cdi, mounts, security, selinux
 from cri.specgen.subject import Facts
 from runtime.apparmor import profiles
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities, rootfs
 from runtime.seccomp import profile
+from runtime.selinux import node
 from runtime.spec import Device, DeviceRule
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _PERMISSIONS = frozenset("rwm")
 _OWN_DIRECTORIES = frozenset(("pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"))
 _OWN_NODES = frozenset(("console", "ptmx"))
-SELINUX = "/sys/fs/selinux/enforce"  # there whenever SELinux is on
 MOST_LOOKED_AT = 16384  # files below a directory of devices; a large node's /dev has some thousand
 _SYS_RESOURCE = 1 << capabilities.NAMES.index("CAP_SYS_RESOURCE")
 
@@ -43,9 +43,9 @@ class Wanted:
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
     node's configuration puts in place of the built-in one; apparmor_profile: what RuntimeDefault
-    is; cdi_spec_dirs: where devices that are asked for by name are described; progress: the paths
-    that were looked at, the last one is where it hangs, if it does; node_devices: a privileged
-    container gets all of them.
+    is; cdi_spec_dirs: where devices that are asked for by name are described; labels: SELinux's,
+    which the policy has to know; progress: the paths that were looked at, the last one is where it
+    hangs, if it does; node_devices: a privileged container gets all of them.
     """
 
     config: api.ContainerConfig
@@ -54,6 +54,7 @@ class Wanted:
     node_devices: bool = True
     apparmor_profile: str = profiles.DEFAULT
     cdi_spec_dirs: tuple[str, ...] = ()
+    labels: selinux.Labels = selinux.NONE
     image_layers: tuple[tuple[str, ...], ...] = ()
     progress: list[str] = field(default_factory=list)
 
@@ -61,7 +62,6 @@ class Wanted:
 def gather(wanted: Wanted) -> Facts:
     """Makes missing mount sources and the log directory. Blocks. Raises InvalidRequest."""
     config = wanted.config
-    _refuse_selinux(config)
     for index, mount in enumerate(mounts.requested(config)):
         if mount.type == mounts.IMAGE:
             continue
@@ -86,6 +86,7 @@ def gather(wanted: Wanted) -> Facts:
         injection=injection.resolve(named, wanted.cdi_spec_dirs),
         apparmor_profile=_apparmor(config, wanted.apparmor_profile),
         image_layers=wanted.image_layers,
+        labels=_labels(wanted.labels),
     )
 
 
@@ -164,17 +165,9 @@ def _apparmor(config: api.ContainerConfig, default: str) -> str:
     return apparmor.profile(choice, default, loaded)
 
 
-def _refuse_selinux(config: api.ContainerConfig) -> None:
-    """Where SELinux is on, a label must not be missing silently; elsewhere it means nothing."""
-    security = config.linux.security_context
-    if security.privileged or not os.path.exists(SELINUX):
-        return
-    asked = security.selinux_options
-    if asked.user or asked.role or asked.type or asked.level:
-        raise NotImplementedYet(
-            "config.linux.security_context.selinux_options: SELinux is on here, and podwright does "
-            "not label processes: leave them out"
-        )
+def _labels(labels: selinux.Labels) -> selinux.Labels:
+    selinux.check_known(labels, node.knows)
+    return labels
 
 
 def _requested_devices(

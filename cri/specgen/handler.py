@@ -84,13 +84,18 @@ class BaseRefused(ValueError):
 
 
 def load_base(path: Path, config: HandlerConfig) -> tuple[Base, dict[str, object]]:
-    """A base spec and its hooks. Blocks. Raises BaseRefused, OSError."""
+    """A base spec and its hooks. Blocks. Raises BaseRefused."""
     try:
         document: object = json.loads(path.read_bytes())
+        json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is no text
         if not isinstance(document, dict):
             raise BaseRefused("not a JSON object")
         _check_keys(document)
         base = codec.decode(Base, document, camel=True)
+    except RecursionError:
+        raise BaseRefused(f"base_runtime_spec {path}: nested too deeply") from None
+    except OSError as error:
+        raise BaseRefused(f"base_runtime_spec {path}: {error.strerror}") from error
     except ValueError as error:
         raise BaseRefused(f"base_runtime_spec {path}: {error}") from error
     hooks = document.get("hooks") or {}

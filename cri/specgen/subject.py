@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cri.cdi.injection import NOTHING, Injection
 from cri.specgen.handler import RuntimeHandler
+from cri.specgen.selinux import NONE, Labels
 from runtime.spec import Device, DeviceRule, Seccomp
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Facts:
     devices, device_rules: what the requested device paths turned out to be (privileged: all the
     node's); seccomp: the profile file that the request or the configuration names;
     lowest_oom_score: what we may set at all; injection: what devices asked for by name bring;
-    apparmor_profile: one that the kernel has, "" for none; image_layers: of the images that are
-    mounted, in the order of the mounts, each topmost first.
+    apparmor_profile: one that the kernel has, "" for none; labels: SELinux's; image_layers: of the
+    images that are mounted, in the order of the mounts, each topmost first.
     """
 
     devices: tuple[Device, ...] = ()
@@ -33,6 +34,7 @@ class Facts:
     lowest_oom_score: int = -1000
     injection: Injection = NOTHING
     apparmor_profile: str = ""
+    labels: Labels = NONE
     image_layers: tuple[tuple[str, ...], ...] = ()
 
 

@@ -57,6 +57,7 @@ class ContainerMetadata:
     stop_signal: str = ""  # from the request or the image; "": SIGTERM
     adjustment: bytes | None = None
     """What NRI plugins want of it that its config has no words for; None: they want nothing."""
+    checkpoint: bool = False  # it goes on from one: see paths.checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class SandboxMetadata:
     created_at: int = field(default_factory=time.time_ns)  # ns since the epoch
     netns_path: str = ""  # "" with the node's network
     cgroup_parent: str = ""  # as asked, or the default
+    mount_label: str = ""  # SELinux's, of its files, with the pod's level; "": it has no labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,21 @@ def test_a_base_that_would_be_lost_silently_is_refused(
     assert str(tmp_path / "base.json") in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[" * 100_000, "nested too deeply"), ('{"mounts": [], "a": "\\ud800"}', "surrogates"),
+     (None, "No such file")],
+)  # fmt: skip
+def test_a_base_that_is_no_document_is_refused_by_its_name(
+    tmp_path: Path, content: str | None, says: str
+) -> None:
+    path = tmp_path / "base.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BaseRefused, match=f"base_runtime_spec {path}: .*{says}"):
+        load_base(path, HandlerConfig())
+
+
 def test_variants_hold_back_sysfs_and_devices_from_privileged_containers() -> None:
     asked = secured(privileged=True)
     pod = api.PodSandboxConfig()

@@ -44,18 +44,19 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
     subprocess.run(["ip", "link", "set", "kube0", "up"], check=True)
     node = cast("Node", machine)
     changes = {"cgroupDriver": "cgroupfs", "cgroupRoot": "/"}
-    kubelet = RealKubelet(node, Shelter(node), changes=changes, patience=4 * kube.PATIENCE)
+    kubelet = RealKubelet(node, Shelter(node), changes=changes, patience=8 * kube.PATIENCE)
     kubelet.start()
     kubelet.apply(
         static_pod("plain", busybox(f"echo hello; {FOREVER}")),
         static_pod("greedy", busybox(EAT, resources=GREEDY), restartPolicy="Never"),
         static_pods.limited(),
-        static_pods.probed(),
+        static_pods.probed(patience=60),
     )
     yield kubelet
-    kubelet.clear()
+    kubelet.delete(*STEADY, "greedy")
     classes = {"kubepods.slice", "kubepods-burstable.slice", "kubepods-besteffort.slice"}
-    until(lambda: pod_units() <= classes, "only slices of no pod are left", PATIENCE)
+    until(lambda: pod_units() <= classes, "only slices of no pod are left", kubelet.patience)
+    kubelet.clear()
     for unit in pod_units():  # kubelet lets them be
         systemctl("stop", unit)
     subprocess.run(["ip", "link", "delete", "kube0"], check=True)
@@ -76,8 +77,9 @@ def group(unit: str) -> Path:
 
 
 def first_process(real: RealKubelet, name: str) -> int:
-    (pid,) = (group(scope(real, name)) / "container/cgroup.procs").read_text().split()
-    return int(pid)
+    """The oldest: beside it there may be a probe's."""
+    pids = (group(scope(real, name)) / "container/cgroup.procs").read_text().split()
+    return min(map(int, pids))
 
 
 def lives(real: RealKubelet) -> dict[str, tuple[int, int]]:

@@ -22,10 +22,11 @@ def reset(context: Context) -> None:
     os.umask(0)  # modes are given exactly from here on; the process gets its own at the end
     if (context.process.user_map is None) != (context.user_ns_fd < 0):
         raise OSError(errno.EINVAL, "pod and container do not agree on a user namespace")
-    _leave_keyring()
+    leave_keyring()
 
 
-def _leave_keyring() -> None:
+def leave_keyring() -> None:
+    """A session keyring of one's own; the node's is not for containers."""
     try:
         keyring.new_session_keyring()
     except OSError as error:
@@ -131,11 +132,11 @@ def enter_user_namespace(context: Context) -> None:
     os.setresuid(0, 0, 0)
     if context.target is None:
         unshare(Clone.NEWNS)
-    _leave_keyring()  # for one that belongs to somebody of that namespace
+    leave_keyring()  # for one that belongs to somebody of that namespace
 
 
 def become(context: Context) -> None:
-    """User, groups, capabilities; then, as that changed who we are, the death signal again."""
+    """User, groups, capabilities."""
     process, identity = context.process, context.identity
     ours = context.held
     final = capabilities.attainable(process.capabilities, ours)
@@ -152,9 +153,13 @@ def become(context: Context) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
     prctl(Prctl.SET_KEEPCAPS, 0)
     capabilities.apply(final, extra=_extra(context))
+    os.umask(process.umask)
+
+
+def bind_to_monitor(context: Context) -> None:
+    """What neither a fork hands on, nor a change of who we are leaves."""
     if context.surroundings.subreaper:
         prctl(Prctl.SET_CHILD_SUBREAPER, 1)
-    os.umask(process.umask)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -17,26 +17,27 @@ _KINDS_DIFFER = "a directory can only be mounted on a directory, a file only on 
 _RDONLY = int(MountAttr.RDONLY)
 _MS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: MS_* and MOUNT_ATTR_* agree in these
 _FROM_NODE = (MountKind.BIND, MountKind.IMAGE)
+_LABELLED = ("tmpfs", "devpts")  # what is made for the container alone, and has files of its own
 _DIRECTORY = resolve.O_PATH | os.O_DIRECTORY
 
 
 def open_sources(context: Context) -> None:
     """Bind mounts, cloned in the node's mount namespace, where their paths mean something."""
     context.sources = [
-        _open_source(step, context.user_ns_fd) if step.kind in _FROM_NODE else -1
+        _open_source(context, step) if step.kind in _FROM_NODE else -1
         for step in context.plan.mounts
     ]
 
 
-def _open_image(step: MountStep, user_ns_fd: int) -> int:
-    fd = rootfs.image(step.layers, user_ns_fd)
+def _open_image(context: Context, step: MountStep) -> int:
+    fd = rootfs.image(step.layers, context.user_ns_fd, context.plan.root.mount_label)
     mount.mount_setattr(fd, attributes=step.attributes.set, propagation=step.propagation)
     return fd
 
 
-def _open_source(step: MountStep, user_ns_fd: int) -> int:
+def _open_source(context: Context, step: MountStep) -> int:
     if step.kind is MountKind.IMAGE:
-        return _open_image(step, user_ns_fd)
+        return _open_image(context, step)
     try:
         fd = mount.clone_tree(AT_FDCWD, os.fsencode(step.source), recursive=step.recursive)
     except OSError as error:
@@ -47,7 +48,7 @@ def _open_source(step: MountStep, user_ns_fd: int) -> int:
     _set_attributes(step, fd)
     if step.mapped:
         try:
-            idmap.apply(fd, step.source, user_ns_fd, recursive=step.recursive)
+            idmap.apply(fd, step.source, context.user_ns_fd, recursive=step.recursive)
         except OSError as error:
             raise OSError(error.errno, f"{_names(step)}: {error.strerror}") from None
     return fd
@@ -164,7 +165,12 @@ def _make(context: Context, step: MountStep) -> int:
             mount.mount_setattr(fd, attributes=step.attributes.set)
         return fd
     parameters = tuple((key.encode(), value.encode()) for key, value in step.parameters)
+    label = context.plan.root.mount_label
+    if label and step.source in _LABELLED and all(key != b"context" for key, _ in parameters):
+        parameters = (*parameters, *mount.labelled(label))
     fd = mount.new_mount(step.source.encode(), parameters, step.attributes.set)
+    if label and step.source == "mqueue" and context.plan.own_ipc_namespace:
+        _label_root(fd, label)
     if step.propagation:
         mount.mount_setattr(fd, propagation=step.propagation)
     if step.kind is MountKind.DEV:
@@ -173,6 +179,13 @@ def _make(context: Context, step: MountStep) -> int:
     elif step.source == "devpts":
         context.pts_fd = fd
     return fd
+
+
+def _label_root(fd: int, label: str) -> None:
+    """Of an mqueue, which is one for all mounts in an IPC namespace: so none may have a context."""
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    os.setxattr(directory, "security.selinux", label.encode())
+    os.close(directory)
 
 
 def _target(context: Context, step: MountStep, fd: int) -> int:
@@ -227,7 +240,8 @@ def attach_cgroups(context: Context) -> None:
     if not plan.hierarchies:
         mount.move_mount(mount.new_mount(b"cgroup2", (), plan.attributes), target)
         return
-    tmpfs = mount.new_mount(b"tmpfs", ((b"mode", b"755"),), plan.attributes & ~_RDONLY)
+    parameters = ((b"mode", b"755"), *mount.labelled(context.plan.root.mount_label))
+    tmpfs = mount.new_mount(b"tmpfs", parameters, plan.attributes & ~_RDONLY)
     for name, link in plan.links:
         os.symlink(link.encode(), name.encode(), dir_fd=tmpfs)
     for hierarchy in plan.hierarchies:

@@ -72,6 +72,7 @@ _PROC_FILES = frozenset(
 )
 _RDONLY = int(MountAttr.RDONLY)
 _PRIVATE = int(Propagation.PRIVATE)
+_LONGEST_VALUE = 255  # fsconfig(2) refuses longer ones
 _ORIGINS = {int(Propagation.SLAVE): Origin.SLAVE, int(Propagation.SHARED): Origin.SHARED}
 _REAL_DIRECTORY = frozenset(("proc", "sysfs"))
 _WITHOUT_SOURCE = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue"))
@@ -112,6 +113,7 @@ def container(
         dev=_dev(spec.linux.devices, mounts, first.user_map),
         cgroup_mount=cgroup,
         cgroup_namespace=any(item.type == "cgroup" for item in spec.linux.namespaces),
+        own_ipc_namespace=any(item.type == "ipc" for item in spec.linux.namespaces),
         masked_paths=_paths(spec.linux.masked_paths, "linux.maskedPaths"),
         readonly_paths=_paths(spec.linux.readonly_paths, "linux.readonlyPaths"),
     )
@@ -147,7 +149,19 @@ def _root(spec: Spec, rootfs: Rootfs) -> RootPlan:
         readonly=spec.root.readonly,
         propagation=propagation[0],
         propagation_recursive=propagation[1],
+        mount_label=_mount_label(spec),
     )
+
+
+def _mount_label(spec: Spec) -> str:
+    label = checked_text(spec.linux.mount_label or "", "linux.mountLabel")
+    if len(label.encode()) > _LONGEST_VALUE or '"' in label:
+        raise InvalidSpec(
+            "linux.mountLabel",
+            f"{label[:80]!r} can't be a label: the longest has "
+            f"{_LONGEST_VALUE} bytes, and none has a quotation mark",
+        )
+    return label
 
 
 def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -> MountStep:
@@ -263,8 +277,9 @@ def _new(
         parameters = (("source", checked_text(mount.source, f"{path}.source")), *parameters)
     for key, value in parameters:
         checked_text(key + value, f"{path}.options")
-        if len(value.encode()) > 255:
-            raise InvalidSpec(f"{path}.options", f'the value of "{key}" has more than 255 bytes')
+        if len(value.encode()) > _LONGEST_VALUE:
+            text = f'the value of "{key}" has more than {_LONGEST_VALUE} bytes'
+            raise InvalidSpec(f"{path}.options", text)
     bits = step.attributes.set
     late = mount.type == "tmpfs" and bool(bits & _RDONLY)
     return replace(

@@ -78,6 +78,7 @@ def process(
         seccomp_flags=seccomp_flags if seccomp_program else 0,
         apparmor_profile=checked_text(wanted.apparmor_profile or "", "process.apparmorProfile"),
         scheduling=scheduling(spec),
+        selinux_label=checked_text(wanted.selinux_label or "", "process.selinuxLabel"),
     )
 
 

@@ -44,13 +44,13 @@ def bind(path: str) -> int:
     return fd
 
 
-def image(layers: Sequence[str], user_ns_fd: int) -> int:
+def image(layers: Sequence[str], user_ns_fd: int, mount_label: str = "") -> int:
     """A detached mount of an image's layers, topmost first; user_ns_fd: -1, or whose they seem.
 
     An overlay that can't be made writable by anybody; with SYS_ADMIN a container could remount a
     clone of a layer, and change it for all who share it.
     """
-    root = RootPlan(tuple(layers))
+    root = RootPlan(tuple(layers), mount_label=mount_label)
     return overlay(root) if user_ns_fd < 0 else mapped_overlay(root, user_ns_fd)
 
 
@@ -85,6 +85,8 @@ def mapped_overlay(root: RootPlan, user_ns_fd: int) -> int:
         except FileNotFoundError:
             raise OSError(errno.ENOENT, f'the layer directory "{path}" is missing') from None
         lower.append(f"/proc/self/fd/{fd}")
+    if not _knows_lowerdir_plus():  # nor such layers: it would refuse them after marking `work`
+        return overlay_of_attached(root, clones)
     try:
         return overlay(replace(root, lower=tuple(lower)))
     except OSError as error:
@@ -116,8 +118,12 @@ def overlay_of_attached(root: RootPlan, clones: Mapping[str, int]) -> int:
     mount namespace that nobody else sees; to copy that is what makes this way slow.
     """
     node = _leave_mounts()
+    own = os.fsencode(os.path.commonpath((root.upper, root.work))) if root.upper else b""
+    writable = mount.clone_tree(AT_FDCWD, own) if own else -1
     for path, fd in clones.items():
         mount.move_mount(fd, AT_FDCWD, os.fsencode(path))
+    if own:  # which may lie below one of them, and must not be mapped
+        mount.move_mount(writable, AT_FDCWD, own)
     try:
         return overlay(root)
     finally:
@@ -158,7 +164,7 @@ def _parameters(root: RootPlan) -> tuple[tuple[bytes, bytes], ...]:
             (b"workdir", _short(root.work)),
             (b"volatile", b""),
         ]
-    return tuple(parameters)
+    return (*parameters, *mount.labelled(root.mount_label))
 
 
 def _short(path: str) -> bytes:
@@ -196,6 +202,8 @@ def _overlay_by_path(root: RootPlan) -> int:
     if root.upper:
         upper, work = (os.path.relpath(path, base) for path in (root.upper, root.work))
         options += f",upperdir={upper},workdir={work},volatile"
+    if root.mount_label:
+        options += f',context="{root.mount_label}"'
     if len(options) >= _PAGE or any(sign in lower for sign in ("\\", ",")):
         text = f"{len(root.lower)} layers are too many for this kernel; Linux 6.5 takes 500"
         raise OSError(errno.E2BIG, text)

@@ -1,7 +1,7 @@
 """Masked and read-only paths: by descriptor, so that nobody can swap what is being covered.
 
-And the AppArmor profile: asked for while /proc is still the node's, so that no image can put
-something else in its place (CVE-2019-16884).
+And the AppArmor profile, or SELinux label: asked for while /proc is still the node's, so that no
+image can put something else in its place (CVE-2019-16884).
 """
 
 from __future__ import annotations
@@ -22,19 +22,43 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _AT_EXEC = ("/proc/self/attr/apparmor/exec", "/proc/self/attr/exec")
 
 
-def request_profile(context: Context) -> None:
+def confine(context: Context) -> None:
     """Has the kernel confine us from the execve on, and no step before it."""
-    profile = context.process.apparmor_profile
-    if not profile:
-        return
+    process = context.process
+    if process.apparmor_profile:
+        _request_profile(process.apparmor_profile)
+    if process.selinux_label:
+        _request_label(process.selinux_label)
+
+
+def _request_profile(profile: str) -> None:
     path = _AT_EXEC[0] if os.path.exists(_AT_EXEC[0]) else _AT_EXEC[1]
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        os.write(fd, b"exec " + os.fsencode(profile))
-        os.close(fd)
+        _write(path, b"exec " + os.fsencode(profile))
     except OSError as error:
         why = "it is not loaded" if error.errno == errno.ENOENT else "the kernel refuses it"
         raise OSError(error.errno, f'the AppArmor profile "{profile}": {why}') from None
+
+
+def _request_label(label: str) -> None:
+    try:
+        _write(_AT_EXEC[1], os.fsencode(label))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            why = "the kernel does not know it"
+        elif error.errno == errno.EACCES:
+            why = "its policy does not let podwright ask for it"
+        else:
+            why = "the kernel refuses it: is SELinux off?"
+        raise OSError(error.errno, f'the SELinux label "{label}": {why}') from None
+
+
+def _write(path: str, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
 
 
 def open_null(context: Context) -> None:
@@ -64,7 +88,7 @@ def protect(context: Context) -> None:
         fd = _find(context.root_fd, path)
         if fd >= 0:
             is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
-            _cover(fd, covers, used, is_directory)
+            _cover(context, fd, covers, used, is_directory)
 
 
 def _find(root: int, path: str) -> int:
@@ -75,10 +99,17 @@ def _find(root: int, path: str) -> int:
     return fd
 
 
-def _cover(fd: int, covers: dict[bool, int], used: set[bool], is_directory: bool) -> None:  # noqa: FBT001 - the key of covers
+def _cover(
+    context: Context,
+    fd: int,
+    covers: dict[bool, int],
+    used: set[bool],
+    is_directory: bool,  # noqa: FBT001 - the key of covers
+) -> None:
     """Mounts the null device, or an empty directory, on fd: the first time itself, then clones."""
     if is_directory not in covers:
-        covers[is_directory] = mount.new_mount(b"tmpfs", _EMPTY_DIRECTORY, _RDONLY)
+        parameters = (*_EMPTY_DIRECTORY, *mount.labelled(context.plan.root.mount_label))
+        covers[is_directory] = mount.new_mount(b"tmpfs", parameters, _RDONLY)
     cover = covers[is_directory]
     if is_directory in used:  # attached by now, so every kernel lets us clone it
         cover = mount.clone_tree(cover)

@@ -31,7 +31,7 @@ CONTAINER: tuple[Step, ...] = (
     # in the node's mount namespace
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
-    ("apparmor", security.request_profile),
+    ("confinement", security.confine),
     ("root file system", rootfs.make_root),
     ("identity", identity.settle),
     ("mount sources", mounts.open_sources),
@@ -52,9 +52,11 @@ CONTAINER: tuple[Step, ...] = (
     # in the container
     ("current directory", execute.enter_working_directory),
     ("descriptors", execute.arrange_descriptors),
+    ("controlling terminal", execute.take_terminal),
     ("limits", credentials.set_limits),
     ("user namespace", credentials.enter_user_namespace),
     ("credentials", credentials.become),
+    ("monitor", credentials.bind_to_monitor),
     ("ready", execute.tell_ready),
     ("seccomp", credentials.filter_system_calls),
     ("exec", execute.execute),
@@ -63,7 +65,7 @@ CONTAINER: tuple[Step, ...] = (
 PROCESS: tuple[Step, ...] = (
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
-    ("apparmor", security.request_profile),
+    ("confinement", security.confine),
     ("identity", identity.adopt),
     ("cgroup", credentials.join_cgroup),
     ("namespaces", namespaces.join),
@@ -76,6 +78,10 @@ PROCESS: tuple[Step, ...] = (
     ("limits", credentials.set_limits),
     ("user namespace", credentials.enter_user_namespace),
     ("credentials", credentials.become),
+    # and in its sight
+    ("pid namespace", namespaces.be_born),
+    ("controlling terminal", execute.take_terminal),
+    ("monitor", credentials.bind_to_monitor),
     ("ready", execute.tell_ready),
     ("seccomp", credentials.filter_system_calls),
     ("exec", execute.execute),

@@ -138,7 +138,10 @@ class Dev:
 
 @dataclass(frozen=True, slots=True)
 class RootPlan:
-    """The root: an overlay of `lower` (topmost first), or a bind mount of `path`."""
+    """The root: an overlay of `lower` (topmost first), or a bind mount of `path`.
+
+    mount_label: SELinux's, of all files of the overlay, and of what else is made below it.
+    """
 
     lower: tuple[str, ...] = ()
     upper: str = ""
@@ -147,6 +150,7 @@ class RootPlan:
     readonly: bool = False
     propagation: int = 0
     propagation_recursive: bool = False
+    mount_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,7 @@ class ProcessPlan:
     seccomp_flags: int = 0
     apparmor_profile: str = ""
     scheduling: SchedulingPlan | None = None
+    selinux_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,5 +238,6 @@ class ContainerPlan:
     dev: Dev = Dev()
     cgroup_mount: CgroupMount | None = None
     cgroup_namespace: bool = True
+    own_ipc_namespace: bool = True
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()

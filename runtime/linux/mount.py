@@ -122,6 +122,11 @@ def new_mount(kind: bytes, parameters: tuple[tuple[bytes, bytes], ...], attribut
         os.close(context)
 
 
+def labelled(label: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The parameters by which all files of a new file system have this SELinux label; "": none."""
+    return ((b"context", label.encode()),) if label else ()
+
+
 def clone_tree(directory: int, path: bytes = b"", *, recursive: bool = False) -> int:
     """A detached clone of the mount at `path` (empty: of `directory`): a bind mount to be."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC

@@ -233,7 +233,7 @@ class Container:
         except (OSError, ValueError) as error:
             self._give_up(error)
 
-    def _hear(self, said: channel.Ready | channel.Console | channel.Failed | None) -> None:
+    def _hear(self, said: channel.Said | None) -> None:
         match said:
             case channel.Ready():
                 self.who = said.identity

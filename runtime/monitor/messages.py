@@ -33,7 +33,7 @@ class SandboxRequest:
     network, ipc: "pod" (namespaces of its own) or "node"; pid: "pod" (one for all containers),
     "container" or "node"; sysctls: namespaced ones only; shm_bytes: size of the shared /dev/shm;
     user_map: of a user namespace of its own, which then owns the others and in which ids of
-    sysctls are meant.
+    sysctls are meant; mount_label: SELinux's, of the files in /dev/shm.
     """
 
     sandbox_id: str
@@ -45,6 +45,7 @@ class SandboxRequest:
     cgroup_parent: str = ""
     shm_bytes: int = 64 * 1024 * 1024
     user_map: UserMap | None = None
+    mount_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class Start:
     handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
     cgroup descriptors the binary makes the cgroup; empty: the embedded runtime. shim: the binary is
     a shim of containerd's, and the plan a ShimPlan.
+    checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
+    program which restores it. The plan says what it is to be, as of any container.
     """
 
     container_id: str
@@ -89,6 +92,8 @@ class Start:
     stdin_once: bool = False
     handler: str = ""
     shim: bool = False
+    checkpoint: str = ""
+    criu: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,31 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Freeze containers, all or none; begun when they are. Whoever asked ends it by Abandon, or by
+    being gone: they run on, and Done is the answer.
+
+    timeout: seconds that freezing may take.
+    """
+
+    container_ids: tuple[str, ...]
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Have CRIU (`criu`, its path) write the processes of a container to `directory`/checkpoint.
+
+    They are left as they are, frozen or running. timeout: seconds, then CRIU is killed.
+    """
+
+    container_id: str
+    criu: str
+    directory: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReopenLog:
     container_id: str
 
@@ -299,6 +329,8 @@ Request = (
     | Resize
     | Sockets
     | Abandon
+    | Pause
+    | Dump
     | ReopenLog
     | Remove
     | Report
@@ -316,6 +348,8 @@ REQUESTS: Mapping[str, type[Request]] = {
     "resize": Resize,
     "sockets": Sockets,
     "abandon": Abandon,
+    "pause": Pause,
+    "dump": Dump,
     "reopen-log": ReopenLog,
     "remove": Remove,
     "report": Report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from runtime.cgroup.kills import OomKills
 from runtime.cgroup.tree import Hierarchy
@@ -21,8 +21,10 @@ from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     Attach,
     ContainerExit,
+    Dump,
     Exec,
     ExecStream,
+    Pause,
     SandboxReport,
     Start,
 )
@@ -36,6 +38,13 @@ Begun = Callable[[object, list[int]], None]
 Asker = tuple[object, object]  # a connection, and the number of its message
 Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
 EXITS_DIRECTORY = "exits"
+
+
+class Guest(Protocol):
+    """What somebody has asked for and waits for."""
+
+    def kill(self) -> None:
+        """He has gone, or wants it no more."""
 
 
 class Facts:
@@ -97,7 +106,7 @@ class Pod:
         self.hierarchy = hierarchy
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
-        self._guests: dict[Asker, Command | Attachment] = {}
+        self._guests: dict[Asker, Guest] = {}
         self.shim: Shim | None = None  # of containerd's, where one makes the containers
         self._ending: Callable[[], None] | None = None
         self._oom_kills = OomKills(hierarchy, facts.cgroup_parent)
@@ -119,7 +128,7 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = _made_by_binary(self, request) if request.handler else Container(self, request)
+        container = _container(self, request)
         self._oom_kills.begin(container.cgroup)
         self._containers[request.container_id] = container
 
@@ -171,6 +180,23 @@ class Pod:
             self._guests.pop(asker, None)
             raise
 
+    def pause(self, request: Pause, asker: Asker, reply: Reply, begun: Begun) -> None:
+        """Freezes containers until the asker abandons it; `reply` gets Done when they run again."""
+        from runtime.monitor.criu.pause import Pausing
+
+        containers = [self.container(container_id) for container_id in request.container_ids]
+        pausing = Pausing(self.loop, containers, self._leaving(asker, reply))
+        self._guests[asker] = pausing
+        pausing.start(request.timeout, begun)
+
+    def dump(self, request: Dump, asker: Asker, reply: Reply) -> None:
+        """Has CRIU write a container's processes to disk; `reply` gets Done or the exception."""
+        from runtime.monitor.criu.dump import Dumping
+
+        dumping = Dumping(self, self.container(request.container_id), request)
+        self._guests[asker] = dumping
+        dumping.start(self._leaving(asker, reply))
+
     def _leaving(self, asker: Asker, reply: Reply) -> Reply:
         def answer(result: object) -> None:
             self._guests.pop(asker, None)
@@ -181,13 +207,13 @@ class Pod:
     def end_input(self, asker: Asker) -> None:
         """The client of an attachment or of a command has no more input."""
         guest = self._guests.get(asker)
-        if guest is not None:
+        if isinstance(guest, Command | Attachment):
             guest.end_input()
 
     def resize(self, asker: Asker, width: int, height: int) -> None:
         """The client's terminal has another size."""
         guest = self._guests.get(asker)
-        if guest is not None:
+        if isinstance(guest, Command | Attachment):
             guest.resize(width, height)
 
     def abandon(self, asker: Asker) -> None:
@@ -277,12 +303,18 @@ class Pod:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
 
 
-def _made_by_binary(pod: Pod, request: Start) -> Container:
-    """Of another runtime, whose code only the monitors that need it load."""
+def _container(pod: Pod, request: Start) -> Container:
+    """What only few pods need is loaded by the monitors of those."""
     if request.shim:
         from runtime.monitor.shim.container import ShimContainer
 
         return ShimContainer(pod, request)
-    from runtime.monitor.oci.container import OciContainer
+    if request.handler:
+        from runtime.monitor.oci.container import OciContainer
 
-    return OciContainer(pod, request)
+        return OciContainer(pod, request)
+    if request.checkpoint:
+        from runtime.monitor.criu.container import RestoredContainer
+
+        return RestoredContainer(pod, request)
+    return Container(pod, request)

@@ -17,9 +17,11 @@ from runtime.monitor.messages import (
     Attach,
     ContainerExit,
     Done,
+    Dump,
     EndInput,
     Exec,
     ExecStream,
+    Pause,
     Remove,
     ReopenLog,
     Resize,
@@ -104,6 +106,8 @@ class Server:
             "resize": self._resize,
             "sockets": self._sockets,
             "abandon": self._abandon,
+            "pause": self._pause,
+            "dump": self._dump,
             "reopen-log": self._reopen_log,
             "remove": self._remove,
             "report": self._report,
@@ -164,6 +168,8 @@ class Server:
             stdin_once=bool(get("stdin_once")),
             handler=str(get("handler", "")),
             shim=bool(get("shim")),
+            checkpoint=str(get("checkpoint", "")),
+            criu=str(get("criu", "")),
         )
         self._pod.start(start, descriptors, asker.reply)
 
@@ -195,6 +201,12 @@ class Server:
 
     def _abandon(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.abandon((asker.connection, decode(Abandon, message).exec_id))
+
+    def _pause(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.pause(decode(Pause, message), asker.key, asker.reply, asker.begun)
+
+    def _dump(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.dump(decode(Dump, message), asker.key, asker.reply)
 
     def _sockets(self, _message: Message, _descriptors: list[int], asker: Asker) -> None:
         """They belong to the network in which they are made: the pod's, as we are in it."""

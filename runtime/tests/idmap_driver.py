@@ -1,6 +1,7 @@
 """Makes a user namespace and an overlay of mapped layers in it; says what it sees. One thread.
 
-Arguments: a directory with lower/{a,b}, upper, work; "new", or "old": as before Linux 6.15.
+Arguments: a directory with layers/a, skeleton, containers/c/{upper,work}, as the daemon's root has
+them; "new", or "old": as before Linux 6.15.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ def main() -> None:
     ours = os.readlink("/proc/self/ns/net")
     users = UserMap(70000, 80000, 65536, 65536)
     fd = user_namespace.enter(users, Clone.NEWNET | Clone.NEWIPC | Clone.NEWUTS, lambda: None)
-    root = RootPlan((f"{base}/lower/a", f"{base}/lower/b"), f"{base}/upper", f"{base}/work")
+    own = f"{base}/containers/c"
+    root = RootPlan((f"{base}/layers/a", f"{base}/skeleton"), f"{own}/upper", f"{own}/work")
     if kernel == "old":
-        found = rootfs.overlay_of_attached(
-            root, {f"{base}/lower": idmap.clone(f"{base}/lower", fd)}
-        )
+        parents = (f"{base}/layers", base)
+        found = rootfs.overlay_of_attached(root, {one: idmap.clone(one, fd) for one in parents})
     else:
         found = rootfs.mapped_overlay(root, fd)
     top = os.open(".", os.O_RDONLY, dir_fd=found)
+    os.mkdir("made", dir_fd=top)
     owners = {name: os.stat(name, dir_fd=top) for name in sorted(os.listdir(top))}
     report = {
         "owners": {name: (status.st_uid, status.st_gid) for name, status in owners.items()},

@@ -6,6 +6,7 @@ and UTS namespaces of its own, so whatever goes wrong is gone when it exits.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -26,6 +27,7 @@ from runtime.linux import mount
 from runtime.linux.fds import Socket
 from runtime.linux.namespace import Clone, unshare
 from runtime.linux.process import Prctl, prctl
+from runtime.monitor.messages import SandboxRequest
 from runtime.spec import Rootfs, Spec
 
 NO_LAYERS = Rootfs()
@@ -76,7 +78,7 @@ def main() -> None:
     mount.mount_setattr(root, propagation=mount.Propagation.PRIVATE, recursive=True)
     os.close(root)
     holder = sandbox.make_holder()
-    pod = sandbox._pod_mounts(holder, 1 << 20)
+    pod = sandbox._pod_mounts(holder, SandboxRequest("pod", shm_bytes=1 << 20))
     prctl(Prctl.SET_CHILD_SUBREAPER, 1)
     launch.warm_up()
     if request.old_kernel:
@@ -196,7 +198,9 @@ def _exec(
     master = said.get("master", -1)
     source = master if master >= 0 else out[0]
     report.stdout = _drain({source: bytearray()})[source].decode()
-    report.status = os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
+    for pid in (started.pid, said.get("pid", started.pid)):  # who prepared it, and the process
+        with contextlib.suppress(ChildProcessError):
+            report.status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return dataclasses.asdict(report)
 
 
@@ -213,6 +217,8 @@ def _listen(peer: Socket, report: Report) -> dict[str, int]:
                 report.failed = [said.step, said.errno, said.text]
             case channel.Console():
                 found["master"] = said.master_fd
+            case channel.Born():
+                found["pid"] = said.pid
     return found
 
 

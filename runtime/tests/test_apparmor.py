@@ -74,5 +74,5 @@ def test_a_kernel_that_takes_no_profile_is_told_in_the_parsers_words(
 @pytest.mark.root
 def test_a_profile_that_the_kernel_does_not_have_ends_the_start(tmp_path: Path) -> None:
     outcome = Image(tmp_path).sh("true", {"apparmor_profile": "no-such-profile"})
-    assert outcome.failure.startswith("apparmor")
+    assert outcome.failure.startswith("confinement")
     assert '"no-such-profile"' in outcome.failure

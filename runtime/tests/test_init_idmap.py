@@ -19,13 +19,13 @@ pytestmark = pytest.mark.root
 def test_layers_are_the_namespaces_own_and_nothing_is_left_mounted(
     tmp_path: Path, kernel: str
 ) -> None:
-    for name in ("lower/a", "lower/b", "upper", "work"):
+    for name in ("layers/a", "skeleton", "containers/c/upper", "containers/c/work"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "lower/a/roots").touch()
-    (tmp_path / "lower/b/users").touch()
-    (tmp_path / "lower/b/nobodys").touch()
-    os.chown(tmp_path / "lower/b/users", 5, 6)
-    os.chown(tmp_path / "lower/b/nobodys", 70000, 80000)
+    (tmp_path / "layers/a/roots").touch()
+    (tmp_path / "skeleton/users").touch()
+    (tmp_path / "skeleton/nobodys").touch()
+    os.chown(tmp_path / "skeleton/users", 5, 6)
+    os.chown(tmp_path / "skeleton/nobodys", 70000, 80000)
     done = subprocess.run(
         [sys.executable, "-I", "-m", "runtime.tests.idmap_driver", str(tmp_path), kernel],
         capture_output=True,
@@ -36,10 +36,12 @@ def test_layers_are_the_namespaces_own_and_nothing_is_left_mounted(
     assert done.stderr == ""
     report = json.loads(done.stdout)
     assert report["owners"] == {
+        "made": [0, 0],
         "nobodys": [65534, 65534],
         "roots": [70000, 80000],
         "users": [70005, 80006],
     }
+    assert (tmp_path / "containers/c/upper/made").is_dir()
     assert report["same mounts"]
     assert not report["same network"]
     assert report["children"] == 0

@@ -12,6 +12,7 @@ from runtime.apparmor import profiles
 from runtime.cgroup import driver, tree
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import RuntimeFault
+from runtime.selinux import node
 
 LEAST = (5, 12)
 """mount_setattr(2); clone3, openat2, pidfds and the new mount API are older."""
@@ -171,11 +172,20 @@ def swap(place: Place) -> Iterator[Finding]:
 
 
 def selinux(place: Place) -> Iterator[Finding]:
-    """What SELinux would say."""
-    enforce = place.sys / "fs/selinux/enforce"
-    if enforce.exists() and enforce.read_text().strip() == "1":
-        remedy = "setenforce 0, or leave this node to another runtime for now"
-        yield warn("selinux", "enforcing; podwright does not label processes yet", remedy)
+    """Pods get labels, where the kernel has SELinux on."""
+    if not node.enabled(place.sys):
+        return
+    try:
+        how = "enforcing" if node.enforcing(place.sys) else "permissive"
+        policy = node.policy(place.etc.parent, place.sys)
+    except (node.PolicyUnusable, OSError) as error:
+        yield warn("selinux", f"on, but pods get no labels: {error}", node.REMEDY)
+        return
+    if place.config.containers.selinux == "off":
+        remedy = 'containers.selinux = "auto", if pods are to be kept apart by it'
+        yield warn("selinux", f"{how}, but the configuration has it off for pods", remedy)
+    else:
+        yield ok("selinux", f"{how}; containers are {policy.process}, with categories of their own")
 
 
 def apparmor(place: Place) -> Iterator[Finding]:

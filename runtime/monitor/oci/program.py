@@ -6,6 +6,7 @@ peer:   {"type": …} with descriptors, any number  │ {"type": "failed", …} 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -116,12 +117,13 @@ def execute(
     namespace_fd: int = -1,
     environment: Mapping[str, str] | None = None,
     directory: str = "/",
+    keep: Sequence[int] = (),
 ) -> None:
     """Becomes the binary. Only in a child; raises OSError.
 
     stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people.
     namespace_fd: the mount namespace in which the bundle is; environment: beside PATH; directory:
-    to start in.
+    to start in; keep: what it is to find as 3, 4, ….
     """
     if namespace_fd >= 0:
         setns(namespace_fd, Clone.NEWNS)
@@ -135,6 +137,9 @@ def execute(
         os.dup2(stderr, 2)
     os.dup2(stdout if stdout >= 0 else 2, 1)
     close_from(3, cloexec=True)
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(keep)) for fd in keep]
+    for number, fd in enumerate(kept, 3):
+        os.dup2(fd, number)
     try:
         os.execve(command[0], list(command), {"PATH": PATH, **(environment or {})})  # noqa: S606 - a list, no shell
     except OSError as error:
