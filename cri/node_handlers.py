@@ -34,7 +34,6 @@ def runtimes(handlers: Mapping[str, RuntimeHandler]) -> Mapping[str, Handler]:
             root=Path(handler.config.root) if handler.config.root else None,
             own_cgroup=handler.config.own_cgroup,
             hidden=handler.config.hidden_mounts,
-            hooks=handler.hooks,
         )
         for name, handler in handlers.items()
         if handler.config.type == OCI
@@ -42,13 +41,11 @@ def runtimes(handlers: Mapping[str, RuntimeHandler]) -> Mapping[str, Handler]:
 
 
 def _handler(name: str, config: HandlerConfig) -> RuntimeHandler:
-    base, hooks = Base(), dict[str, object]()
-    if config.base_runtime_spec:
-        base, hooks = load_base(Path(config.base_runtime_spec), config)
+    base = load_base(Path(config.base_runtime_spec)) if config.base_runtime_spec else Base()
     recursive = True
     if config.type == OCI:
         told = features.ask(config.path)
         recursive = told.recursive_read_only
         if told.problem:
             log.warning("runtime handler %s: %s", name, told.problem)
-    return RuntimeHandler(name, config, base, hooks, recursive)
+    return RuntimeHandler(name, config, base, recursive)

@@ -334,11 +334,11 @@ def test_a_variant_of_the_embedded_runtime_holds_back_what_it_is_told_to(
     ]
 
 
-def test_a_binary_runs_the_hooks_that_a_device_by_name_wants(
+def test_a_handler_runs_the_hooks_that_a_device_by_name_wants(
     kubelet: Kubelet, handlers_node: Node, candidate: Candidate
 ) -> None:
-    if not candidate.program or candidate.kernel_of_its_own:
-        pytest.skip("hooks are for binaries that share the node's kernel")
+    if candidate.kernel_of_its_own:
+        pytest.skip("hooks are for runtimes that share the node's kernel")
     told = handlers_node.directory / "hook.json"
     hook = {"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", f"cat > {told}"]}
     device = {"name": "0", "containerEdits": {"hooks": [hook], "env": ["GPU=0"]}}

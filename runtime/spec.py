@@ -249,5 +249,5 @@ class Spec:
     mounts: tuple[Mount, ...] = ()
     linux: Linux = Linux()
     annotations: Mapping[str, str] = field(default_factory=dict)
-    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)  # for handlers of type oci
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)  # by kind: prestart …
     oci_version: str = "1.3.0"

@@ -251,6 +251,12 @@ def _check_hook(hook: Hook, place: str) -> None:
         known = ", ".join(sorted(HOOK_NAMES))
         raise ValueError(f"{place}.hookName: {hook.hook_name!r} is none of {known}")
     _check_path(hook.path, f"{place}.path")
+    for name, texts in (("args", hook.args), ("env", hook.env)):
+        for index, text in enumerate(texts):
+            if "\0" in text or (name == "env" and text.find("=") < 1):
+                raise ValueError(f"{place}.{name}[{index}]: {text!r} can't be given to a program")
+    if hook.timeout is not None and hook.timeout <= 0:
+        raise ValueError(f"{place}.timeout: {hook.timeout} is not above 0 (seconds)")
 
 
 def _check_path(path: str, place: str) -> None:

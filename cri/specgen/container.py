@@ -48,4 +48,4 @@ def spec(subject: Subject) -> Spec:
         ),
     )
     made = handler.completed(made, subject)
-    return cdi.applied(made, subject.facts.injection, subject.handler)
+    return cdi.applied(made, subject.facts.injection)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from cri.handlers import OCI, HandlerConfig
 from runtime import codec
-from runtime.spec import Device, Mount, Resources, Rlimit
+from runtime.errors import InvalidSpec
+from runtime.monitor.hooks.plan import checked
+from runtime.spec import Device, Hook, Mount, Resources, Rlimit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,18 +61,17 @@ class Base:
     process: BaseProcess = field(default_factory=BaseProcess)
     mounts: tuple[Mount, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
     linux: BaseLinux = field(default_factory=BaseLinux)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeHandler:
-    """A handler as this node has it. hooks: the base's, as they are, for a program of type oci;
-    recursive_read_only: whether it knows such mounts."""
+    """A handler as this node has it. recursive_read_only: whether it knows such mounts."""
 
     name: str = ""
     config: HandlerConfig = field(default_factory=HandlerConfig)
     base: Base = field(default_factory=Base)
-    hooks: Mapping[str, object] = field(default_factory=dict)
     recursive_read_only: bool = True
 
     @property
@@ -83,20 +84,17 @@ class BaseRefused(ValueError):
     """A base spec that can't be used; the text says why."""
 
 
-def load_base(path: Path, config: HandlerConfig) -> tuple[Base, dict[str, object]]:
-    """A base spec and its hooks. Blocks. Raises BaseRefused, OSError."""
+def load_base(path: Path) -> Base:
+    """A base spec. Blocks. Raises BaseRefused, OSError."""
     try:
         document: object = json.loads(path.read_bytes())
         if not isinstance(document, dict):
             raise BaseRefused("not a JSON object")
         _check_keys(document)
         base = codec.decode(Base, document, camel=True)
-    except ValueError as error:
+        return replace(base, hooks=checked(base.hooks))
+    except (ValueError, InvalidSpec) as error:
         raise BaseRefused(f"base_runtime_spec {path}: {error}") from error
-    hooks = document.get("hooks") or {}
-    if hooks and config.type != OCI:
-        raise BaseRefused(f'base_runtime_spec {path}: hooks: only with type = "oci"')
-    return base, hooks
 
 
 def _check_keys(document: Mapping[str, object]) -> None:
@@ -131,6 +129,7 @@ def completed(spec: Spec, subject: Subject) -> Spec:
     return replace(
         spec,
         process=_process(spec.process, base.process),
+        hooks=base.hooks,
         linux=_linux(spec.linux, base.linux, hides=hides),
     )
 

@@ -17,7 +17,7 @@ from cri.specgen import container as specgen
 from cri.specgen.handler import Base, BaseRefused, RuntimeHandler, load_base
 from cri.tests.test_specgen import secured, subject
 from runtime.handlers.oci_cli import OciCli
-from runtime.spec import Spec
+from runtime.spec import Hook, Spec
 
 OCI = HandlerConfig(type="oci", path="/usr/sbin/runc")
 
@@ -34,7 +34,7 @@ def spec_with(
 def base(tmp_path: Path, **parts: object) -> Base:
     file = tmp_path / "base.json"
     file.write_text(json.dumps(parts))
-    return load_base(file, HandlerConfig())[0]
+    return load_base(file)
 
 
 def test_only_annotations_that_a_pattern_allows_reach_the_spec_and_the_containers_win() -> None:
@@ -89,7 +89,8 @@ def test_a_base_fills_what_the_pod_leaves_open_and_nothing_else(tmp_path: Path) 
     [
         ({"linux": {"intelRdt": {}}}, "linux.intelRdt: nobody would honour it"),
         ({"vm": {}}, "vm: nobody would honour it"),
-        ({"hooks": {"poststop": []}}, 'hooks: only with type = "oci"'),
+        ({"hooks": {"poststopp": [{"path": "/x"}]}}, "hooks.poststopp: no such hook: there are"),
+        ({"hooks": {"poststop": [{"path": "x"}]}}, 'hooks.poststop[0].path: "x" is not absolute'),
         ({"process": {"env": [1]}}, "process.env[0]: expected str"),
     ],
 )
@@ -128,18 +129,17 @@ def test_a_recursive_read_only_mount_is_refused_where_nobody_knows_it() -> None:
 
 
 def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) -> None:
-    hooks = {"createRuntime": [{"path": "/hook"}]}
+    hooks = {"createRuntime": [{"path": "/hook"}], "poststop": []}
     (tmp_path / "base.json").write_text(json.dumps({"hooks": hooks}))
     config = parse(
         "[runtime.handlers.other]\ntype = 'oci'\npath = '/no/such'\narguments = ['-x']\n"
-        f"base_runtime_spec = '{tmp_path}/base.json'\n[runtime.handlers.strict]\n"
+        f"[runtime.handlers.strict]\nbase_runtime_spec = '{tmp_path}/base.json'\n"
     )
     found = node_handlers.find(config)
     assert list(found) == ["", "podwright", "other", "strict"]
     assert [one.recursive_read_only for one in found.values()] == [True, True, False, True]
-    assert node_handlers.runtimes(found) == {
-        "other": OciCli("other", "/no/such", ("-x",), hooks=hooks)
-    }
+    assert node_handlers.runtimes(found) == {"other": OciCli("other", "/no/such", ("-x",))}
+    assert spec_with(found["strict"]).hooks == {"createRuntime": (Hook("/hook"),)}
 
 
 @pytest.mark.parametrize(

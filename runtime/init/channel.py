@@ -5,6 +5,8 @@
        │                                      │ joins its cgroup, masks, pivots …
        │ ◀─ console (the terminal's master) ──│ only with a terminal
        │ ◀─ ready   (identity, stages, warnings)
+       │ ◀─ paused  (stage, descriptors) ─────│ only with hooks, at two places: init waits
+       │ ── go ─────────────────────────────▶ │
        │                                      │ seccomp, execve
        │ ◀─ end of file ──────────────────────│ the descriptor was close-on-exec: exec succeeded
        │
@@ -17,6 +19,7 @@ socket pair.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ from runtime.linux.fds import Socket
 Stage = tuple[str, int, int]  # name, start (CLOCK_MONOTONIC, ns), duration (ns)
 
 _MOST_TEXT = 4096  # characters of a failure's text: a user's name may be as long as an image likes
+_GO = b"go"
 EXIT_FAILED = 127  # of an init that could not become the process it should
 
 
@@ -58,6 +62,14 @@ class Console:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Init waits for `resume`. The receiver owns the descriptors."""
+
+    stage: str
+    descriptors: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """See `runtime.errors.InitFailed`, which the facade makes of it."""
 
@@ -66,7 +78,7 @@ class Failed:
     text: str
 
 
-def receive(peer: Socket) -> Ready | Console | Failed | None:
+def receive(peer: Socket) -> Ready | Console | Paused | Failed | None:
     """The monitor's side: the next message; None: exec succeeded, or init was killed."""
     received = fds.receive(peer)
     if received is None:
@@ -75,6 +87,8 @@ def receive(peer: Socket) -> Ready | Console | Failed | None:
     kind = message["type"]
     if kind == "console":
         return Console(descriptors[0])
+    if kind == "paused":
+        return Paused(str(message["stage"]), descriptors)
     fds.close_all(descriptors)
     if kind == "failed":
         step, number, text = cast(list[object], message["failure"])
@@ -89,6 +103,11 @@ def receive(peer: Socket) -> Ready | Console | Failed | None:
     )
 
 
+def resume(peer: Socket) -> None:
+    """The monitor's side: init may go on."""
+    peer.send(_GO)
+
+
 class Reporter:
     """Init's side. Works with nothing but write(2) once `settle` has been called."""
 
@@ -100,6 +119,15 @@ class Reporter:
 
     def console(self, master_fd: int) -> None:
         fds.send(self._socket, {"type": "console"}, (master_fd,))
+
+    def pause(self, stage: str, descriptors: Sequence[int] = ()) -> None:
+        """Waits until the monitor says that we may go on. descriptors: for it, before `settle`."""
+        if descriptors:
+            fds.send(self._socket, {"type": "paused", "stage": stage}, descriptors)
+        else:
+            self._write({"type": "paused", "stage": stage})
+        if os.read(self._fd, 16) != _GO:
+            raise OSError(errno.ECANCELED, "the monitor has given the container up")
 
     def settle(self, fd: int) -> None:
         """From now on the channel is descriptor `fd`."""

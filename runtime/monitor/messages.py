@@ -77,6 +77,7 @@ class Start:
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
     handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
     cgroup descriptors the binary makes the cgroup; empty: the embedded runtime.
+    hooks: the plan is a HookedPlan, and the node's network, IPC and UTS namespaces follow it.
     """
 
     container_id: str
@@ -87,6 +88,7 @@ class Start:
     stdin: bool = False
     stdin_once: bool = False
     handler: str = ""
+    hooks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,12 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = _made_by_binary(self, request) if request.handler else Container(self, request)
+        if request.handler:
+            container = _made_by_binary(self, request)
+        elif request.hooks:
+            container = _with_hooks(self, request)
+        else:
+            container = Container(self, request)
         if container.scope and self._oom_kills is None:
             self._oom_kills = self._all_oom_kills()  # of what was there before us
         self._containers[request.container_id] = container
@@ -199,14 +204,14 @@ class Pod:
             return
         self._containers.pop(container_id, None)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._exit_path(container_id))
+            os.unlink(self.exit_path(container_id))
         done()
 
     def ended(self, container: Container) -> None:
         """A running container has ended: written down first, told then."""
         ended = container.exit
         assert ended is not None
-        container.write_exit(self._exit_path(ended.container_id))
+        container.write_exit(self.exit_path(ended.container_id))
         self.on_exit(ended)
         self._end_if_asked()
 
@@ -230,7 +235,7 @@ class Pod:
     def report(self) -> SandboxReport:
         containers = self._containers.values()
         running = (item.running for item in containers if item.state is State.RUNNING)
-        exited = (item.exit for item in containers if item.exit is not None)
+        exited = (item.exit for item in containers if item.exit and item.state is State.EXITED)
         return SandboxReport(self.sandbox_id, os.getpid(), tuple(running), tuple(exited))
 
     def shutdown(self, done: Callable[[], None]) -> None:
@@ -249,8 +254,7 @@ class Pod:
             return -1
         if name == "pod":
             return os.dup(self.facts.pid_fd)
-        target = self.container(name)
-        return os.open(f"/proc/{target.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        return self.container(name).pid_namespace_fd()
 
     def _end_if_asked(self) -> None:
         done = self._ending
@@ -270,7 +274,7 @@ class Pod:
         self._ending = None
         done()
 
-    def _exit_path(self, container_id: str) -> str:
+    def exit_path(self, container_id: str) -> str:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
 
 
@@ -279,3 +283,10 @@ def _made_by_binary(pod: Pod, request: Start) -> Container:
     from runtime.monitor.oci.container import OciContainer
 
     return OciContainer(pod, request)
+
+
+def _with_hooks(pod: Pod, request: Start) -> Container:
+    """Likewise."""
+    from runtime.monitor.hooks.container import HookedContainer
+
+    return HookedContainer(pod, request)

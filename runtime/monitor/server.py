@@ -161,6 +161,7 @@ class Server:
             stdin=bool(get("stdin")),
             stdin_once=bool(get("stdin_once")),
             handler=str(get("handler", "")),
+            hooks=bool(get("hooks")),
         )
         self._pod.start(start, descriptors, asker.reply)
 

@@ -19,7 +19,9 @@ import json
 import os
 import posixpath
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runtime.init import capabilities, identity, rootfs
 from runtime.init.launch import warm_up
@@ -30,8 +32,12 @@ from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor.oci import plan as documents
 from runtime.monitor.oci.plan import CONFIG, CREATE, ROOTFS, SHM, Json, OciPlan
-from runtime.monitor.oci.program import execute
+from runtime.monitor.program import execute
 
+if TYPE_CHECKING:
+    from runtime.monitor.pod import Pod
+
+_SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
 _POD_SHM = b"/shm"  # in the pod's mount namespace: see runtime.init.sandbox
 _TMPFS = ((b"mode", b"0711"), (b"size", b"16777216"))
 _ATTRIBUTES = MountAttr.NOSUID | MountAttr.NODEV
@@ -63,8 +69,8 @@ def create(peer: Socket, plan: OciPlan, around: Around) -> None:
     who = documents.identity_of(config)
     if plan.lookup is not None:
         who = identity.find(plan.lookup, identity.Accounts(root_fd))
-    shm_fd = _shared_memory(around.mount_ns_fd)
-    bundle_fd = _assemble(plan, root_fd, shm_fd)
+    shm_fd = shared_memory(around.mount_ns_fd)
+    bundle_fd = assemble(plan.place, plan.hidden, root_fd, shm_fd)
     for fd in around.tasks:
         os.write(fd, b"0")
     held = warm_up().held
@@ -72,7 +78,7 @@ def create(peer: Socket, plan: OciPlan, around: Around) -> None:
     warnings = documents.complete(
         config, who, namespaces=around.namespaces, hostname=os.uname().nodename, held=names
     )
-    _write(bundle_fd, CONFIG, config)
+    write(bundle_fd, CONFIG, config)
     terminal = bool(_process(config).get("terminal"))
     listener = _listen(bundle_fd, CREATE) if terminal else -1
     namespace_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -109,7 +115,7 @@ def run_command(peer: Socket, plan: OciPlan, inside: Inside, wanted: Wanted) -> 
     held = warm_up().held
     documents.limit(process, capabilities.names(held.permitted & held.bounding))
     name = wanted.name
-    _write(inside.bundle_fd, f"{name}.json", process)
+    write(inside.bundle_fd, f"{name}.json", process)
     if wanted.terminal:
         _tell(peer, (_listen(inside.bundle_fd, name),), {})
     words = ["--process", f"{plan.place}/{name}.json", "--detach"]
@@ -117,6 +123,18 @@ def run_command(peer: Socket, plan: OciPlan, inside: Inside, wanted: Wanted) -> 
     command = plan.command(f"{name}.log", "exec", *words, inside.container_id)
     stdio = (-1, -1, -1) if wanted.terminal else wanted.stdio
     execute(command, stdio=stdio, namespace_fd=inside.namespace_fd)
+
+
+def namespaces(pod: Pod, pid_namespace: str) -> dict[str, str]:
+    """Paths of those that a pod's containers share, by the specification's names: the monitor is in
+    them. pid_namespace: as `Start` says."""
+    own = f"/proc/{os.getpid()}"
+    paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
+    if pid_namespace == "pod":
+        paths["pid"] = f"{own}/fd/{pod.facts.pid_fd}"
+    elif pid_namespace not in ("own", "node"):
+        paths["pid"] = f"/proc/{pod.container(pid_namespace).pid}/ns/pid"
+    return paths
 
 
 def read(bundle_fd: int, name: str, *, most: int = 65536) -> bytes:
@@ -160,7 +178,7 @@ def _root(plan: RootPlan) -> int:
     return rootfs.overlay(plan) if plan.lower else rootfs.bind(plan.path)
 
 
-def _shared_memory(mount_ns_fd: int) -> int:
+def shared_memory(mount_ns_fd: int) -> int:
     """A clone of the pod's; -1: it has the node's."""
     node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -175,17 +193,18 @@ def _shared_memory(mount_ns_fd: int) -> int:
         os.close(node)
 
 
-def _assemble(plan: OciPlan, root_fd: int, shm_fd: int) -> int:
+def assemble(place: str, hidden: Iterable[str], root_fd: int, shm_fd: int) -> int:
+    """Moves this process into a copy of the node's mounts with the bundle; its descriptor."""
     unshare(Clone.NEWNS)
-    for path in (plan.place, *plan.hidden):
-        _receive_only(path if path == plan.place else posixpath.dirname(path))
-    for path in plan.hidden:
+    for path in (place, *map(posixpath.dirname, hidden)):
+        _receive_only(path)
+    for path in hidden:
         with contextlib.suppress(FileNotFoundError):
             _hide(path)
     bundle_fd = mount.new_mount(b"tmpfs", _TMPFS, _ATTRIBUTES)
     for name in (ROOTFS, SHM):
         os.mkdir(name, 0o755, dir_fd=bundle_fd)
-    mount.move_mount(bundle_fd, AT_FDCWD, os.fsencode(plan.place))
+    mount.move_mount(bundle_fd, AT_FDCWD, os.fsencode(place))
     mount.move_mount(root_fd, bundle_fd, ROOTFS.encode())
     if shm_fd >= 0:
         mount.move_mount(shm_fd, bundle_fd, SHM.encode())
@@ -213,7 +232,8 @@ def _hide(path: str) -> None:
             raise
 
 
-def _write(bundle_fd: int, name: str, document: Json) -> None:
+def write(bundle_fd: int, name: str, document: Json) -> None:
+    """A new file in it, for root alone."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=bundle_fd), "w", encoding="utf-8") as file:
         json.dump(document, file)

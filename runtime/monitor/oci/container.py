@@ -23,7 +23,7 @@ from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.oci import bundle
 from runtime.monitor.oci.command import OciCommand
 from runtime.monitor.oci.plan import CREATE, OciPlan, last_error
-from runtime.monitor.oci.program import OnEnd, Program, execute
+from runtime.monitor.program import OnEnd, Program, execute
 from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class OciContainer(Container):
                 container_id=self.id,
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 mount_ns_fd=pod.facts.mount_fd,
-                namespaces=self._namespaces(),
+                namespaces=bundle.namespaces(self._pod, self.request.pid_namespace),
                 tasks=() if unified else tuple(cgroup_fds),
             )
 
@@ -118,17 +118,6 @@ class OciContainer(Container):
             )
         finally:
             fds.close_all(stdio)
-
-    def _namespaces(self) -> dict[str, str]:
-        """Paths of the pod's, which are the monitor's own, by the specification's names."""
-        own = f"/proc/{os.getpid()}"
-        paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
-        wanted = self.request.pid_namespace
-        if wanted == "pod":
-            paths["pid"] = f"{own}/fd/{self._pod.facts.pid_fd}"
-        elif wanted not in ("own", "node"):
-            paths["pid"] = f"/proc/{self._pod.container(wanted).pid}/ns/pid"
-        return paths
 
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
         """The bundle is there."""
@@ -233,9 +222,6 @@ class OciContainer(Container):
         now = time.monotonic_ns()
         self._stages.append((self.step(verb), self._began, now - self._began))
         self._began = now
-
-
-_SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
 
 
 def _order(verb: str, container_id: str, words: tuple[str, ...]) -> tuple[str, ...]:
