@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,9 +21,10 @@ from e2e.node import REGISTRY, Node
 from e2e.test_attach import attached
 from e2e.test_container import security
 from e2e.test_exec_stream import command
-from e2e.test_limits import control, resources
+from e2e.test_limits import MIB, control, resources
 from e2e.test_restart import monitor
 from e2e.test_stats import stats
+from e2e.test_update import update
 
 KILL = signal.SIGKILL
 
@@ -36,6 +38,8 @@ def handlers_node(node: Node, busybox: str) -> Iterator[Node]:
             'pod_annotations = ["org.example.*"]',
             "readonly_sysfs = true",
             "privileged_without_host_devices = true",
+            "[runtime.handlers.based]",
+            f'base_runtime_spec = "{base_spec(node)}"',
             "[runtime.handlers.absent]",
             'type = "oci"',
             'path = "/no/such/program"',
@@ -45,6 +49,14 @@ def handlers_node(node: Node, busybox: str) -> Iterator[Node]:
     yield node
     node.more_config = ""
     node.restart_daemon()
+
+
+def base_spec(node: Node) -> Path:
+    """What the handler "based" adds."""
+    path = node.directory / "base.json"
+    limits = {"pids": {"limit": 77}, "cpu": {"shares": 333}, "memory": {"reservation": MIB}}
+    path.write_text(json.dumps({"linux": {"resources": limits}}))
+    return path
 
 
 @pytest.fixture(params=CANDIDATES, ids=lambda one: one.name)
@@ -332,6 +344,19 @@ def test_a_variant_of_the_embedded_runtime_holds_back_what_it_is_told_to(
     assert pod.run("mkdir /sys/fs/cgroup/x 2>/dev/null || echo read-only", linux=linux) == [
         "read-only"
     ]
+
+
+def test_an_update_before_the_start_keeps_what_the_handler_adds(
+    kubelet: Kubelet, handlers_node: Node
+) -> None:
+    container = kubelet.pod(handler="based").container()
+    update(container, memory_limit_in_bytes=64 * MIB)
+    container.start()
+    assert control(container, "pids", "pids.max", "pids.max") == "77"
+    memory = control(container, "memory", "memory.limit_in_bytes", "memory.max")
+    assert memory == str(64 * MIB)
+    reserved = control(container, "memory", "memory.soft_limit_in_bytes", "memory.low")
+    assert reserved == str(MIB)
 
 
 def test_a_handler_runs_the_hooks_that_a_device_by_name_wants(

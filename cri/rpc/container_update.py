@@ -45,15 +45,15 @@ async def _update(
         new = update.merged(container.config.linux.resources, asked)
         services.runtime.updates.check(resources.translated(new, update.FIELD))
         async with Undo(f"update container {container_id}") as undo:
+            part = update.touched(asked, new)
             if container.status.state is ContainerState.RUNNING:
-                part = update.touched(asked, new)
                 await _apply(services, container, part, undo)
             with trace.stage("record"):
                 services.store.containers.amend(container_id, lambda one: one.with_resources(new))
             undo.commit()
         spec = services.specs.get(container_id)
         if spec is not None:  # else it is made of the record when it is wanted
-            services.specs[container_id] = update.respecified(spec, new, facts.lowest_oom_score())
+            services.specs[container_id] = update.respecified(spec, part, facts.lowest_oom_score())
 
 
 async def _apply(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cri.handlers import OCI, HandlerConfig
+from cri.specgen.resources import filled
 from runtime import codec
 from runtime.errors import InvalidSpec
 from runtime.monitor.hooks.plan import checked
@@ -153,16 +154,8 @@ def _linux(linux: Linux, base: BaseLinux, *, hides: bool) -> Linux:
 
 
 def _resources(asked: Resources, base: Resources) -> Resources:
-    pages = {limit.page_size for limit in asked.hugepage_limits}
-    more = (limit for limit in base.hugepage_limits if limit.page_size not in pages)
-    return Resources(
-        devices=(*asked.devices, *(rule for rule in base.devices if rule.allow)),
-        memory=asked.memory or base.memory,
-        cpu=asked.cpu or base.cpu,
-        pids=asked.pids or base.pids,
-        hugepage_limits=(*asked.hugepage_limits, *more),
-        unified={**base.unified, **asked.unified},
-    )
+    rules = (*asked.devices, *(rule for rule in base.devices if rule.allow))
+    return replace(filled(asked, base), devices=rules)
 
 
 def _union(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:

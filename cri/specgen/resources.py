@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest
@@ -36,6 +37,41 @@ def translated(
             HugepageLimit(limit.page_size, limit.limit) for limit in wanted.hugepage_limits
         ),
         unified=dict(wanted.unified),
+    )
+
+
+def filled(asked: Resources, base: Resources) -> Resources:
+    """What is asked for, and of the base what nothing is said of; the devices are the asker's."""
+    pages = {limit.page_size for limit in asked.hugepage_limits}
+    others = (limit for limit in base.hugepage_limits if limit.page_size not in pages)
+    return Resources(
+        devices=asked.devices,
+        memory=_filled_memory(asked.memory, base.memory),
+        cpu=_filled_cpu(asked.cpu, base.cpu),
+        pids=asked.pids or base.pids,
+        hugepage_limits=(*asked.hugepage_limits, *others),
+        unified={**base.unified, **asked.unified},
+    )
+
+
+def _filled_memory(asked: Memory | None, base: Memory | None) -> Memory | None:
+    """CRI knows the limit and that of swap, which belong together."""
+    if asked is None or base is None:
+        return asked or base
+    return replace(base, limit=asked.limit, swap=asked.swap)
+
+
+def _filled_cpu(asked: Cpu | None, base: Cpu | None) -> Cpu | None:
+    """Quota and period belong together."""
+    if asked is None or base is None:
+        return asked or base
+    time = asked if asked.quota or asked.period else base
+    return Cpu(
+        shares=asked.shares or base.shares,
+        quota=time.quota,
+        period=time.period,
+        cpus=asked.cpus or base.cpus,
+        mems=asked.mems or base.mems,
     )
 
 

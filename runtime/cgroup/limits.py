@@ -172,8 +172,10 @@ def _cpu_numbers(cpu: Cpu) -> tuple[int, int, int]:
     """(shares, quota, period), checked, 0 for "not asked for"."""
     shares, quota, period = cpu.shares or 0, cpu.quota or 0, cpu.period or 0
     path = f"{PREFIX}.cpu"
-    if not 0 <= shares < 1 << 64:
-        raise InvalidSpec(f"{path}.shares", f"{shares} is out of range: give {MIN_SHARES} or more")
+    if not 0 <= shares <= MAX_SHARES:
+        raise InvalidSpec(
+            f"{path}.shares", f"{shares}; the kernel takes {MIN_SHARES} to {MAX_SHARES}"
+        )
     if quota and quota != UNLIMITED and quota < MIN_QUOTA:
         raise InvalidSpec(
             f"{path}.quota", f"{quota} µs; the kernel takes {MIN_QUOTA} or more, or -1 for no limit"
@@ -182,7 +184,7 @@ def _cpu_numbers(cpu: Cpu) -> tuple[int, int, int]:
         raise InvalidSpec(
             f"{path}.period", f"{period} µs; the kernel takes {MIN_PERIOD} to {MAX_PERIOD}"
         )
-    return shares and min(max(shares, MIN_SHARES), MAX_SHARES), quota, period
+    return shares and max(shares, MIN_SHARES), quota, period
 
 
 def _v1_cpu(cpu: Cpu) -> Iterator[Setting]:
@@ -228,7 +230,8 @@ def _pids(pids: Pids) -> Iterator[Setting]:
 
 def _hugetlb(page: HugepageLimit, index: int, suffix: str) -> Iterator[Setting]:
     path = f"{PREFIX}.hugepageLimits[{index}]"
-    if not _PAGE_SIZE.fullmatch(page.page_size):
+    count = int(page.page_size[:-2]) if _PAGE_SIZE.fullmatch(page.page_size) else 0
+    if not count or count & (count - 1):  # pages are powers of two, on every machine
         raise InvalidSpec(f"{path}.pageSize", f"{page.page_size!r} is no size such as 2MB or 1GB")
     if not 0 <= page.limit < 1 << 64:
         raise InvalidSpec(f"{path}.limit", f"{page.limit} is no number of bytes")

@@ -82,8 +82,8 @@ def test_shares_become_weights_with_defaults_kept(shares: int, weight: int) -> N
     assert cpu_weight(shares) == weight
 
 
-@pytest.mark.parametrize(("shares", "value"), [(1, 2), (2, 2), (262145, 262144)])
-def test_shares_are_clamped_to_what_v1_takes(shares: int, value: int) -> None:
+@pytest.mark.parametrize(("shares", "value"), [(1, 2), (2, 2), (262144, 262144)])
+def test_shares_are_raised_to_what_v1_takes(shares: int, value: int) -> None:
     assert written(Resources(cpu=Cpu(shares=shares)), 1) == [f"cpu.shares={value}"]
 
 
@@ -150,6 +150,14 @@ def test_unified_comes_last_and_line_by_line() -> None:
         (Resources(memory=Memory(swap=MIB)), 1, "memory.swap", "set the limit too"),
         (Resources(memory=Memory(disable_oom_killer=True)), 2, "memory.disableOOMKiller", "v2"),
         (Resources(cpu=Cpu(shares=-1)), 1, "cpu.shares", "-1"),
+        (Resources(cpu=Cpu(shares=262145)), 2, "cpu.shares", "the kernel takes 2 to 262144"),
+        (Resources(cpu=Cpu(shares=(1 << 63) - 1)), 1, "cpu.shares", "the kernel takes 2 to"),
+        (
+            Resources(hugepage_limits=(HugepageLimit("3MB", 0),)),
+            2,
+            "hugepageLimits[0].pageSize",
+            "'3MB' is no size such as 2MB",
+        ),
         (Resources(cpu=Cpu(quota=999)), 2, "cpu.quota", "1000"),
         (Resources(cpu=Cpu(quota=-2)), 2, "cpu.quota", "1000"),
         (Resources(cpu=Cpu(period=999)), 1, "cpu.period", "1000000"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cgroup import tree
 from runtime.errors import InitFailed, InvalidSpec
 from runtime.lifecycle import ContainerRequest, Started
 from runtime.linux.process import kill_and_wait
@@ -36,6 +38,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await node.runtime.close()
     await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
     assert node.leftovers() == []
+    for top in tree.mount_points():  # the pods' parent
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(top + node.cgroup)
 
 
 def sh(script: str, *, timeout: int | None = None, env: tuple[str, ...] = ()) -> Hook:
