@@ -49,8 +49,8 @@ load: $(STAMPS)/venv $(STAMPS)/run-packages $(STAMPS)/registry ## many pods with
 	$(BIN)/python -m e2e.load $(LOAD)
 
 .PHONY: proto
-proto: $(STAMPS)/venv ## write cri/api/api_pb2.py and .pyi anew from api.proto
-	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cri/api/api.proto
+proto: $(STAMPS)/venv ## write every *_pb2.py and .pyi anew from its .proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. $$(git ls-files '*.proto')
 
 .PHONY: clean
 clean: ## remove what the targets above made in this directory

@@ -83,6 +83,7 @@ def broken() -> list[Entry]:
     """Commands that can't be run, each for another reason."""
     return [
         Entry("bin/no-interpreter", b"#!/no/such/shell\n", 0o755),
+        Entry("bin/no-text", b"#!/no/\xff\xfe\n", 0o755),
         Entry("bin/crlf", b"#!/bin/sh\r\necho\r\n", 0o755),
         Entry("bin/not-executable", b"#!/bin/sh\n", 0o644),
         Entry("bin/garbage", b"\x00\x01\x02", 0o755),

@@ -55,6 +55,7 @@ def test_a_container_of_a_missing_image_is_not_made(pod: Pod, name: str) -> None
         ("/no/such/program", ("/no/such/program",)),
         ("no-such-program", ("no-such-program", "PATH")),
         ("/bin/no-interpreter", ("/bin/no-interpreter", "/no/such/shell")),
+        ("/bin/no-text", ("/bin/no-text", "/no/\\udcff\\udcfe")),
         ("/bin/crlf", ("/bin/crlf", "/bin/sh")),
         ("/bin/not-executable", ("/bin/not-executable", "execut")),
         ("/bin/garbage", ("/bin/garbage",)),
@@ -74,6 +75,7 @@ def test_a_command_that_can_not_run_says_what_is_missing(
     assert (status.state, status.exit_code) == (api.CONTAINER_EXITED, 128)
     assert status.reason == "StartError"
     assert words[0] in status.message
+    assert pod.status().state == api.SANDBOX_READY
 
 
 @pytest.mark.parametrize(

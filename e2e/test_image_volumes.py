@@ -14,6 +14,7 @@ from cri.api import api_pb2 as api
 from e2e.images import Artifact, Registry, digest
 from e2e.kubelet import Container, Kubelet, Pod, refused
 from e2e.node import REGISTRY, Node
+from e2e.test_container import security
 from e2e.test_user_namespaces import user_pod
 
 LAYERS = f"{REGISTRY}/tests/layers:1"
@@ -52,6 +53,19 @@ def test_an_image_is_seen_as_a_container_of_it_would_see_it(kubelet: Kubelet, us
     assert container.shell("/volume/bin/busybox echo runs") == "runs"
     answer = container.exec("touch", "/volume/made")
     assert b"Read-only file system" in answer.stderr
+
+
+@pytest.mark.parametrize("part", ["", "bin"])
+def test_not_even_cap_sys_admin_changes_a_layer_that_others_have(
+    kubelet: Kubelet, pod: Pod, part: str
+) -> None:
+    """An image of one layer, which is a directory of the node."""
+    admin = security(capabilities=api.Capability(add_capabilities=["ALL"]))
+    container = pod.container(mounts=[volume(kubelet.image, part)], linux=admin).start()
+    for options in ("remount,bind,rw", "remount,rw"):
+        container.exec("mount", "-o", options, "none", "/volume")
+    assert b"Read-only file system" in container.exec("touch", "/volume/made").stderr
+    kubelet.pod().container().start().shell(f"test ! -e /{part}/made")
 
 
 @pytest.mark.parametrize("users", ["the node's", "the pod's"])

@@ -154,7 +154,7 @@ async def attach(client: MonitorClient, request: AttachRequest) -> Session:
     outputs = tuple(number for number in request.streams if number != STDIN)
     wants_input = STDIN in request.streams
     word = Attach(request.container_id, stdin=wants_input, streams=outputs)
-    with _Pipes(outputs) as pipes:
+    with _Pipes(outputs, PIPE_BYTES) as pipes:
         attached, received, talk = await client.open(word, Attached, pipes.theirs, pipes.keep)
         session = Session(client, talk, terminal=attached.terminal)
         _, session.stdout_fd, session.stderr_fd = pipes.give()
@@ -170,7 +170,8 @@ async def attach(client: MonitorClient, request: AttachRequest) -> Session:
 class _Pipes:
     """Pipes between us and a process; what is not given away is closed at the end."""
 
-    def __init__(self, streams: tuple[int, ...]) -> None:
+    def __init__(self, streams: tuple[int, ...], size: int = 0) -> None:
+        """size: bytes that each holds; 0: as the kernel makes them."""
         self._ours = [-1, -1, -1]
         self.theirs: list[int] = []
         for number in streams:
@@ -179,8 +180,9 @@ class _Pipes:
             self._ours[number] = ours
             self.theirs.append(theirs)
             os.set_blocking(ours, False)
-            with contextlib.suppress(OSError):  # beyond what the user may have in pipes
-                fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            if size:
+                with contextlib.suppress(OSError):  # beyond what the user may have in pipes
+                    fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, size)
 
     def __enter__(self) -> _Pipes:
         return self

@@ -19,6 +19,7 @@ HOOK_NAMES = frozenset(
     ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 )
 MAX_ID = 2**32 - 2
+MOST_NESTED = 64  # levels of YAML; a file that is right has six
 # Known to CDI, and not to us: a device that wants one is refused, the others of its file are not.
 UNSUPPORTED = ("intelRdt", "netDevices")
 
@@ -148,19 +149,31 @@ def parse(text: bytes, *, yaml: bool) -> Spec:
 
 
 def _loaded(text: bytes, *, yaml: bool) -> object:
-    if not yaml:
-        try:
-            return json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+    if yaml:
+        return _loaded_yaml(text)
+    try:
+        loaded: object = json.loads(text)
+        json.dumps(loaded, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return loaded
+
+
+def _loaded_yaml(text: bytes) -> object:
     import yaml as pyyaml  # few nodes have such files, and the daemon is small without it
 
+    depth = 0
     try:
-        # A few lines with aliases of aliases can stand for more values than fit in memory.
-        if any(isinstance(it, pyyaml.AliasEvent) for it in pyyaml.parse(text, pyyaml.CSafeLoader)):
-            raise ValueError("has aliases (*name): write it out")
+        for event in pyyaml.parse(text, pyyaml.CSafeLoader):
+            # A few lines with aliases of aliases can stand for more values than fit in memory.
+            if isinstance(event, pyyaml.AliasEvent):
+                raise ValueError("has aliases (*name): write it out")
+            depth += isinstance(event, pyyaml.CollectionStartEvent)
+            depth -= isinstance(event, pyyaml.CollectionEndEvent)
+            if depth > MOST_NESTED:  # to load it takes stack for each level, which nobody guards
+                raise ValueError("nested too deeply")
         loaded: object = pyyaml.load(text, Loader=pyyaml.CSafeLoader)
-    except (pyyaml.YAMLError, RecursionError) as error:
+    except pyyaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     return loaded
 

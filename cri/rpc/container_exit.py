@@ -36,7 +36,7 @@ def after_exit(status: ContainerStatus, exit_: ContainerExit) -> ContainerStatus
         finished_at=exit_.finished_at,
         exit_code=exit_.exit_code,
         reason=reason(exit_),
-        message=exit_.message,
+        message=_text(exit_.message),
     )
 
 
@@ -79,5 +79,10 @@ def _ended(status: ContainerStatus, code: int, reason_: str, message: str) -> Co
         finished_at=time.time_ns(),
         exit_code=code,
         reason=reason_,
-        message=message,
+        message=_text(message),
     )
+
+
+def _text(message: str) -> str:
+    """As protobuf can carry it: a reason may name a file of the image, whose name is any bytes."""
+    return message.encode("utf-8", "backslashreplace").decode()

@@ -34,13 +34,15 @@ def hold(
 def layers(
     services: Services, container_id: str, config: api.ContainerConfig
 ) -> tuple[tuple[str, ...], ...]:
-    """Of each image that is mounted, in their order. Raises ImageVolumeFailed."""
+    """Of each image that is mounted, in their order, and an empty directory below them: so even one
+    layer is an overlay. Raises ImageVolumeFailed."""
+    empty = f"{services.paths.skeleton}/proc"
     found = []
     for number, mount in enumerate(_asked(config.mounts)):
         held = services.images.snapshot(f"{container_id}.{number}")
         if held is None:
             raise ImageVolumeFailed(f"image {mount.image.image} is not kept for {container_id}")
-        found.append(held.lower)
+        found.append((*held.lower, empty))
     return tuple(found)
 
 

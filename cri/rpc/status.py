@@ -79,6 +79,7 @@ def _info(services: Services) -> dict[str, str]:
             "containers": len(services.store.containers),
             "under_way": [dataclasses.asdict(one) for one in services.flights.under_way()],
         },
+        "streams": {"open": services.streams.open_streams},
         "latency": _latency(services.recorder.recent(limit=1000)),
     }
     return {topic: json.dumps(value, indent=2) for topic, value in topics.items()}

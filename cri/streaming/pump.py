@@ -25,6 +25,7 @@ PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size, what root may ask for
 _DEFAULT_PIPE_BYTES = 64 * 1024
 _HEADROOM = 16  # the longest header before a payload: 11 bytes, of WebSocket
 _MOST_PIECES = 1024  # IOV_MAX
+_REOPENED = 0.05  # seconds between looks at a terminal that nobody has open
 _NO_BUFFER = memoryview(b"")
 
 Bytes = bytes | bytearray | memoryview
@@ -59,6 +60,8 @@ class Source:
         self._reading = False
         self._paused = False
         self._grown = False
+        self._hung_up: asyncio.TimerHandle | None = None
+        self._settling = False
         self._owed = -1  # bytes still to be handed on before it may settle
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._paid: asyncio.Future[None] = self._loop.create_future()
@@ -86,6 +89,8 @@ class Source:
     def close(self) -> None:
         """Read no more. Idempotent."""
         self._unwatch()
+        if self._hung_up is not None:
+            self._hung_up.cancel()
         self._buffer = self._payload = _NO_BUFFER
         for future in (self._over, self._paid):
             if not future.done():
@@ -99,6 +104,8 @@ class Source:
         """
         if self.over:
             return
+        self._settling = True
+        self._watch()  # a terminal: for the last time
         self._owed = _waiting(self._fd)
         if self._owed <= 0:
             self._paid.set_result(None)
@@ -121,8 +128,7 @@ class Source:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            # a terminal that nobody has open any more ends by EIO
-            self._end(None if os.isatty(self._fd) else error)
+            self._fail(error)
             return
         if not count:
             self._end(None)
@@ -135,6 +141,16 @@ class Source:
         if count >= _DEFAULT_PIPE_BYTES and not self._grown:
             self._grown = True
             grow(self._fd)
+
+    def _fail(self, error: OSError) -> None:
+        """EIO is no end of a terminal while the command lives: some close theirs and reopen it."""
+        if not os.isatty(self._fd):
+            self._end(error)
+        elif self._settling:
+            self._end(None)
+        else:
+            self._unwatch()
+            self._hung_up = self._loop.call_later(_REOPENED, self._watch)
 
     def _hand_on(self, count: int) -> None:
         self.passed += count

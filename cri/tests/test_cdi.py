@@ -216,7 +216,10 @@ def test_edits_that_can_t_be_say_where(edits: Edits, problem: str) -> None:
         parse(json.dumps(data).encode(), yaml=False)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"[" * 100_000, b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"{", b"[" * 100_000, b"- " * 1_000_000, b"\xff\xfe\x00", b'{"kind": "\\ud800"}'],
+)
 def test_no_text_at_all_does_more_than_be_refused(text: bytes) -> None:
     for as_yaml in (False, True):
         with pytest.raises(ValueError, match=r".+"):

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -88,6 +89,32 @@ async def test_what_was_in_the_pipe_is_handed_on_before_it_settles_and_nothing_w
         assert len(client.got) == 60_007
         assert not client.source.over, "somebody holds the pipe still"
         client.source.close()
+
+
+async def test_a_terminal_that_is_closed_and_opened_again_has_not_ended() -> None:
+    master, slave = os.openpty()
+    try:
+        os.set_blocking(master, False)
+        name = os.ttyname(slave)
+        client = Client(master)
+        client.source.start()
+        for word in (b"one", b"two", b"three"):
+            os.write(slave, word)
+            os.close(slave)
+            await eventually(partial(client.got.endswith, word))
+            await asyncio.sleep(0.02)
+            slave = os.open(name, os.O_RDWR | os.O_NOCTTY)
+        assert not client.ended.is_set()
+        os.write(slave, b"last")
+        os.close(slave)
+        slave = -1
+        await asyncio.wait_for(client.source.settle(10), 1)  # at once: nobody has it open
+        assert client.ended.is_set()
+        assert client.got == b"<3>one<3>two<5>three<4>last"
+    finally:
+        os.close(master)
+        if slave >= 0:
+            os.close(slave)
 
 
 async def test_a_descriptor_that_is_none_has_ended_at_once() -> None:

@@ -183,6 +183,8 @@ def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -
 def _image(step: MountStep, mount: Mount, path: str, *, mapped: bool) -> MountStep:
     if step.inside_proc:
         raise InvalidSpec(f"{path}.destination", "no image covers part of /proc")
+    if len(mount.layers) < 2:
+        raise InvalidSpec(f"{path}.layers", "only one: overlayfs wants an empty one below it")
     return replace(
         step,
         kind=MountKind.IMAGE,

@@ -45,23 +45,19 @@ def bind(path: str) -> int:
 
 
 def image(layers: Sequence[str], user_ns_fd: int) -> int:
-    """A detached mount of an image's layers, topmost first; user_ns_fd: -1, or whose they seem."""
-    if len(layers) > 1:  # overlayfs wants two at least
-        root = RootPlan(tuple(layers))
-        return overlay(root) if user_ns_fd < 0 else mapped_overlay(root, user_ns_fd)
-    (only,) = layers
-    if user_ns_fd >= 0:
-        return idmap.clone(only, user_ns_fd)
-    return mount.clone_tree(AT_FDCWD, os.fsencode(only))
+    """A detached mount of an image's layers, topmost first; user_ns_fd: -1, or whose they seem.
+
+    An overlay that can't be made writable by anybody; with SYS_ADMIN a container could remount a
+    clone of a layer, and change it for all who share it.
+    """
+    root = RootPlan(tuple(layers))
+    return overlay(root) if user_ns_fd < 0 else mapped_overlay(root, user_ns_fd)
 
 
 def has_path(layers: Sequence[str], path: str) -> bool:
     """Whether an image has it. True where this kernel can't tell before a container is started."""
     try:
-        if len(layers) > 1:
-            fd = mount.new_mount(b"overlay", _parameters(RootPlan(tuple(layers))))
-        else:
-            fd = os.open(layers[0], _LAYER)
+        fd = mount.new_mount(b"overlay", _parameters(RootPlan(tuple(layers))))
     except OSError:
         return True
     try:

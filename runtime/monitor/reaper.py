@@ -36,13 +36,17 @@ class Reaper:
         self._held += 1
 
     def claim(self, pid: int, on_exit: OnExit) -> None:
-        """As `expect`, of a child that may have ended since `hold`."""
+        """As `expect`, of a child that may have ended since `hold`. Raises ChildProcessError for
+        what is no child of ours, or somebody else's already."""
         code = self._strangers.pop(pid, None)
-        if code is None:
-            self.expect(pid, on_exit)
-        else:
+        if code is not None:
             ended = code
             self._loop.after(0, lambda: on_exit(ended))
+            return
+        if pid in self._waiting:
+            raise ChildProcessError(pid)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        self.expect(pid, on_exit)
 
     def release(self) -> None:
         """The end of one `hold`."""

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         "hangs": OciCli("hangs", script(tmp_path / "hangs.sh", hangs)),
         "mute": OciCli("mute", script(tmp_path / "mute.sh", mute)),
         "late": OciCli("late", script(tmp_path / "late.sh", late)),
+        "liar": OciCli("liar", os.fspath(tmp_path / "liar.sh")),
         "ours": OciCli("ours", RUNC, own_cgroup=False),
     }
     node = Node(tmp_path)
@@ -83,6 +85,48 @@ async def test_a_binary_that_says_nothing_is_quoted_by_its_exit_status(node: Nod
         await start(node, "mute", "c1", "true")
     await start(node, "runc", "c2", "true")  # the pod is none the worse for it
     assert (await node.ended("c2")).exit_code == 0
+
+
+WRONG_PIDS = {
+    "none": "rm -f $pid",
+    "words": "echo words > $pid",
+    "a number that is none": "echo 99999999999999999999 > $pid",
+    "nobody's": "echo 4194303 > $pid",
+    "not its own": f"echo {os.getpid()} > $pid",
+    "a link": f"ln -sf /proc/{os.getpid()}/stat $pid",
+    "a pipe": "rm $pid; mkfifo $pid",
+    "a directory": "rm $pid; mkdir $pid",
+}
+
+
+@pytest.mark.parametrize("verb", ["create", "exec"])
+@pytest.mark.parametrize("wrong", WRONG_PIDS.values(), ids=WRONG_PIDS)
+async def test_a_pid_that_can_not_be_the_containers_is_not_believed(
+    node: Node, verb: str, wrong: str
+) -> None:
+    """Whoever has that pid would be killed with the container; and a start must have an end."""
+    find = "while [ $1 != --pid-file ]; do shift; done; pid=$2"
+    script(
+        node.path / "liar.sh",
+        f'case "$*" in *" {verb} "*) {RUNC} "$@"; {find}; {wrong}; exit 0;; esac',
+    )
+    if verb == "create":
+        with pytest.raises(InitFailed, match="liar create: it"):
+            await start(node, "liar", "c1", "sleep", "1000")
+        return
+    await start(node, "liar", "c1", "sleep", "1000")
+    with pytest.raises(InitFailed, match="liar exec: it"):
+        await node.exec("s1", "c1", "true")
+
+
+@pytest.mark.parametrize(
+    "log", ["head -c 60000 /dev/zero | tr '\\0' '[' > $log", "mkfifo $log", "mkdir $log"]
+)
+async def test_a_log_that_can_not_be_read_says_nothing(node: Node, log: str) -> None:
+    find = "while [ $1 != --log ]; do shift; done; log=$2"
+    script(node.path / "liar.sh", f'case "$*" in *" create "*) {find}; {log}; exit 3;; esac')
+    with pytest.raises(InitFailed, match="exit status 3, and it does not say why"):
+        await start(node, "liar", "c1", "true")
 
 
 async def test_a_container_can_be_removed_while_its_binary_hangs(node: Node) -> None:
@@ -130,6 +174,19 @@ async def test_a_command_that_takes_too_long_is_killed(node: Node) -> None:
     await start(node, "runc", "c1", "sleep", "1000")
     with pytest.raises(ExecTimedOut):
         await node.runtime.exec(ExecRequest("s1", "c1", ("sleep", "1001"), 0.5))
+    assert b"1001" not in await node.exec("s1", "c1", "ps")
+
+
+@pytest.mark.parametrize("first", ["", f'{RUNC} "$@";'], ids=["before", "after"])
+async def test_a_command_takes_too_long_though_its_binary_hangs(node: Node, first: str) -> None:
+    """Be it before the command was started, or after."""
+    script(node.path / "liar.sh", f'case "$*" in *" exec "*) {first} exec sleep 1000;; esac')
+    await start(node, "liar", "c1", "sleep", "1000")
+    began = time.monotonic()
+    with pytest.raises(ExecTimedOut):
+        await node.runtime.exec(ExecRequest("s1", "c1", ("sleep", "1001"), 0.5))
+    assert time.monotonic() - began < 10
+    script(node.path / "liar.sh", "")
     assert b"1001" not in await node.exec("s1", "c1", "ps")
 
 

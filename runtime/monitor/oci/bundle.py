@@ -19,6 +19,7 @@ import json
 import os
 import posixpath
 import socket
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
 _POD_SHM = b"/shm"  # in the pod's mount namespace: see runtime.init.sandbox
 _TMPFS = ((b"mode", b"0711"), (b"size", b"16777216"))
+_PID_DIGITS = 9
 _ATTRIBUTES = MountAttr.NOSUID | MountAttr.NODEV
 
 
@@ -138,21 +140,31 @@ def namespaces(pod: Pod, pid_namespace: str) -> dict[str, str]:
 
 
 def read(bundle_fd: int, name: str, *, most: int = 65536) -> bytes:
-    """The end of a file in the bundle; b"" if there is none."""
+    """The end of a file in the bundle; b"" if there is none, or something else than a file."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not hold us up
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=bundle_fd)
-    except FileNotFoundError:
+        fd = os.open(name, flags, dir_fd=bundle_fd)
+    except OSError:
         return b""
     try:
-        return os.pread(fd, most, max(os.fstat(fd).st_size - most, 0))
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return b""
+        return os.pread(fd, most, max(status.st_size - most, 0))
     finally:
         os.close(fd)
+
+
+def told_pid(bundle_fd: int, name: str) -> int:
+    """The pid that a run has written down; 0: none that could be one."""
+    told = read(bundle_fd, f"{name}.pid").strip()
+    return int(told) if told.isdigit() and len(told) <= _PID_DIGITS else 0
 
 
 def forget(bundle_fd: int, name: str) -> None:
     """Removes the files of one run."""
     for suffix in ("json", "pid", "log", "console"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it is not there, or nothing that we have made
             os.unlink(f"{name}.{suffix}", dir_fd=bundle_fd)
 
 

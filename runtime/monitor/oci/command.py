@@ -17,8 +17,10 @@ from runtime.monitor.program import Program
 if TYPE_CHECKING:
     from runtime.monitor.oci.container import OciContainer
     from runtime.monitor.pod import Pod
+    from runtime.monitor.reaper import Reaper
 
 _PATIENCE = 60.0  # seconds for the binary to start the command
+_GRACE = 1.0  # beyond the command's own time limit, in which a slow binary may still tell its pid
 
 
 class OciCommand(Command):
@@ -58,6 +60,12 @@ class OciCommand(Command):
         if self._program is None and self._pidfd >= 0:
             super().kill()
 
+    def _time_out(self) -> None:
+        super()._time_out()
+        program = self._program
+        if program is not None:  # which may hang: a probe's time limit holds all the same
+            self._timer = self._pod.loop.after(_GRACE, program.kill)
+
     def _hear_child(self, _message: Message, descriptors: list[int]) -> None:
         (self._listener_fd,) = descriptors
 
@@ -69,17 +77,17 @@ class OciCommand(Command):
             self._listener_fd = -1
         owner, reaper = self._owner, self._pod.reaper
         try:
-            if failure or code:
+            if (failure or code) and not self._timed_out:
                 raise failure or owner.complaint("exec", code, f"{self._name}.log")
-            self._pid = _pid(owner, self._name)
+            self._pid = bundle.told_pid(owner.bundle_fd, self._name)
+            claim(reaper, self._pid, self._on_exit, owner.step("exec"))
         except InitFailed as error:
-            self._failure = error
+            self._failure = None if self._timed_out else error
             self._on_exit(code)
         else:
             self._ready = True
             with contextlib.suppress(ProcessLookupError):  # it has ended, and the reaper knows
                 self._pidfd = os.pidfd_open(self._pid)
-            reaper.claim(self._pid, self._on_exit)
             self._begin()
             if self._unwanted:
                 self.kill()
@@ -89,8 +97,14 @@ class OciCommand(Command):
                 bundle.forget(owner.bundle_fd, self._name)
 
 
-def _pid(owner: OciContainer, name: str) -> int:
+def claim(reaper: Reaper, pid: int, on_exit: Callable[[int], None], step: str) -> None:
+    """Makes a process ours, whose pid a binary has told. Raises InitFailed.
+
+    What is no child of ours is nobody's business here: it would be killed with the container.
+    """
+    if not pid:
+        raise InitFailed(step, 0, "it succeeded, but told no pid")
     try:
-        return int(bundle.read(owner.bundle_fd, f"{name}.pid"))
-    except (OSError, ValueError):
-        raise InitFailed(owner.step("exec"), 0, "it has told no pid") from None
+        reaper.claim(pid, on_exit)
+    except ChildProcessError:
+        raise InitFailed(step, 0, f"it told the pid {pid}, which is no child of its own") from None

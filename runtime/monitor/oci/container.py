@@ -21,7 +21,7 @@ from runtime.linux.fds import Message, Socket
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.oci import bundle
-from runtime.monitor.oci.command import OciCommand
+from runtime.monitor.oci.command import OciCommand, claim
 from runtime.monitor.oci.plan import CREATE, OciPlan, last_error
 from runtime.monitor.program import OnEnd, Program, execute
 from runtime.monitor.stdio import OutputStream
@@ -137,15 +137,18 @@ class OciContainer(Container):
         if failure or code:
             self._fail(failure or self.complaint("create", code, f"{CREATE}.log"))
             return
-        told = bundle.read(self.bundle_fd, f"{CREATE}.pid").strip()
-        if not told.isdigit() or (self.request.terminal and console < 0):
-            missing = "terminal" if told.isdigit() else "pid"
-            self._fail(InitFailed(self.step("create"), 0, f"it succeeded, but told no {missing}"))
+        told = bundle.told_pid(self.bundle_fd, CREATE)
+        step = self.step("create")
+        try:
+            if self.request.terminal and console < 0:
+                raise InitFailed(step, 0, "it succeeded, but told no terminal")
+            claim(self._pod.reaper, told, self._on_exit, step)
+        except InitFailed as error:
+            self._fail(error)
             return
-        self.pid = int(told)
+        self.pid = told
         with contextlib.suppress(ProcessLookupError):  # it has ended, and the reaper knows
             self.pidfd = os.pidfd_open(self.pid)
-        self._pod.reaper.claim(self.pid, self._on_exit)
         self._program = self._run_binary("start", (), self._start_ended)
 
     def _start_ended(self, code: int, failure: InitFailed | None) -> None:

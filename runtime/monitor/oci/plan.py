@@ -115,7 +115,7 @@ def last_error(log: bytes) -> str:
     for line in reversed(log.splitlines()):
         try:
             entry: object = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and entry.get("level") in ("error", "fatal", "panic"):
             return str(entry.get("msg", ""))[:4096].strip()
