@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 
 from cri.api import api_pb2 as api
@@ -78,6 +79,25 @@ def test_a_limit_that_can_not_be_names_itself(pod: Pod) -> None:
     error = refused(lambda: pod.create(config).start())
     assert "cpuset" in error.message
     assert "4095" in error.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"cpu_shares": 2**63 - 1}, "cpu.shares: 9223372036854775807; the kernel takes 2 to"),
+        (
+            {"hugepage_limits": [api.HugepageLimit(page_size="3MB", limit=0)]},
+            "hugepageLimits[0].pageSize: '3MB' is no size such as 2MB",
+        ),
+    ],
+)
+def test_a_number_that_no_kernel_takes_is_refused(
+    pod: Pod, wrong: dict[str, object], says: str
+) -> None:
+    container = pod.container(linux=resources(**wrong))
+    error = refused(container.start)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert says in error.message
 
 
 def test_only_the_devices_of_every_container_can_be_opened(pod: Pod) -> None:
