@@ -182,11 +182,44 @@ class Pids:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightDevice:
+    """weight: 10 to 1000, of those that want the same disk."""
+
+    major: int
+    minor: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """rate: bytes or operations a second."""
+
+    major: int
+    minor: int
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIo:
+    weight: int | None = None
+    weight_device: tuple[WeightDevice, ...] = ()
+    throttle_read_bps_device: tuple[Throttle, ...] = ()
+    throttle_write_bps_device: tuple[Throttle, ...] = ()
+    throttle_read_iops_device: tuple[Throttle, ...] = field(
+        default=(), metadata={"json": "throttleReadIOPSDevice"}
+    )
+    throttle_write_iops_device: tuple[Throttle, ...] = field(
+        default=(), metadata={"json": "throttleWriteIOPSDevice"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     devices: tuple[DeviceRule, ...] = ()
     memory: Memory | None = None
     cpu: Cpu | None = None
     pids: Pids | None = None
+    block_io: BlockIo | None = field(default=None, metadata={"json": "blockIO"})
     hugepage_limits: tuple[HugepageLimit, ...] = ()
     unified: Mapping[str, str] = field(default_factory=dict)
 

@@ -22,7 +22,8 @@ def resources(subject: Subject) -> Resources:
         subject.security.privileged and not subject.handler.config.privileged_without_host_devices
     )
     rules = (EVERYTHING,) if everything else (NOTHING, *subject.facts.device_rules)
-    return translated(subject.config.linux.resources, "config.linux.resources", devices=rules)
+    made = translated(subject.config.linux.resources, "config.linux.resources", devices=rules)
+    return replace(made, block_io=subject.facts.block_io) if subject.facts.block_io else made
 
 
 def translated(
@@ -49,6 +50,7 @@ def filled(asked: Resources, base: Resources) -> Resources:
         memory=_filled_memory(asked.memory, base.memory),
         cpu=_filled_cpu(asked.cpu, base.cpu),
         pids=asked.pids or base.pids,
+        block_io=asked.block_io or base.block_io,
         hugepage_limits=(*asked.hugepage_limits, *others),
         unified={**base.unified, **asked.unified},
     )

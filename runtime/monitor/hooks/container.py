@@ -37,7 +37,6 @@ from runtime.spec import Hook
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
-Answer = Callable[[object], None]
 _PATIENCE = 100.0  # seconds for all that a start waits for: the daemon waits a little longer
 _LAST_PATIENCE = 10.0  # for all that an end waits for: whoever removes the pod waits for them
 _INSIDE = Clone.NEWNS | Clone.NEWCGROUP | Clone.NEWIPC | Clone.NEWUTS | Clone.NEWNET
@@ -56,11 +55,11 @@ class HookedContainer(Container):
         self._code: int | None = None  # of the first process, which has ended
         self._finished_at = 0
 
-    def start(self, descriptors: list[int], answer: Answer) -> None:
+    def _launch(self, descriptors: list[int]) -> None:
         plan_fd, *others = descriptors
         self._node_fds = [os.dup(fd) for fd in others[:3]]
         self._deadline = time.monotonic() + _PATIENCE
-        super().start([plan_fd, *others[3:]], answer)
+        super()._launch([plan_fd, *others[3:]])
 
     def load_plan(self) -> ContainerPlan:
         return decode(ContainerPlan, self._plan().get("container"), path="container")
@@ -209,7 +208,8 @@ class HookedContainer(Container):
     def _pid_inside(self) -> int:
         """Of the first process, as those in its pid namespace see it."""
         with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
-            return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+            numbers = (int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+            return next(numbers, 0)
 
 
 def _killed() -> InitFailed:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from runtime.errors import InitFailed
+from runtime.errors import InitFailed, RuntimeFault
 from runtime.init import diagnosis, execute, launch, steps
 from runtime.init.context import Context
 from runtime.init.values import ProcessPlan
@@ -85,8 +85,9 @@ class Jobs:
         self._begun = time.monotonic_ns()
         try:
             self._running = job.start(patience, self._ended)
-        except OSError as error:  # no process can be made
-            failure = InitFailed(job.step, error.errno or 0, "can't be run")
+        except (OSError, RuntimeFault) as error:  # no process can be made, or not in there any more
+            number = error.errno or 0 if isinstance(error, OSError) else 0
+            failure = InitFailed(job.step, number, f"can't be run ({error})")
             self._loop.after(0, lambda: self._ended(failure))
 
     def abort(self) -> None:
@@ -216,7 +217,7 @@ class ContainerHook(Command):
         output = self._output
         try:
             self.start([state_fd, output.write_fd, output.write_fd], self._told)
-        except OSError:
+        except (OSError, RuntimeFault):
             output.end()
             raise
         finally:
