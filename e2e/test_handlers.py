@@ -55,7 +55,9 @@ def base_spec(node: Node) -> Path:
     """What the handler "based" adds."""
     path = node.directory / "base.json"
     limits = {"pids": {"limit": 77}, "cpu": {"shares": 333}, "memory": {"reservation": MIB}}
-    path.write_text(json.dumps({"linux": {"resources": limits}}))
+    last = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {node.directory}/stopped"]}
+    base = {"linux": {"resources": limits}, "hooks": {"poststop": [last]}}
+    path.write_text(json.dumps(base))
     return path
 
 
@@ -357,6 +359,23 @@ def test_an_update_before_the_start_keeps_what_the_handler_adds(
     assert memory == str(64 * MIB)
     reserved = control(container, "memory", "memory.soft_limit_in_bytes", "memory.low")
     assert reserved == str(MIB)
+
+
+def test_a_hook_of_the_handler_runs_without_a_daemon(kubelet: Kubelet, handlers_node: Node) -> None:
+    container = kubelet.pod(handler="based").container(["sh", "-c", "sleep 1000; exit 7"]).start()
+    pid = json.loads(container.response(verbose=True).info["info"])["pid"]
+    assert handlers_node.daemon is not None
+    os.kill(handlers_node.daemon.process.pid, KILL)
+    handlers_node.daemon.process.wait()
+    told = handlers_node.directory / "stopped"
+    told.unlink(missing_ok=True)
+    (sleep,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(sleep), KILL)
+    until(lambda: told.exists() and told.read_text() != "", "the hook has run")
+    state = json.loads(told.read_text())
+    assert (state["id"], state["status"]) == (container.id, "stopped")
+    handlers_node.start_daemon()
+    assert container.wait().exit_code == 7
 
 
 def test_a_handler_runs_the_hooks_that_a_device_by_name_wants(
