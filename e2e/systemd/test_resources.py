@@ -22,7 +22,7 @@ PAGES = Path("/proc/sys/vm/nr_hugepages")
 NODE = api.Mount(container_path="/node", host_path="/", readonly=True)
 # Two huge pages by mmap: MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB
 TWO_PAGES = "import mmap; mmap.mmap(-1, 4 << 20, flags=0x40022).write(bytes(4 << 20)); print(1)"
-HOG = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); echo full; exec sleep 100000"
+HOG = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo full; exec sleep 100000"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def pages() -> Iterator[None]:
 def swap(tmp_path: Path) -> Iterator[None]:
     file = Path("/var/swap.podwright")
     with file.open("wb") as written:
-        for _ in range(320):
+        for _ in range(128):
             written.write(bytes(MIB))
     file.chmod(0o600)
     subprocess.run(["mkswap", "-q", str(file)], check=True)
@@ -75,15 +75,15 @@ def test_a_limit_of_huge_pages_is_the_kernels_when_they_are_asked_for(
 
 def test_who_has_swap_survives_what_kills_who_has_none(pod: Pod, swap: None) -> None:
     without = pod.container(
-        ["sh", "-c", HOG], linux=resources(memory_limit_in_bytes=32 * MIB)
+        ["sh", "-c", HOG], linux=resources(memory_limit_in_bytes=16 * MIB)
     ).start()
     status = without.wait(PATIENCE)
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
-    both = resources(memory_limit_in_bytes=32 * MIB, memory_swap_limit_in_bytes=288 * MIB)
+    both = resources(memory_limit_in_bytes=16 * MIB, memory_swap_limit_in_bytes=112 * MIB)
     with_swap = pod.container(["sh", "-c", HOG], linux=both).start()
-    assert written(with_swap, "memory.swap.max") == str(256 * MIB)
+    assert written(with_swap, "memory.swap.max") == str(96 * MIB)
     until(lambda: with_swap.log() == ["full"], "the hog is full", PATIENCE)
-    assert int(written(with_swap, "memory.swap.current")) > 8 * MIB
+    assert int(written(with_swap, "memory.swap.current")) > 2 * MIB
     assert with_swap.status().state == api.CONTAINER_RUNNING
 
 

@@ -91,6 +91,12 @@ class Container:
         return ".scope/" in self.request.cgroup_path
 
     @property
+    def runs(self) -> bool:
+        """As the daemon sees it: it has been started, and its end has not been told."""
+        ending = self.state is State.ENDING and self._failure is None
+        return ending or self.state is State.RUNNING
+
+    @property
     def running(self) -> RunningContainer:
         who = self.who
         identity = Identity(who.uid, who.gid, who.groups) if who else Identity()

@@ -234,7 +234,7 @@ class Pod:
 
     def report(self) -> SandboxReport:
         containers = self._containers.values()
-        running = (item.running for item in containers if item.state is State.RUNNING)
+        running = (item.running for item in containers if item.runs)
         exited = (item.exit for item in containers if item.exit and item.state is State.EXITED)
         return SandboxReport(self.sandbox_id, os.getpid(), tuple(running), tuple(exited))
 

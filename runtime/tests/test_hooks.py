@@ -243,6 +243,21 @@ async def test_a_poststop_hook_that_fails_is_a_remark_and_the_others_run(node: N
     assert (node.path / "second").exists()
 
 
+async def test_a_container_runs_until_its_last_hook_has_and_its_end_is_told(node: Node) -> None:
+    script = f": > {node.path}/begun; while ! test -e {node.path}/go; do sleep 0.05; done"
+    await start(node, "c1", "sh", "-c", "exit 9", poststop=sh(script))
+    await until((node.path / "begun").exists)
+    next_one = node.new_runtime()
+    await next_one.start()
+    report = await next_one.reconnect("s1")
+    assert report is not None
+    assert [one.container_id for one in report.running] == ["c1"]
+    assert report.exited == ()
+    await next_one.close()
+    (node.path / "go").touch()
+    assert (await node.ended("c1")).exit_code == 9
+
+
 async def test_an_exit_is_on_disk_while_its_poststop_hook_runs(node: Node) -> None:
     script = f"cp {node.state}/monitors/s1/exits/c1.json {node.path}/exit"
     await start(node, "c1", "sh", "-c", "exit 9", poststop=sh(script))
