@@ -132,7 +132,7 @@ class CgroupConfig:
     driver: str = key(
         "auto",
         "Who makes cgroups: cgroupfs (podwright itself), systemd (asked by podwright), or auto: "
-        "systemd where it is the node's init. kubelet asks for it and follows.",
+        "systemd where it is the node's init, and cgroups are v2. kubelet asks for it and follows.",
         one_of("auto", "cgroupfs", "systemd"),
     )
     parent: str = key(

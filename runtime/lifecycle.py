@@ -236,6 +236,7 @@ class Runtime:
             stdin_once=request.stdin_once,
             handler=handler.name,
             hooks=not handler.name and any(spec.hooks.values()),
+            shim=handler.shim,
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id

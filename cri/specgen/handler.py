@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from cri.handlers import OCI, HandlerConfig
+from cri.handlers import SHIM, HandlerConfig
 from cri.specgen.resources import filled
 from runtime import codec
 from runtime.errors import InvalidSpec
@@ -78,7 +78,7 @@ class RuntimeHandler:
     @property
     def user_namespaces(self) -> bool:
         """Whether it can run a pod in one, where the node can make one: programs are given none."""
-        return self.config.type != OCI
+        return not self.config.program
 
 
 class BaseRefused(ValueError):
@@ -117,7 +117,25 @@ def spec_annotations(subject: Subject) -> Mapping[str, str]:
         for key, value in given.items():
             if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns):
                 found[key] = value
-    return found
+    return {**found, **_of_shims(subject)} if handler.config.type == SHIM else found
+
+
+def _of_shims(subject: Subject) -> Mapping[str, str]:
+    """What containerd tells its shims of a pod, by its names: nobody else may set them."""
+    pod, resources = subject.sandbox.metadata, subject.sandbox.linux.resources
+    told = {
+        "sandbox-name": pod.name,
+        "sandbox-namespace": pod.namespace,
+        "sandbox-uid": pod.uid,
+        "container-name": subject.config.metadata.name,
+        "image-name": subject.config.image.image,
+    }
+    if resources.ByteSize():  # all containers' together: how large a machine has to be
+        told["sandbox-cpu-period"] = str(resources.cpu_period)
+        told["sandbox-cpu-quota"] = str(resources.cpu_quota)
+        told["sandbox-cpu-shares"] = str(resources.cpu_shares)
+        told["sandbox-memory"] = str(resources.memory_limit_in_bytes)
+    return {f"io.kubernetes.cri.{key}": value for key, value in told.items() if value}
 
 
 def completed(spec: Spec, subject: Subject) -> Spec:

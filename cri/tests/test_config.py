@@ -74,7 +74,12 @@ def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
         ("[network]\n\nmtuu = 1", 3, "unknown key network.mtuu: did you mean network.mtu?"),
         ("[network]\nxyzzy = 1", 2, "unknown key network.xyzzy: [network] knows enabled, bridge"),
         ("[runtime.handlers.runc]\npaht = '/x'", 2, "did you mean runtime.handlers.runc.path?"),
-        ("[runtime.handlers.x]\ntype = 'shim'", 2, "must be one of podwright, oci"),
+        ("[runtime.handlers.x]\ntype = 'vm'", 2, "must be one of podwright, oci, shim"),
+        (
+            "[runtime.handlers.x]\noptions = {a = 1.5}",
+            2,
+            "expected a table of strings, whole numbers and truth",
+        ),
         ("[runtime.handlers.x]\npath = 'runc'", 2, "'runc': must be an absolute path"),
         ("[runtime.handlers.X]\ntype = 'oci'", 1, "'X' can't be a handler: lower-case letters"),
         ("[runtime.handlers]\nx = 1", 2, "is a table: write [runtime.handlers.x]"),

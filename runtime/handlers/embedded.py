@@ -23,6 +23,7 @@ class Embedded:
     """See `Handler`."""
 
     name = ""
+    shim = False
 
     def prepare(self, ground: Ground, work: Work) -> Prepared:
         made, hooks = compiled(ground, work), checked(work.spec.hooks)

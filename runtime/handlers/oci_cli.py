@@ -47,6 +47,10 @@ class OciCli:
     own_cgroup: bool = True
     hidden: tuple[str, ...] = ()
 
+    @property
+    def shim(self) -> bool:
+        return False
+
     def prepare(self, ground: Ground, work: Work) -> Prepared:
         compiled = plan.container(work.spec, work.rootfs, cgroups=ground.cgroups)
         root = self.root or ground.state / "handlers" / self.name

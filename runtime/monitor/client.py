@@ -26,6 +26,7 @@ from runtime.monitor.messages import (
     Failure,
     Keep,
     Request,
+    Resize,
 )
 
 T = TypeVar("T")
@@ -79,9 +80,13 @@ class Conversation:
         return decode(answer, message["ok"], path="ok")
 
     def end_input(self) -> None:
-        """Of an attachment: the client has no more input."""
-        if isinstance(self.request, Attach):
+        """Of an attachment or a command: the client has no more input."""
+        if isinstance(self.request, (Attach, ExecStream)):
             self._client.tell(EndInput(self.number))
+
+    def resize(self, width: int, height: int) -> None:
+        """Of a terminal whose master we have not been given."""
+        self._client.tell(Resize(self.number, width, height))
 
     def abandon(self) -> None:
         """Of a command or an attachment: nobody wants it any more; its last word comes yet."""

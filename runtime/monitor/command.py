@@ -160,6 +160,12 @@ class Command:
         for pid in (*seen, self._pid):
             _signal(pid, signal.SIGKILL)
 
+    def end_input(self) -> None:
+        """The client has closed its pipe, and nobody is in between."""
+
+    def resize(self, width: int, height: int) -> None:
+        """The client's terminal, whose master we have given away, has another size."""
+
     def _time_out(self) -> None:
         self._timed_out = True
         self.kill()

@@ -76,6 +76,7 @@ class Container:
         self._init_stages = ""
         self._warnings: list[str] = []
         self._when_ended: list[Callable[[], None]] = []
+        self._oom_killed: bool | None = None  # None: nobody has looked
 
     @property
     def id(self) -> str:
@@ -84,11 +85,6 @@ class Container:
     @property
     def cgroup(self) -> Cgroup:
         return self._pod.hierarchy.cgroup(self.request.cgroup_path)
-
-    @property
-    def scope(self) -> bool:
-        """The cgroup is in one of systemd's, which removes both as soon as nobody is in them."""
-        return ".scope/" in self.request.cgroup_path
 
     @property
     def runs(self) -> bool:
@@ -152,6 +148,14 @@ class Container:
         fds.close_all((self._stdin_fd,))
         self._stdin_fd = -1
 
+    @property
+    def remote_terminal(self) -> bool:
+        """Somebody else holds the terminal's master: what it prints comes by a pipe."""
+        return False
+
+    def resize(self, width: int, height: int) -> None:
+        """Of a remote terminal."""
+
     def output(self, number: int) -> OutputStream | None:
         """Stream 1 or 2; a terminal's is 1. None: it has ended."""
         stream = self._streams[number - 1] if number <= len(self._streams) else None
@@ -202,7 +206,7 @@ class Container:
                 tasks=() if unified else tuple(cgroup_fds),
                 user_ns_fd=pod.facts.user_fd,
             )
-            child = self._fork(surroundings)
+            child = self._fork_init(surroundings)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
         self.pid, self.pidfd = child.pid, child.pidfd
@@ -211,7 +215,7 @@ class Container:
         pod.loop.watch(child.channel.fileno(), self._on_message)
         self._stages.append(("fork init", begin, time.monotonic_ns() - begin))
 
-    def _fork(self, surroundings: launch.Surroundings) -> launch.Child:
+    def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
         return self._pod.launch_container(self.load_plan, surroundings)
 
     def load_plan(self) -> ContainerPlan:
@@ -301,14 +305,14 @@ class Container:
 
     def _end(self, code: int, finished_at: int = 0) -> None:
         finished_at = finished_at or time.time_ns()
-        oom_kills = self._release()
+        self._release()
         if self._failure is None:
             self.exit = ContainerExit(
                 self._pod.sandbox_id,
                 self.id,
                 code,
                 finished_at,
-                oom_killed=oom_kills > 0 and code != 0,
+                oom_killed=bool(self._oom_killed) and code != 0,
                 message=self._complaint,
             )
         self._conclude()
@@ -324,15 +328,16 @@ class Container:
             callback()
         self._when_ended.clear()
 
-    def _release(self) -> int:
-        """Gives back all that the container held; answers how many of it the OOM killer took."""
-        oom_kills = 0
+    def _look_for_oom_kills(self) -> None:
+        """Before the cgroup is removed; once."""
+        if self._oom_killed is None:
+            self._oom_killed = self._pod.oom_kills_of(self) > 0
+
+    def _release(self) -> None:
+        """Gives back all that the container held."""
         try:
             cgroup = self.cgroup
-            if cgroup.exists():
-                oom_kills = cgroup.oom_kills()
-            if self.scope:
-                oom_kills = self._pod.oom_kills_of(self, oom_kills)
+            self._look_for_oom_kills()
             if self.request.pid_namespace != "own":  # others may have outlived the first
                 cgroup.kill()
             cgroup.remove()
@@ -351,7 +356,6 @@ class Container:
             self._log = None
         fds.close_all((self._stdin_fd, self.pidfd, self._plan_fd))
         self._stdin_fd = self.pidfd = self._plan_fd = -1
-        return oom_kills
 
     def _peer(self) -> Socket:
         assert self._channel is not None

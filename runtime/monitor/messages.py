@@ -76,8 +76,9 @@ class Start:
     decodes) and, for cgroup v1, its `tasks` files, for v2, its directory.
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
     handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
-    cgroup descriptors the binary makes the cgroup; empty: the embedded runtime.
-    hooks: the plan is a HookedPlan, and the node's network, IPC and UTS namespaces follow it.
+    cgroup descriptors the binary makes the cgroup; empty: the embedded runtime. shim: the binary is
+    a shim of containerd's, and the plan a ShimPlan. hooks: the plan is a HookedPlan, and the node's
+    network, IPC and UTS namespaces follow it.
     """
 
     container_id: str
@@ -89,6 +90,7 @@ class Start:
     stdin_once: bool = False
     handler: str = ""
     hooks: bool = False
+    shim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class ExecStream:
     """Run a command for a client who listens; begun when its program runs. Answer: Executed.
 
     streams: which of 0, 1, 2 travel as descriptors, the others are the container's /dev/null; with
-    a terminal none does, and its master comes back.
+    a terminal none does, and its master comes back; or, where somebody else holds that, two pipes:
+    for its input, and for its output. Its size is told by Resize then.
     """
 
     container_id: str
@@ -170,10 +173,12 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """has_stdin: the container has one that is open; one of a terminal is."""
+    """has_stdin: the container has one that is open; one of a terminal is. remote: somebody else
+    has the terminal's master, stdin is a pipe, and the size is told by Resize."""
 
     terminal: bool = False
     has_stdin: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +191,20 @@ class Detached:
 @dataclass(frozen=True, slots=True)
 class EndInput:
     """The client of the Attach with this message id has no more input: where the container's stdin
-    is for one client only, it ends. Never answered."""
+    is for one client only, it ends. Or that of the ExecStream, which has closed its pipe: somebody
+    in between may have to. Never answered."""
 
     exec_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The client's terminal has another size, in columns and rows. exec_id: as in EndInput; for a
+    terminal whose master the daemon has not been given. Never answered."""
+
+    exec_id: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +298,7 @@ Request = (
     | ExecStream
     | Attach
     | EndInput
+    | Resize
     | Sockets
     | Abandon
     | ReopenLog
@@ -298,6 +315,7 @@ REQUESTS: Mapping[str, type[Request]] = {
     "exec-stream": ExecStream,
     "attach": Attach,
     "end-input": EndInput,
+    "resize": Resize,
     "sockets": Sockets,
     "abandon": Abandon,
     "reopen-log": ReopenLog,

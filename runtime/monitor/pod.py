@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from runtime.cgroup.kills import OomKills
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
@@ -25,6 +27,9 @@ from runtime.monitor.messages import (
     Start,
 )
 from runtime.monitor.reaper import Reaper
+
+if TYPE_CHECKING:
+    from runtime.monitor.shim.shim import Shim
 
 Reply = Callable[[object], None]
 Begun = Callable[[object, list[int]], None]
@@ -93,8 +98,9 @@ class Pod:
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
         self._guests: dict[Asker, Command | Attachment] = {}
+        self.shim: Shim | None = None  # of containerd's, where one makes the containers
         self._ending: Callable[[], None] | None = None
-        self._oom_kills: int | None = None  # in the pod's cgroup, and not of a container that runs
+        self._oom_kills = OomKills(hierarchy, facts.cgroup_parent)
 
     @property
     def sandbox_id(self) -> str:
@@ -119,8 +125,7 @@ class Pod:
             container = _with_hooks(self, request)
         else:
             container = Container(self, request)
-        if container.scope and self._oom_kills is None:
-            self._oom_kills = self._all_oom_kills()  # of what was there before us
+        self._oom_kills.begin(container.cgroup)
         self._containers[request.container_id] = container
 
         def answer(result: object) -> None:
@@ -179,10 +184,16 @@ class Pod:
         return answer
 
     def end_input(self, asker: Asker) -> None:
-        """The client of an attachment has no more input."""
+        """The client of an attachment or of a command has no more input."""
         guest = self._guests.get(asker)
-        if isinstance(guest, Attachment):
+        if guest is not None:
             guest.end_input()
+
+    def resize(self, asker: Asker, width: int, height: int) -> None:
+        """The client's terminal has another size."""
+        guest = self._guests.get(asker)
+        if guest is not None:
+            guest.resize(width, height)
 
     def abandon(self, asker: Asker) -> None:
         """Who asked for a command or an attachment has gone."""
@@ -215,22 +226,11 @@ class Pod:
         self.on_exit(ended)
         self._end_if_asked()
 
-    def oom_kills_of(self, ended: Container, seen: int) -> int:
-        """Of a container in a scope. seen: what its cgroup told, if systemd had left it there.
-
-        Else it is what the pod's cgroup has counted (on v2 with all beneath, removed ones too), and
-        neither those that run nor those that have ended before.
-        """
-        before = self._oom_kills or 0
-        if not seen and not ended.cgroup.exists():
-            running = (item for item in self._containers.values() if item is not ended)
-            others = sum(item.cgroup.oom_kills() for item in running if item.exit is None)
-            seen = max(0, self._all_oom_kills() - before - others)
-        self._oom_kills = before + seen
-        return seen
-
-    def _all_oom_kills(self) -> int:
-        return self.hierarchy.cgroup(self.facts.cgroup_parent).oom_kills()
+    def oom_kills_of(self, ended: Container) -> int:
+        """How many of its processes the kernel killed for want of memory; to be asked once."""
+        others = (item for item in self._containers.values() if item is not ended)
+        running = (item.cgroup for item in others if item.exit is None)
+        return self._oom_kills.of(ended.cgroup, running)
 
     def report(self) -> SandboxReport:
         containers = self._containers.values()
@@ -262,6 +262,9 @@ class Pod:
             return
         if any(item.state is not State.EXITED for item in self._containers.values()):
             return
+        if self.shim is not None and not self.shim.ended:
+            self.shim.end(self._end_if_asked)
+            return
         if self.facts.reaper_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 kill_and_wait(self.facts.reaper_pidfd)
@@ -280,6 +283,10 @@ class Pod:
 
 def _made_by_binary(pod: Pod, request: Start) -> Container:
     """Of another runtime, whose code only the monitors that need it load."""
+    if request.shim:
+        from runtime.monitor.shim.container import ShimContainer
+
+        return ShimContainer(pod, request)
     from runtime.monitor.oci.container import OciContainer
 
     return OciContainer(pod, request)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OnEnd = Callable[[int, InitFailed | None], None]
 OnWord = Callable[[Message, list[int]], None]
 _SIGKILL = 9
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of every run
 
 
 class Program:
@@ -123,18 +123,21 @@ def execute(
     command: Sequence[str],
     *,
     path: str = "",
-    environment: Mapping[str, str] | None = None,
     stdio: Sequence[int] = (-1, -1, -1),
     namespace_fd: int = -1,
+    environment: Mapping[str, str] | None = None,
+    directory: str = "/",
 ) -> None:
     """Becomes the binary. Only in a child; raises OSError.
 
-    path: of the program, if it is not the first word; environment: all of it, None: a PATH;
-    stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people;
-    namespace_fd: the mount namespace in which the bundle is.
+    path: of the program, if it is not the first word;
+    stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people.
+    namespace_fd: the mount namespace in which the bundle is; environment: beside PATH; directory:
+    to start in.
     """
     if namespace_fd >= 0:
         setns(namespace_fd, Clone.NEWNS)
+    os.chdir(directory)
     stdin, stdout, stderr = stdio
     if stdin < 0:
         stdin, write_end = os.pipe2(os.O_CLOEXEC)
@@ -145,8 +148,8 @@ def execute(
     os.dup2(stdout if stdout >= 0 else 2, 1)
     close_from(3, cloexec=True)
     try:
-        words = [os.fsencode(word) for word in command]
-        os.execve(path or command[0], words, environment or _ENVIRONMENT)  # noqa: S606 - no shell
+        env = {"PATH": PATH, **(environment or {})}
+        os.execve(path or command[0], list(command), env)  # noqa: S606 - a list, no shell
     except OSError as error:
         text = f"the binary {path or command[0]!r} can't be run; is it installed?"
         raise OSError(error.errno, text) from None
@@ -159,7 +162,6 @@ def _become(peer: Socket, step: str, body: Callable[[Socket], None]) -> None:
         prctl(Prctl.SET_PDEATHSIG, _SIGKILL)
         os.setsid()
         os.umask(0o022)
-        os.chdir("/")
         body(peer)
     except BaseException as error:  # noqa: BLE001 - it must not unwind into the monitor
         Reporter(peer).failed(step, error)

@@ -22,6 +22,7 @@ from runtime.monitor.messages import (
     ExecStream,
     Remove,
     ReopenLog,
+    Resize,
     Signal,
     Start,
 )
@@ -100,6 +101,7 @@ class Server:
             "exec-stream": self._exec_stream,
             "attach": self._attach,
             "end-input": self._end_input,
+            "resize": self._resize,
             "sockets": self._sockets,
             "abandon": self._abandon,
             "reopen-log": self._reopen_log,
@@ -162,6 +164,7 @@ class Server:
             stdin_once=bool(get("stdin_once")),
             handler=str(get("handler", "")),
             hooks=bool(get("hooks")),
+            shim=bool(get("shim")),
         )
         self._pod.start(start, descriptors, asker.reply)
 
@@ -186,6 +189,10 @@ class Server:
 
     def _end_input(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.end_input((asker.connection, decode(EndInput, message).exec_id))
+
+    def _resize(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        request = decode(Resize, message)
+        self._pod.resize((asker.connection, request.exec_id), request.width, request.height)
 
     def _abandon(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.abandon((asker.connection, decode(Abandon, message).exec_id))

@@ -68,7 +68,7 @@ class HookedContainer(Container):
         container = cast("dict[str, object]", self._plan()["container"])
         return decode(ProcessPlan, container.get("process"), path="process")
 
-    def _fork(self, surroundings: launch.Surroundings) -> launch.Child:
+    def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
         self._hooks = decode(HookPlan, self._plan().get("hooks"), path="hooks")
         shared = namespaces(self._pod, self.request.pid_namespace)
         build = Build(lambda: str(self._plan()["config"]), self._hooks.place, shared)
@@ -168,12 +168,12 @@ class HookedContainer(Container):
             setns(self._outside_fd, Clone.NEWNS)
             for fd in self._node_fds:
                 setns(fd, 0)
-            os.chdir(self._hooks.place)
 
         def start(patience: float, on_end: OnEnd) -> Running:
             made = NodeHook(self._pod, job, on_end)
             pid = 0 if stage == POSTSTOP else self.pid
-            made.start(enter, state(self.id, status, pid, self._hooks), patience=patience)
+            said, place = state(self.id, status, pid, self._hooks), self._hooks.place
+            made.start(enter, said, directory=place, patience=patience)
             return made
 
         return start
@@ -181,14 +181,14 @@ class HookedContainer(Container):
     def _inside(self, _stage: str, job: tuple[str, Hook]) -> Callable[[float, OnEnd], Running]:
         def enter() -> None:
             setns(self.pidfd, _INSIDE)
-            os.chdir(f"{self._hooks.place}/{ROOTFS}")
 
         def start(patience: float, on_end: OnEnd) -> Running:
             made = NodeHook(self._pod, job, on_end)
             said = state(self.id, "creating", self._pid_inside(), self._hooks)
             pid_ns_fd = self.pid_namespace_fd()
             try:
-                made.start(enter, said, patience=patience, pid_ns_fd=pid_ns_fd)
+                root = f"{self._hooks.place}/{ROOTFS}"
+                made.start(enter, said, directory=root, patience=patience, pid_ns_fd=pid_ns_fd)
             finally:
                 os.close(pid_ns_fd)
             return made

@@ -170,19 +170,24 @@ class NodeHook:
         enter: Callable[[], None],
         state: bytes,
         *,
+        directory: str,
         patience: float,
         pid_ns_fd: int = -1,
     ) -> None:
-        """enter: goes to where it is to run; called in its process."""
+        """enter: goes to the namespaces where it is to run; called in its process."""
         state_fd = _state_file(state)
         hook, output = self._hook, self._output
 
         def body(_peer: Socket) -> None:
             enter()
             stdio = (state_fd, output.write_fd, output.write_fd)
-            environment = dict(item.partition("=")[::2] for item in hook.env) or None
-            command = hook.args or (hook.path,)
-            execute_program(command, path=hook.path, environment=environment, stdio=stdio)
+            execute_program(
+                hook.args or (hook.path,),
+                path=hook.path,
+                stdio=stdio,
+                environment=dict(item.partition("=")[::2] for item in hook.env),
+                directory=directory,
+            )
 
         try:
             self._program.start(body, patience=patience, pid_ns_fd=pid_ns_fd)

@@ -43,7 +43,6 @@ class OciContainer(Container):
         self._program: Program | None = None  # create or start, while it runs
         self._code: int | None = None  # of the first process, which has ended
         self._finished_at = 0
-        self._oom_kills = 0
         self._numbers = itertools.count(1)
         self._began = 0
 
@@ -102,7 +101,7 @@ class OciContainer(Container):
                 container_id=self.id,
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 mount_ns_fd=pod.facts.mount_fd,
-                namespaces=bundle.namespaces(self._pod, self.request.pid_namespace),
+                namespaces=bundle.namespaces(pod, request.pid_namespace),
                 tasks=() if unified else tuple(cgroup_fds),
             )
 
@@ -186,8 +185,8 @@ class OciContainer(Container):
     def _finish(self) -> None:
         """Counts what is gone with the cgroup, then has the binary forget the container."""
         with contextlib.suppress(OSError, RuntimeFault):
+            self._look_for_oom_kills()
             if self.cgroup.exists():
-                self._oom_kills = self.cgroup.oom_kills()
                 self.cgroup.kill()  # of a shared pid namespace others may live on
         if self.bundle_fd < 0:
             self._end(0)
@@ -199,11 +198,10 @@ class OciContainer(Container):
             self._complaint = str(failure or self.complaint("delete", code, "delete.log"))
         self._end(self._code or 0, max(self._finished_at, self._started_at))
 
-    def _release(self) -> int:
-        oom_kills = self._oom_kills + super()._release()
+    def _release(self) -> None:
+        super()._release()
         fds.close_all((self.namespace_fd, self.bundle_fd))
         self.namespace_fd = self.bundle_fd = -1
-        return oom_kills
 
     def _run_binary(self, verb: str, words: tuple[str, ...], on_end: OnEnd) -> Program | None:
         """`binary VERB [options] ID [signal]`, in the bundle's namespace; on_end is always told."""
