@@ -22,7 +22,7 @@ PAGES = Path("/proc/sys/vm/nr_hugepages")
 NODE = api.Mount(container_path="/node", host_path="/", readonly=True)
 # Two huge pages by mmap: MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB
 TWO_PAGES = "import mmap; mmap.mmap(-1, 4 << 20, flags=0x40022).write(bytes(4 << 20)); print(1)"
-HOG = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo full; exec sleep 100000"
+HOG = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo full; while :; do sleep 1000; done"
 
 
 @pytest.fixture
