@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(UNPACKED)/usr/bin:$(PATH)
 
 PACKAGES := python3-venv
 RUN_PACKAGES := busybox-static iproute2 libseccomp2 nftables util-linux
-TEST_PACKAGES := $(RUN_PACKAGES) conntrack crun openssl runc runsc skopeo
+TEST_PACKAGES := $(RUN_PACKAGES) conntrack containerd crun openssl runc runsc skopeo
 BENCH_PACKAGES := $(RUN_PACKAGES) containerd containernetworking-plugins crun e2fsprogs iptables runc
 
 .PHONY: help
@@ -32,6 +32,12 @@ run: $(STAMPS)/venv $(STAMPS)/run-packages $(STAMPS)/registry ## a pod's whole l
 .PHONY: test
 test: check $(STAMPS)/test-packages $(STAMPS)/registry ## check, then every test (root; without root the tests which need it are skipped)
 	$(BIN)/pytest
+
+.PHONY: guest
+guest: $(STAMPS)/venv $(STAMPS)/registry ## tests that take systemd and cgroup v2, in a virtual machine that GUEST= boots (docs/testing.md)
+	@[ -n "$(GUEST)" ] || { echo "GUEST= is to name what boots the machine: see docs/testing.md" >&2; exit 2; }
+	@e2e/systemd/stage.sh $(VENV)
+	$(GUEST) $(VENV)/guest -- sh e2e/systemd/run.sh
 
 .PHONY: check
 check: $(STAMPS)/venv ## format, lint, types, who may import whom

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cri.endpoint import Endpoint
 from cri.handlers import DEFAULT_HANDLER, EMBEDDED, HandlerConfig, handler_names
+from cri.plugin_config import NriConfig
 from cri.toml_lines import Key, line_of
 from cri.toml_tables import Check, absolute, absolute_or_empty, applied, key, one_of, problems
 from network.config import check_interface_name, parse_subnet
@@ -132,7 +133,7 @@ class CgroupConfig:
     driver: str = key(
         "auto",
         "Who makes cgroups: cgroupfs (podwright itself), systemd (asked by podwright), or auto: "
-        "systemd where it is the node's init. kubelet asks for it and follows.",
+        "systemd where it is the node's init, and cgroups are v2. kubelet asks for it and follows.",
         one_of("auto", "cgroupfs", "systemd"),
     )
     parent: str = key(
@@ -213,6 +214,12 @@ class StreamingConfig:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
+    criu: str = key(
+        "criu",
+        "The program that writes and restores checkpoints: its name or its path. Looked for when "
+        "it is first needed.",
+        lambda value: "" if value else "must be the name or the path of a program",
+    )
     handlers: Mapping[str, HandlerConfig] = field(
         default_factory=lambda: {DEFAULT_HANDLER: HandlerConfig()},
         metadata={
@@ -256,6 +263,10 @@ class Config:
         default_factory=RuntimeConfig, metadata={"doc": "What runs containers."}
     )
 
+    nri: NriConfig = field(
+        default_factory=NriConfig, metadata={"doc": "The Node Resource Interface: plugins."}
+    )
+
     @property
     def handlers(self) -> Mapping[str, HandlerConfig]:
         """What a sandbox may ask for; "" is the default one."""
@@ -295,6 +306,8 @@ def _contradictions(config: Config) -> Iterator[tuple[Key, str]]:
     if config.runtime.handlers[DEFAULT_HANDLER].type != EMBEDDED:
         path = ("runtime", "handlers", DEFAULT_HANDLER, "type")
         yield path, "must be podwright: give another runtime a name of its own"
+    if config.root == config.state:
+        yield ("state",), f"= {config.state!r}: must be another directory than root"
 
 
 def _where(sources: Sequence[Path], path: Key) -> tuple[Path, int]:
@@ -315,6 +328,10 @@ def parse(text: str, source: Path | str = "<text>", *, base: Config | None = Non
         line = int(where[1]) if where and where[1] else len(text.splitlines())
         message = str(error)[: where.start()] if where else str(error)
         raise ConfigError(source, line, f"not TOML: {message}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(source, 0, f"not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(source, 0, "not TOML: nested too deeply") from None
     for path, problem in problems(Config, data, ()):
         raise ConfigError(source, line_of(text, path), problem)
     return applied(base or Config(), data)

@@ -46,6 +46,7 @@ from runtime.lifecycle import ContainerExit, Runtime
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from cri.rpc.nri_host import NriHost
     from cri.specgen.handler import RuntimeHandler
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,11 @@ async def serve(options: Options) -> None:
     config = options.load()
     _set_up_logging(config.log_level)
     stop = _signals(options, config, notifier)
-    async with _services(config) as services, contextlib.AsyncExitStack() as stack:
+    async with (
+        _services(config) as services,
+        _plugins(services),
+        contextlib.AsyncExitStack() as stack,
+    ):
         server = service.server(services)
         listening = await listen(server, config.endpoint, services.paths.state, passed)
         await stack.enter_async_context(listening)
@@ -138,7 +143,7 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         services = Services(*parts, await _selinux(config))
         _raise_descriptor_limit()
         await _load_apparmor_profile(config.containers.apparmor_profile)
-        await _start(runtime, paths, stack)
+        await _start(runtime, config, paths, stack)
         await network.start([sandbox.id for sandbox in store.sandboxes])
         stack.push_async_callback(network.close)
         await recover.recover(services, rebooted=rebooted)
@@ -150,6 +155,22 @@ async def _services(config: Config) -> AsyncIterator[Services]:
             raise CantStart(str(error)) from error
         stack.push_async_callback(streams.close)
         yield services
+
+
+@contextlib.asynccontextmanager
+async def _plugins(services: Services) -> AsyncIterator[None]:
+    """NRI's plugins, who must know of every pod that is asked for from now on."""
+
+    def host() -> NriHost:
+        from cri.rpc.nri_host import NriHost  # few nodes have plugins
+
+        return NriHost(services)
+
+    try:
+        await services.nri.start(host)
+        yield
+    finally:
+        await services.nri.close()
 
 
 async def _load_apparmor_profile(name: str) -> None:
@@ -172,9 +193,11 @@ async def _selinux(config: Config) -> selinux.Selinux:
     return found
 
 
-async def _start(runtime: Runtime, paths: Paths, stack: contextlib.AsyncExitStack) -> None:
+async def _start(
+    runtime: Runtime, config: Config, paths: Paths, stack: contextlib.AsyncExitStack
+) -> None:
     """What the node can is tried with directories that every container gets."""
-    await runtime.start()
+    await runtime.start(criu=config.runtime.criu)
     stack.push_async_callback(runtime.close)
     await asyncio.to_thread(skeleton.make, os.fspath(paths.skeleton))
     await runtime.probe((f"{paths.skeleton}/etc", f"{paths.skeleton}/proc"))
@@ -190,7 +213,7 @@ def _raise_descriptor_limit() -> None:
 async def _handlers(config: Config) -> Mapping[str, RuntimeHandler]:
     try:
         return await asyncio.to_thread(node_handlers.find, config)
-    except (BaseRefused, OSError) as error:
+    except BaseRefused as error:
         raise CantStart(str(error)) from error
 
 

@@ -87,6 +87,31 @@ class StreamsExhausted(CriFault):
     """Too many streams were asked for that nobody has opened."""
 
 
+class PluginRefused(CriFault):
+    """An NRI plugin has answered with an error, or can't be asked: its request is not done."""
+
+    def __init__(self, plugin: str, method: str, text: str) -> None:
+        super().__init__(f"NRI plugin {plugin} refuses {method}: {text}")
+
+
+class PluginsDisagree(CriFault):
+    """Two NRI plugins want the same thing to be different."""
+
+    def __init__(self, field: str, first: str, second: str) -> None:
+        super().__init__(f"NRI plugins {first} and {second} both tried to set {field}")
+
+
+class AdjustmentRefused(CriFault):
+    """What NRI plugins want, or that one is missing, is against the node's configuration."""
+
+
+class AdjustmentImpossible(CriFault):
+    """What an NRI plugin wants can't be had here."""
+
+    def __init__(self, plugin: str, field: str, text: str) -> None:
+        super().__init__(f"NRI plugin {plugin}: {field}: {text}")
+
+
 class StateNotWritten(CriFault):
     """A change of state could not be written down, so it was not made."""
 
@@ -115,6 +140,10 @@ STATUS: Mapping[type[BaseException], Status] = {
     NotImplementedYet: Status(StatusCode.UNIMPLEMENTED),
     ImageVolumeFailed: Status(StatusCode.UNKNOWN, "ImageVolumeMountFailed"),
     StreamsExhausted: Status(StatusCode.RESOURCE_EXHAUSTED),
+    PluginRefused: Status(StatusCode.FAILED_PRECONDITION),
+    PluginsDisagree: Status(StatusCode.FAILED_PRECONDITION),
+    AdjustmentRefused: Status(StatusCode.FAILED_PRECONDITION),
+    AdjustmentImpossible: Status(StatusCode.UNIMPLEMENTED),
     StateNotWritten: Status(StatusCode.ABORTED),
     StateDiskFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     TimeoutError: Status(StatusCode.DEADLINE_EXCEEDED),
@@ -129,6 +158,8 @@ STATUS: Mapping[type[BaseException], Status] = {
     cgroup.SystemdRefused: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.SystemdSilent: Status(StatusCode.FAILED_PRECONDITION),
     cgroup.SystemdUnavailable: Status(StatusCode.FAILED_PRECONDITION),
+    runtime.CheckpointFailed: Status(StatusCode.FAILED_PRECONDITION),
+    runtime.CriuUnavailable: Status(StatusCode.UNIMPLEMENTED),
     runtime.ExecTimedOut: Status(StatusCode.DEADLINE_EXCEEDED),
     selinux.OutOfTime: Status(StatusCode.DEADLINE_EXCEEDED),
     runtime.AttachmentTooSlow: Status(StatusCode.ABORTED),
@@ -143,6 +174,8 @@ STATUS: Mapping[type[BaseException], Status] = {
     image.DigestMismatch: Status(StatusCode.DATA_LOSS),
     image.UnsupportedImage: Status(StatusCode.FAILED_PRECONDITION),
     image.LayerMalformed: Status(StatusCode.FAILED_PRECONDITION),
+    image.CheckpointRefused: Status(StatusCode.FAILED_PRECONDITION),
+    image.AlreadyThere: Status(StatusCode.ALREADY_EXISTS),
     image.ArchiveMalformed: Status(StatusCode.INVALID_ARGUMENT),
     image.StorageFull: Status(StatusCode.RESOURCE_EXHAUSTED),
     image.PullCancelled: Status(StatusCode.ABORTED),

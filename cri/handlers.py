@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cri.toml_tables import absolute_or_empty, key, one_of
 
 DEFAULT_HANDLER = "podwright"  # also what a pod without a RuntimeClass gets
-EMBEDDED, OCI = "podwright", "oci"
+EMBEDDED, OCI, SHIM = "podwright", "oci", "shim"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what a RuntimeClass may name
 
 
@@ -33,10 +33,10 @@ class HandlerConfig:
     type: str = key(
         EMBEDDED,
         "podwright: the embedded runtime. oci: a program with the OCI command line, such as runc, "
-        "crun or runsc; it needs `path`.",
-        one_of(EMBEDDED, OCI),
+        "crun or runsc. shim: one of containerd's shims, such as Kata's. Both need `path`.",
+        one_of(EMBEDDED, OCI, SHIM),
     )
-    path: str = key("", "oci: the program.", absolute_or_empty)
+    path: str = key("", "oci, shim: the program.", absolute_or_empty)
     root: str = key(
         "", "oci: its state directory (--root); empty: <state>/handlers/<name>.", absolute_or_empty
     )
@@ -47,7 +47,18 @@ class HandlerConfig:
         "program in it (runsc --ignore-cgroups).",
     )
     hidden_mounts: tuple[str, ...] = key(
-        (), "oci: mounts of the node that the program and its containers don't see.", _paths
+        (), "oci, shim: mounts of the node that the program and its containers don't see.", _paths
+    )
+    options: Mapping[str, str | bool | int] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "shim: the runtime's options, by the names that containerd's configuration has "
+            "for them: BinaryName for runc's shim, ConfigPath and TypeUrl for others."
+        },
+    )
+    sandbox_task: bool = key(
+        default=False,
+        doc="shim: it wants a container for the pod itself before the others, as Kata does.",
     )
     seccomp_profile: str = key(
         "", "Stands for containers.seccomp_profile with this handler.", absolute_or_empty
@@ -69,15 +80,38 @@ class HandlerConfig:
         (), "The same, of containers' annotations; these win."
     )
 
+    @property
+    def program(self) -> bool:
+        """Containers are made by somebody else's program."""
+        return self.type != EMBEDDED
+
     def problem(self) -> tuple[str, str]:
         """A key that does not go with the others, and why; empty: all go together."""
-        if self.type == OCI:
-            return ("", "") if self.path else ("path", "is missing: type oci needs the program")
-        unfit = [
-            name
-            for name in ("path", "root", "arguments", "hidden_mounts")
-            if getattr(self, name) not in ("", ())
-        ]
-        if not self.own_cgroup:
-            unfit.append("own_cgroup")
-        return (unfit[0], 'is only for type = "oci"') if unfit else ("", "")
+        if self.program and not self.path:
+            return "path", f"is missing: type {self.type} needs the program"
+        for kinds, names in _ONLY.items():
+            unfit = [name for name in names if getattr(self, name) != getattr(_DEFAULTS, name)]
+            if unfit and self.type not in kinds:
+                return unfit[0], f"is only for type = {' or '.join(map(_quoted, kinds))}"
+        return self._options_problem() if self.options else ("", "")
+
+    def _options_problem(self) -> tuple[str, str]:
+        from runtime.handlers import shim_options  # protobuf, for those who have a shim
+
+        try:
+            shim_options.message(self.path, self.options)
+        except ValueError as error:
+            return "options", f"can't be given to it: {error}"
+        return "", ""
+
+
+_DEFAULTS = HandlerConfig()
+_ONLY: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    (OCI, SHIM): ("path", "hidden_mounts"),
+    (OCI,): ("root", "arguments", "own_cgroup"),
+    (SHIM,): ("options", "sandbox_task"),
+}
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'

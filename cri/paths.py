@@ -8,6 +8,7 @@ root (/var/lib/podwright): survives a reboot    state (/run/podwright): describe
   layers/        unpacked layers                  monitors/<sandbox id>/
   containers/    writable layers                  net/, ipam/      network's own
   skeleton/      every container's lowest layer
+  checkpoints/   what is being written, or waits to be started
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ class Paths:
     def skeleton(self) -> Path:
         """The lowest layer of every container: see runtime.init.skeleton."""
         return self.root / "skeleton"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directories of checkpoints: of containers, by id, and of what is being written."""
+        return self.root / "checkpoints"
+
+    def checkpoint(self, container_id: str) -> Path:
+        """The checkpoint from which a container is going to be started."""
+        return self.checkpoints / container_id
 
     @property
     def boot_id(self) -> Path:

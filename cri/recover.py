@@ -18,7 +18,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from cri.errors import ContainerNotFound, StateNotWritten
-from cri.rpc import container_exit, sandbox_stop
+from cri.rpc import checkpoint_source, container_exit, sandbox_stop
 from cri.rpc.container_start import after_start
 from cri.rpc.finish import background
 from cri.store.container import ContainerState
@@ -55,6 +55,7 @@ async def recover(services: Services, *, rebooted: bool) -> None:
         if isinstance(outcome, BaseException):
             log.error("recovery of sandbox %s: %s", sandbox.id, outcome, exc_info=outcome)
     await _remove_strangers(services)
+    await checkpoint_source.sweep(services)
 
 
 def on_exit(services: Services, exit_: ContainerExit) -> None:

@@ -11,6 +11,7 @@ from cri import VERSION
 from cri.api import api_pb2 as api
 from cri.guard import Context, Rpc, Stream, guarded, guarded_json, guarded_json_stream
 from cri.rpc import (
+    container_checkpoint,
     container_create,
     container_events,
     container_exec_sync,
@@ -29,10 +30,12 @@ from cri.rpc import (
     image_remove,
     image_status,
     runtime_config,
+    sandbox_checkpoint,
     sandbox_list,
     sandbox_metrics,
     sandbox_port_forward,
     sandbox_remove,
+    sandbox_restore,
     sandbox_run,
     sandbox_stats,
     sandbox_status,
@@ -109,6 +112,11 @@ RUNTIME: Mapping[str, Rpc | Stream] = {
     "UpdatePodSandboxResources": Rpc(
         sandbox_update.update_pod_sandbox_resources, api.UpdatePodSandboxResourcesRequest
     ),
+    "CheckpointContainer": Rpc(
+        container_checkpoint.checkpoint_container, api.CheckpointContainerRequest
+    ),
+    "CheckpointPod": Rpc(sandbox_checkpoint.checkpoint_pod, api.CheckpointPodRequest),
+    "RestorePod": Rpc(sandbox_restore.restore_pod, api.RestorePodRequest),
     "GetContainerEvents": Stream(container_events.get_container_events, api.GetEventsRequest),
 }
 

@@ -1,7 +1,7 @@
 """TOML tables as frozen dataclasses: keys with a default, a meaning and a check.
 
-A field is a key (str, bool, int, a tuple of str, a Mapping of str to str), a table (a dataclass),
-or tables by name (a Mapping of str to a dataclass).
+A field is a key (str, bool, int, a tuple of str, a Mapping of str to str or to SCALARS), a table (a
+dataclass), or tables by name (a Mapping of str to a dataclass).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 from cri.toml_lines import Key
 
 T = TypeVar("T")
+SCALARS = Mapping[str, str | bool | int]
 Check = Callable[[T], str]  # "": good; else what is wrong with the value
 
 
@@ -27,7 +28,9 @@ def key(default: T, doc: str, check: Check[T] | None = None) -> T:
 
 
 def absolute(value: str) -> str:
-    return "" if value.startswith("/") else "must be an absolute path"
+    if not value.startswith("/"):
+        return "must be an absolute path"
+    return "" if value.isprintable() else "must not contain control characters"
 
 
 def absolute_or_empty(value: str) -> str:
@@ -77,12 +80,14 @@ def _table_problems(
         yield from problems(table, value, here)
 
 
+_SCALARS = (str, bool, int)
 _NAMES = {
     str: "a string",
     bool: "true or false",
     int: "a whole number",
     tuple[str, ...]: "a list of strings",
     Mapping[str, str]: "a table of strings",
+    SCALARS: "a table of strings, whole numbers and truth values",
 }
 
 
@@ -91,6 +96,8 @@ def _is(value: object, hint: object) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if hint == Mapping[str, str]:
         return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    if hint == SCALARS:
+        return isinstance(value, dict) and all(type(one) in _SCALARS for one in value.values())
     return type(value) is hint  # not isinstance: true is no whole number
 
 

@@ -22,7 +22,12 @@ from cri.api import api_pb2 as api
 from cri.cli.client import DEFAULT_ADDRESS, Client
 
 LABEL = "podwright.io/handler-"
-OVERHEAD = {"podwright": {"memory": "4Mi", "cpu": "1m"}, "runsc": {"memory": "64Mi", "cpu": "10m"}}
+OVERHEAD = {
+    "podwright": {"memory": "4Mi", "cpu": "1m"},
+    "runsc": {"memory": "64Mi", "cpu": "10m"},
+    "shim": {"memory": "32Mi", "cpu": "1m"},
+    "kata": {"memory": "160Mi", "cpu": "250m"},
+}
 """What a pod costs beside its containers, by handler; see deploy/runtimeclasses.yaml."""
 OTHERS = {"memory": "6Mi", "cpu": "1m"}
 PAUSE = 1.0

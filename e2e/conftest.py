@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e import images
+from e2e.checkpoints import CRIU, without_criu
 from e2e.images import DOCKER, Entry, Image, Layer, directory, symlink
 from e2e.kubelet import Kubelet, Pod
 from e2e.node import REGISTRY, Node, started
@@ -131,3 +132,25 @@ def kubelet(node: Node, busybox: str) -> Iterator[Kubelet]:
 def pod(kubelet: Kubelet) -> Pod:
     """A plain pod."""
     return kubelet.pod()
+
+
+@pytest.fixture(scope="module")
+def criu_node(node: Node, busybox: str) -> Iterator[Node]:
+    """The session's node, with a CRIU that works."""
+    if why := without_criu():
+        pytest.skip(why)
+    node.more_config = f'[runtime]\ncriu = "{CRIU}"\n'
+    node.restart_daemon()
+    yield node
+    node.more_config = ""
+    node.restart_daemon()
+
+
+@pytest.fixture
+def criu(criu_node: Node, kubelet: Kubelet) -> Kubelet:
+    return kubelet
+
+
+@pytest.fixture
+def archive(criu_node: Node, tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.tar"

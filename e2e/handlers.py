@@ -10,12 +10,15 @@ MEBIBYTE = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A handler for the test. memory: a limit that it can live with; kernel_of_its_own: each
+    """A handler for the test. type: oci or shim, where there is a program; calls: what a shim
+    calls, which has the features; memory: a limit that it can live with; kernel_of_its_own: each
     container has one, and shares neither processes nor mounts as they come (docs/handlers.md)."""
 
     name: str
     program: str = ""
     lines: str = ""
+    type: str = "oci"
+    calls: str = ""
     memory: int = 32 * MEBIBYTE
     kernel_of_its_own: bool = False
 
@@ -25,7 +28,7 @@ class Candidate:
 
     def table(self) -> str:
         """Its part of podwright.toml."""
-        path = f'type = "oci"\npath = "{self.path}"\n' if self.program else ""
+        path = f'type = "{self.type}"\npath = "{self.path}"\n' if self.program else ""
         return f"\n[runtime.handlers.{self.name}]\n{path}{self.lines}\n"
 
 
@@ -33,6 +36,14 @@ CANDIDATES = (
     Candidate("podwright"),
     Candidate("runc", "runc"),
     Candidate("crun", "crun", 'hidden_mounts = ["/sys/fs/cgroup/unified"]'),
+    Candidate("shim", "containerd-shim-runc-v2", type="shim", calls="runc"),
+    Candidate(
+        "shimtask",
+        "containerd-shim-runc-v2",
+        'sandbox_task = true\noptions = {BinaryName = "/usr/sbin/runc"}',
+        type="shim",
+        calls="runc",
+    ),
     Candidate(
         "runsc",
         "runsc",

@@ -187,6 +187,7 @@ class RealKubelet:
     changes: Json = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     """Of its command line; `--kubeconfig` among them makes it a node of a cluster."""
+    patience: float = PATIENCE
 
     @property
     def manifests(self) -> Path:
@@ -209,7 +210,7 @@ class RealKubelet:
             f"--hostname-override={NAME}", f"--node-ip={ADDRESS}", "--v=3", *self.flags,
         )  # fmt: skip
         self.process = self.node.background("kubelet", *words)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while not self.healthy():
             if self.process.process.poll() is not None or time.monotonic() > deadline:
                 self.process.kill()
@@ -276,7 +277,7 @@ class RealKubelet:
             return bool(seen[0]) and ready(seen[0])
 
         try:
-            until(look, f"{name}: {what or ready.__name__}", PATIENCE, every=EVERY)
+            until(look, f"{name}: {what or ready.__name__}", self.patience, every=EVERY)
         except AssertionError as error:
             status = json.dumps(seen[0].get("status"), indent=1)
             raise AssertionError(f"{error}\n{status}\n{self.remarks(name)}") from None
@@ -294,14 +295,14 @@ class RealKubelet:
             still |= {f"{name}-{NAME}" for name in self.pods()}
             return not still & {f"{name}-{NAME}" for name in names}
 
-        until(gone, f"{names} gone", PATIENCE, every=EVERY)
+        until(gone, f"{names} gone", self.patience, every=EVERY)
 
     def clear(self) -> None:
         """Ends all pods, and removes their sandboxes, which it would collect once a minute."""
         self.delete(*(path.stem for path in self.manifests.iterdir()))
-        until(lambda: not self.pods(), "it knows no pods", PATIENCE, every=EVERY)
+        until(lambda: not self.pods(), "it knows no pods", self.patience, every=EVERY)
         volumes = self.node.directory / "kubelet" / "pods"
-        until(lambda: not os.listdir(volumes), "volumes unmounted", PATIENCE, every=EVERY)
+        until(lambda: not os.listdir(volumes), "volumes unmounted", self.patience, every=EVERY)
         self.stop()
         asker = Kubelet(self.node)
         for sandbox in asker.sandboxes():
@@ -337,7 +338,9 @@ class RealKubelet:
 
         def ask() -> bytes:
             try:
-                with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:
+                with urllib.request.urlopen(
+                    request, timeout=self.patience, context=context
+                ) as answer:
                     read: bytes = answer.read()
                     return read
             except urllib.error.HTTPError as error:

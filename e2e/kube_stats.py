@@ -16,7 +16,7 @@ def statistics(real: RealKubelet, name: str) -> Json:
     return found
 
 
-def wait_statistics(real: RealKubelet, name: str) -> Json:
+def wait_statistics(real: RealKubelet, name: str, patience: float = 30) -> Json:
     """The pod's statistics once its container's are complete."""
 
     def filled() -> bool:
@@ -24,7 +24,7 @@ def wait_statistics(real: RealKubelet, name: str) -> Json:
         wanted = {"cpu": "usageCoreNanoSeconds", "memory": "workingSetBytes", "rootfs": "usedBytes"}
         return all(stats.get(kind, {}).get(value) for kind, value in wanted.items())
 
-    until(filled, "statistics of the container", 30, every=EVERY)
+    until(filled, "statistics of the container", patience, every=EVERY)
     return statistics(real, name)
 
 

@@ -65,6 +65,11 @@ hosts_dir = "{directory}/hosts"
 [devices]
 cdi_spec_dirs = ["{directory}/cdi/etc", "{directory}/cdi/run"]
 
+[nri]
+socket = "{directory}/nri.sock"
+plugin_path = "{directory}/nri/plugins"
+plugin_config_path = "{directory}/nri/conf.d"
+
 [cgroup]
 parent = "{cgroup}"
 """
@@ -125,6 +130,10 @@ class Node:
     @property
     def config(self) -> Path:
         return self.directory / "podwright.toml"
+
+    @property
+    def nri_socket(self) -> str:
+        return f"{self.directory}/nri.sock"
 
     @property
     def root(self) -> Path:
@@ -320,6 +329,7 @@ class Node:
             self.state / "ipam",
             self.root / "containers",
             self.root / "tmp",
+            self.root / "checkpoints",
             self.root / "content" / "ingest",
             self.directory / "pods",
         )

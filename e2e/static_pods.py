@@ -40,14 +40,16 @@ def host_path(name: str, path: Path, kind: str = "DirectoryOrCreate") -> Json:
     return {"name": name, "hostPath": {"path": str(path), "type": kind}}
 
 
-def probed() -> Json:
+def probed(patience: int = 1) -> Json:
+    """patience: seconds for a probe."""
+    often = {"periodSeconds": 1, "timeoutSeconds": patience}
     return static_pod(
         "probed",
         busybox(
             SERVE,
-            startupProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-            readinessProbe={"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1},
-            livenessProbe=executing("test", "-e", "/tmp/www"),
+            startupProbe={"tcpSocket": {"port": 8080}, "failureThreshold": 60, **often},
+            readinessProbe={"httpGet": {"port": 8080, "path": "/"}, **often},
+            livenessProbe=executing("test", "-e", "/tmp/www", timeoutSeconds=patience),
         ),
     )
 

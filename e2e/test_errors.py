@@ -231,17 +231,6 @@ def test_a_configuration_with_a_typo_is_refused_with_its_line(
     assert "Traceback" not in answer.stderr
 
 
-def test_what_is_not_there_yet_says_so(kubelet: Kubelet) -> None:
-    def call() -> object:
-        return kubelet.client.call(
-            "CheckpointContainer", api.CheckpointContainerRequest(), api.CheckpointContainerResponse
-        )
-
-    error = refused(call)
-    assert error.code is Code.UNIMPLEMENTED
-    assert "CheckpointContainer" in error.message
-
-
 @pytest.mark.parametrize("field", ["name", "uid"])
 def test_a_pod_without_a_whole_name_is_refused(kubelet: Kubelet, field: str) -> None:
     config = kubelet.config()

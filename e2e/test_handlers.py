@@ -295,7 +295,7 @@ def test_status_tells_every_handler_and_what_it_can_do(
     assert not features["absent"].user_namespaces
     for one in CANDIDATES:
         if one.program and one.path and one.name in features:
-            known = handlers_node.run(one.path, "features").stdout
+            known = handlers_node.run(one.calls or one.path, "features").stdout
             assert not features[one.name].user_namespaces
             assert features[one.name].recursive_read_only_mounts == ('"rro"' in known)
 

@@ -279,3 +279,31 @@ def test_a_class_of_service_is_not_missing_silently(kubelet: Kubelet, key: str) 
     error = refused(lambda: pod.container())
     assert f"sandbox_config.annotations[{key}]" in error.message
     assert "'gold'" in error.message
+
+
+def test_who_may_trace_the_pods_first_process_finds_nothing_in_it(kubelet: Kubelet) -> None:
+    """Of a pod whose containers see each other's processes it is ours, and root's on the node."""
+    pod = kubelet.pod(kubelet.config(pid=api.POD))
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    options = api.NamespaceOption(pid=api.POD)
+    container = pod.container(
+        linux=security(capabilities=tracer, namespace_options=options)
+    ).start()
+    assert container.shell("cat /proc/1/comm") == "podwright-reape"
+    assert container.shell("find /proc/1/root/ -type f; ls /proc/1/fd") == ""
+    for change in ("touch /proc/1/root/x", "rmdir /proc/1/root/root", "touch /proc/1/root/shm/x"):
+        assert b"Read-only file system" in container.exec("sh", "-c", change).stderr
+    held = container.shell("grep -E 'Cap(Inh|Prm|Eff|Amb)|NoNew' /proc/1/status").split()
+    assert [int(mask, 16) for mask in held[1::2]] == [0, 0, 0, 0, 1]
+
+
+def test_who_may_trace_commands_finds_nothing_of_the_node_in_them(pod: Pod) -> None:
+    """A command comes into the container's sight when the node is out of its own."""
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    nodes = Path(__file__)  # a file of the node's, and no container's
+    look = f"[ ! -e $p/root{nodes} ] || echo $p/root leads to the node"
+    script = f"while :; do for p in /proc/[0-9]*; do {look}; done; done"
+    container = pod.container(["sh", "-c", script], linux=security(capabilities=tracer)).start()
+    for _ in range(20):
+        container.exec("true")
+    assert container.log() == []

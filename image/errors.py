@@ -85,8 +85,23 @@ class LayerMalformed(ImageFault):
     """A layer is not a tar archive that may be unpacked; the text names entry and reason."""
 
 
+class CheckpointRefused(ImageFault):
+    """A checkpoint can't be written, there or at all: the text says why."""
+
+
+class AlreadyThere(ImageFault):
+    """A file is to be made where there is one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} is there already: remove it, or choose another name"
+
+
 class ArchiveMalformed(ImageFault):
-    """A file or directory given to import is no OCI layout and no docker archive."""
+    """A file or directory is no OCI layout, no docker archive, or no checkpoint."""
 
 
 class StorageFull(ImageFault):

@@ -65,6 +65,7 @@ class Manifest:
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,11 @@ def parse(data: bytes, media_type: str, what: str) -> Manifest | Index:
             return Index(tuple(_descriptor(item) for item in document.get("manifests").items()))
         config = _descriptor(document.get("config"))
         layers = tuple(_descriptor(item) for item in document.get("layers").items())
+        annotations = document.get("annotations").mapping()
     except ValueError as error:
         raise UnsupportedImage(str(error)) from None
     _check_kinds(what, config, layers)
-    return Manifest(config, layers)
+    return Manifest(config, layers, annotations)
 
 
 def _kind(document: Document, media_type: str) -> str:

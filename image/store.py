@@ -17,6 +17,7 @@ from typing import Final
 
 from image import collect, directory
 from image.catalog import Catalog, ImageRecord
+from image.checkpoints import Checkpoints
 from image.content import Content
 from image.digest import Digest
 from image.errors import ImageFault, ImageNotFound
@@ -81,6 +82,9 @@ class ImageStore:
         self.writable = Writable(mountpoint(root, "containers"), self._snapshots, self._pool)
         self._images = Images(
             catalog, self._content, self._layers, self._pool, node_platform(), settings
+        )
+        self.checkpoints = Checkpoints(
+            catalog, self._content, self._snapshots, self._pool, root / "layers"
         )
         self._blobs = (0, 0)  # bytes and number
         self._timer: asyncio.TimerHandle | None = None

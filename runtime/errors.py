@@ -53,6 +53,14 @@ class InitFailed(RuntimeFault):
         self.text = text
 
 
+class CheckpointFailed(RuntimeFault):
+    """CRIU could not write a container's processes to disk; they run on."""
+
+
+class CriuUnavailable(RuntimeFault):
+    """There is no CRIU on this node, or none that works with its kernel: the text says why."""
+
+
 class ExecTimedOut(RuntimeFault):
     """The command ran longer than allowed; it and all its descendants were killed."""
 

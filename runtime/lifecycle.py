@@ -18,6 +18,7 @@ from pathlib import Path
 
 from runtime import sessions, sweep
 from runtime.cgroup import driver, tree, units
+from runtime.checkpoints import Checkpoints
 from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
@@ -89,7 +90,8 @@ MAX_OUTPUT = 16 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
     """A container to start. pid_target: the container whose pid namespace it joins; handler: who
-    runs it, one that `Runtime` was told of, else the embedded runtime."""
+    runs it, one that `Runtime` was told of, else the embedded runtime; checkpoint: the directory of
+    the checkpoint that it goes on from, which this changes, else ""."""
 
     sandbox_id: str
     container_id: str
@@ -100,6 +102,7 @@ class ContainerRequest:
     stdin_once: bool = False
     pid_target: str = ""
     handler: str = ""
+    checkpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class Runtime:
 
     handlers: runtimes other than the embedded one, by name;
     on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
-    whose monitor died without having been asked to. updates: once started, changes of limits;
+    whose monitor died without having been asked to. updates, checkpoints: once started;
     usages: what cgroups use; user_namespace_refusal: why pods can't have one, "" if they can.
     """
 
@@ -163,8 +166,9 @@ class Runtime:
         self.usages = Usages()
         self.user_namespace_refusal = "nobody has tried yet"
 
-    async def start(self) -> None:
-        """Finds the spawner of this code's version, or starts one."""
+    async def start(self, *, criu: str = "criu") -> None:
+        """Finds the spawner of this code's version, or starts one. criu: its name, or path."""
+        self.checkpoints = Checkpoints(criu, self._client)
         await asyncio.to_thread(self._monitors_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
         mountinfo = await asyncio.to_thread(Path("/proc/self/mountinfo").read_text)
         hierarchy = await asyncio.to_thread(tree.detect)
@@ -235,6 +239,9 @@ class Runtime:
             stdin=request.stdin,
             stdin_once=request.stdin_once,
             handler=handler.name,
+            shim=handler.shim,
+            checkpoint=request.checkpoint,
+            criu=await self.checkpoints.program() if request.checkpoint else "",
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id

@@ -79,13 +79,23 @@ def prepare(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared
 
 
 def announce(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared:
-    """The same, where somebody else makes the cgroup: the plan alone."""
+    """The same, where somebody else makes the cgroup: what is around it, and the plan."""
     begin = time.monotonic_ns()
     cgroup = place.hierarchy.cgroup(spec.linux.cgroups_path)
     note(directory / CGROUPS_FILE, spec.linux.cgroups_path)
-    plan_fd = _plan_file(plan)
-    stages = (Stage("write plan", begin, time.monotonic_ns() - begin),)
-    return Prepared(cgroup, (plan_fd,), (), stages)
+    around = place.driver.enclose(cgroup, limits(spec.linux.resources, place.hierarchy.version))
+    made = time.monotonic_ns()
+    try:
+        plan_fd = _plan_file(plan)
+    except OSError:
+        if around.joined is not None:
+            around.joined()
+        raise
+    stages = (
+        Stage("enclose cgroup", begin, made - begin),
+        Stage("write plan", made, time.monotonic_ns() - made),
+    )
+    return Prepared(cgroup, (plan_fd,), around.notes, stages, around.joined)
 
 
 def note(file: Path, line: str) -> None:

@@ -4,6 +4,8 @@
                      ◀─ stdout_fd ── pipe ── command
                      ◀─▶ the terminal's master               exec with a terminal: one descriptor
 
+                     ◀─▶ two pipes, and Resize              with one that a shim holds
+
     client ◀─ daemon ─▶ stdin_fd, or the terminal's master   attach: what the monitor holds, shared
                      ◀─ stdout_fd ── pipe ── monitor          a copy of what goes to the log
 
@@ -71,14 +73,17 @@ class Session:
     def __init__(self, client: MonitorClient, talk: Conversation, *, terminal: bool) -> None:
         self.terminal = terminal
         self.stdin_fd = self.stdout_fd = self.stderr_fd = -1
-        self.console_fd = -1
+        self.console_fd = -1  # the terminal's master, or the pipe to who has it
+        self.remote = False  # somebody else has it
         self._client = client
         self._talk = talk
         self._end: asyncio.Task[int] | None = None
 
     def resize(self, width: int, height: int) -> None:
         """The size of the client's window, in columns and rows; without a terminal: nothing."""
-        if self.console_fd >= 0:
+        if self.remote and self.console_fd >= 0:
+            self._talk.resize(min(width, 0xFFFF), min(height, 0xFFFF))
+        elif self.console_fd >= 0:
             size = struct.pack("4H", min(height, 0xFFFF), min(width, 0xFFFF), 0, 0)
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self.console_fd, termios.TIOCSWINSZ, size)
@@ -142,9 +147,11 @@ async def open_exec(client: MonitorClient, request: StreamedExec) -> Session:
         session = Session(client, talk, terminal=request.terminal)
         session.stdin_fd, session.stdout_fd, session.stderr_fd = pipes.give()
     if request.terminal:
-        (master,) = received
-        os.set_blocking(master, False)
-        session.console_fd = session.stdout_fd = master
+        master, *output = received
+        session.remote = bool(output)
+        session.console_fd, session.stdout_fd = master, output[0] if output else master
+        for fd in received:
+            os.set_blocking(fd, False)
         session.stdin_fd = master if STDIN in request.streams else -1
     return session
 
@@ -162,7 +169,7 @@ async def attach(client: MonitorClient, request: AttachRequest) -> Session:
         (given,) = received
         os.set_blocking(given, False)
         if attached.terminal:
-            session.console_fd = given
+            session.console_fd, session.remote = given, attached.remote
         session.stdin_fd = given if wants_input else -1
     return session
 

@@ -60,6 +60,27 @@ class ConsoleSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduler:
+    """policy, flags: SCHED_…; runtime, deadline, period: ns, of SCHED_DEADLINE. sched(7)"""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: tuple[str, ...] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IoPriority:
+    """io_class: IOPRIO_CLASS_RT, _BE or _IDLE; priority: 0 (first) to 7. ioprio_set(2)"""
+
+    io_class: str = field(metadata={"json": "class"})
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     args: tuple[str, ...]
     cwd: str = "/"
@@ -73,6 +94,8 @@ class Process:
     no_new_privileges: bool = False
     oom_score_adj: int | None = None
     apparmor_profile: str | None = None  # from execve on; None: as podwright itself is
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
     selinux_label: str | None = None  # the same
 
 
@@ -218,6 +241,15 @@ class Seccomp:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryPolicy:
+    """mode: MPOL_…; flags: MPOL_F_…; nodes: a list such as 0-3,7. set_mempolicy(2)"""
+
+    mode: str
+    nodes: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Linux:
     namespaces: tuple[Namespace, ...] = ()
     uid_mappings: tuple[IdMapping, ...] = ()
@@ -230,6 +262,7 @@ class Linux:
     sysctl: Mapping[str, str] = field(default_factory=dict)
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    memory_policy: MemoryPolicy | None = None
     mount_label: str | None = None  # SELinux's, of the file systems that are made for the container
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from runtime.cgroup import tree
 from runtime.errors import RuntimeFault
 from runtime.init.sandbox import unpin
+from runtime.linux import marks
 from runtime.linux.process import kill_and_wait, start_time
 
 CGROUPS_FILE = "cgroups"
 STATES_FILE = "states"  # a line for each path that a binary keeps its own state under
+MARKS_FILE = "marks"  # a line NAME=VALUE for each mark that processes of a shim carry
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,14 @@ class Leftovers:
 def sweep(leftovers: Leftovers) -> None:
     """Idempotent; every step is tried even if one fails, then the first failure is raised."""
     failures: list[OSError | RuntimeFault] = []
-    for step in (_end_monitor, _remove_cgroups, _remove_states, _unpin, _remove_directory):
+    for step in (
+        _end_monitor,
+        _end_shims,
+        _remove_cgroups,
+        _remove_states,
+        _unpin,
+        _remove_directory,
+    ):
         try:
             step(leftovers)
         except (OSError, RuntimeFault) as error:
@@ -54,6 +63,13 @@ def _end_monitor(leftovers: Leftovers) -> None:
                 kill_and_wait(pidfd)
         finally:
             os.close(pidfd)
+
+
+def _end_shims(leftovers: Leftovers) -> None:
+    """Nobody is their parent; with the last process in it a shim's mount namespace ends."""
+    for mark in set(_lines(leftovers.directory / MARKS_FILE)):
+        name, _, value = mark.partition("=")
+        marks.kill(name, value)
 
 
 def _remove_cgroups(leftovers: Leftovers) -> None:

@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = {
     "logs": "Show a container's log.",
     "exec": "Run a command in a container.",
     "stop": "Stop pods.",
+    "checkpoint": "Write a running container, or pod, to disk.",
     "rm": "Remove pods.",
     "trace": "Show where the time of a pod's start went.",
     "doctor": "Check this node, and say what to do about each finding.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, NameTaken, WrongState
-from cri.rpc import container_spec, image_volumes, selinux
+from cri.rpc import checkpoint_source, container_spec, image_volumes, selinux
 from cri.specgen import namespaces, signals
 from cri.store.container import Container, ContainerMetadata, ContainerState, container_name
 from cri.store.index import new_id
@@ -16,6 +16,7 @@ from cri.undo import Undo
 from image.errors import ImageNotFound
 
 if TYPE_CHECKING:
+    from cri.rpc.checkpoint_source import Source
     from cri.rpc.services import Services
     from cri.store.sandbox import Sandbox
     from image.store import Image
@@ -38,11 +39,11 @@ async def create_container(
 
 
 async def _once(services: Services, sandbox_id: str, config: api.ContainerConfig) -> str:
-    sandbox = _ready(services, sandbox_id)
+    sandbox = ready(services, sandbox_id)
     existing = services.store.containers.named(container_name(sandbox_id, config.metadata))
     if existing is None:
-        return await _make(services, sandbox, config)
-    if existing.status.state is not ContainerState.EXITED and existing.config == config:
+        return await make(services, sandbox, config, await checkpoint_source.find(services, config))
+    if existing.status.state is not ContainerState.EXITED and _asked_for(existing, config):
         return existing.id
     raise NameTaken(
         f"container {existing.id} has this name and attempt already and is "
@@ -50,38 +51,70 @@ async def _once(services: Services, sandbox_id: str, config: api.ContainerConfig
     )
 
 
-def _ready(services: Services, sandbox_id: str) -> Sandbox:
+def _asked_for(existing: Container, config: api.ContainerConfig) -> bool:
+    """Whether a container is what this request asks for, but for what plugins have made of it."""
+    if existing.metadata.adjustment is None:
+        return existing.config == config
+    first, second = api.ContainerConfig(), api.ContainerConfig()
+    for copy, original in ((first, existing.config), (second, config)):
+        copy.CopyFrom(original)
+        copy.linux.resources.Clear()
+    return first == second
+
+
+def ready(services: Services, sandbox_id: str) -> Sandbox:
     sandbox = services.store.sandboxes.get(sandbox_id)
     if sandbox.status.state is not SandboxState.READY:
         raise WrongState(f"sandbox {sandbox_id} is {sandbox.status.state}: no container fits in")
     return sandbox
 
 
-async def _make(services: Services, sandbox: Sandbox, config: api.ContainerConfig) -> str:
-    image = _image(services, config)
+async def make(
+    services: Services, sandbox: Sandbox, config: api.ContainerConfig, source: Source | None
+) -> str:
+    """A new container; its id. source: the checkpoint that it goes on from."""
     container_id = new_id()
     trace.about(sandbox_id=sandbox.id, container_id=container_id)
     check_target(services, sandbox, config)
-    metadata = ContainerMetadata(
-        id=container_id,
-        sandbox_id=sandbox.id,
-        image_id=image.id,
-        image_ref=config.image.user_specified_image or config.image.image,
-        log_path=container_spec.log_path(sandbox.config, config),
-        stop_signal=_stop_signal(config, image),
-    )
     async with Undo(f"create container {container_id}") as undo:
+        if source is None:
+            image = _image(services, config)
+        else:
+            checkpoint_source.check_config(config)
+            image = await checkpoint_source.take(services, sandbox, container_id, source, undo)
+        metadata = ContainerMetadata(
+            id=container_id,
+            sandbox_id=sandbox.id,
+            image_id=image.id,
+            image_ref=config.image.user_specified_image or config.image.image,
+            log_path=container_spec.log_path(sandbox.config, config),
+            stop_signal=_stop_signal(config, image),
+            checkpoint=source is not None,
+        )
         undo.push("discard the snapshots", services.images.discard, container_id)
         image_volumes.hold(services, sandbox, container_id, config)
         spec = await container_spec.make(services, sandbox, container_id, config, image.config)
+        if services.nri.active:
+            from cri.rpc import nri_calls  # few nodes have plugins
+
+            asked = nri_calls.Adjusted(metadata, config, spec)
+            made = await nri_calls.create_container(services, sandbox, asked, undo)
+            metadata, config, spec = made.metadata, made.config, made.spec
         await selinux.relabel_volumes(services, config, spec.linux.mount_label)
         with trace.stage("prepare snapshot"):
             services.images.prepare(image.id, container_id, _owner(sandbox))
-        _ready(services, sandbox.id)  # it may have been stopped while we looked at the node
-        with trace.stage("record"):
-            services.store.containers.add(Container(metadata, config))
+        if source is not None:
+            await checkpoint_source.apply(services, container_id)
+        ready(services, sandbox.id)  # it may have been stopped while we looked at the node
         services.specs[container_id] = spec
+        undo.push("forget the spec", services.specs.pop, container_id, None)
+        with trace.stage("record"):
+            container = services.store.containers.add(Container(metadata, config))
         undo.commit()
+    if services.nri.active:
+        from cri.rpc import nri_calls  # few nodes have plugins
+
+        await nri_calls.container_created(services, container)
     return container_id
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
-from cri.rpc import container_stop
+from cri.rpc import checkpoint_source, container_stop
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 
@@ -39,6 +39,12 @@ async def remove(services: Services, container_id: str) -> None:
             await services.runtime.remove_container(container.metadata.sandbox_id, container_id)
         with trace.stage("discard snapshot"):
             await services.images.discard(container_id)
+        if container.metadata.checkpoint:
+            await checkpoint_source.remove(services, container_id)
+        if services.nri.active:
+            from cri.rpc import nri_calls  # few nodes have plugins
+
+            await nri_calls.remove_container(services, container)
         services.specs.pop(container_id, None)
         with trace.stage("record"):
             services.store.containers.remove(container_id)

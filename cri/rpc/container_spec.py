@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cri import trace
 from cri.errors import InvalidRequest, PathHangs
@@ -13,17 +13,23 @@ from cri.rpc import image_volumes, runtime_handlers, selinux
 from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import container as specgen
 from cri.specgen import facts
-from cri.specgen.subject import Subject
+from cri.specgen.subject import Facts, Subject
+from image.errors import ImageNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cri.api import api_pb2 as api
     from cri.rpc.services import Services
+    from cri.store.container import Container
     from cri.store.sandbox import Sandbox
     from image.manifest import ImageConfig
     from runtime.spec import Spec
 
 log = logging.getLogger(__name__)
 _workers = Workers()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def log_path(sandbox: api.PodSandboxConfig, config: api.ContainerConfig) -> str:
@@ -72,19 +78,8 @@ async def make(
         except PathHangs as error:
             where = f" at {wanted.progress[-1]}" if wanted.progress else ""
             raise PathHangs(f"{error}{where}: is a network file system's server down?") from None
-    subject = Subject(
-        container_id=container_id,
-        config=config,
-        sandbox=sandbox.config,
-        image=image,
-        hostname=sandbox.config.hostname or os.uname().nodename,
-        files=services.paths.monitor(sandbox.id),
-        cgroup_parent=sandbox.metadata.cgroup_parent,
-        facts=found,
-        handler=handler,
-    )
     with trace.stage("make spec"):
-        spec = specgen.spec(subject)
+        spec = specgen.spec(subject(services, sandbox, container_id, config, image, found))
     asked = config.linux.resources.oom_score_adj
     if spec.process.oom_score_adj != asked:
         lowest = found.lowest_oom_score
@@ -93,3 +88,44 @@ async def make(
             *(container_id, asked, lowest),
         )
     return spec
+
+
+def subject(
+    services: Services,
+    sandbox: Sandbox,
+    container_id: str,
+    config: api.ContainerConfig,
+    image: ImageConfig,
+    found: Facts,
+) -> Subject:
+    """All that a spec is made of; found: what the node has been asked for."""
+    return Subject(
+        container_id=container_id,
+        config=config,
+        sandbox=sandbox.config,
+        image=image,
+        hostname=sandbox.config.hostname or os.uname().nodename,
+        files=services.paths.monitor(sandbox.id),
+        cgroup_parent=sandbox.metadata.cgroup_parent,
+        facts=found,
+        handler=runtime_handlers.of(services, sandbox),
+    )
+
+
+async def remade(services: Services, sandbox: Sandbox, container: Container) -> Spec:
+    """The spec of a container that an earlier daemon has created. Raises ImageNotFound."""
+    metadata = container.metadata
+    image = services.images.find(metadata.image_id)
+    if image is None:
+        raise ImageNotFound(metadata.image_ref)
+    spec = await make(services, sandbox, container.id, container.config, image.config)
+    if metadata.adjustment:
+        from cri.rpc import nri_spec  # few nodes have plugins
+
+        spec = await nri_spec.again(services, sandbox, spec, metadata.adjustment)
+    return spec
+
+
+async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `function` answers that looks at paths of the node. Raises PathHangs."""
+    return await _workers.call(SECONDS, function, *args, **kwargs)

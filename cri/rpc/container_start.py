@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import CriFault, WrongState
-from cri.rpc import container_create, container_exit, container_spec, runtime_handlers
+from cri.rpc import (
+    checkpoint_source,
+    container_create,
+    container_exit,
+    container_spec,
+    runtime_handlers,
+)
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
-from image.errors import ImageFault, ImageNotFound
+from image.errors import ImageFault
 from runtime.errors import RuntimeFault
 from runtime.init import skeleton
 from runtime.lifecycle import ContainerRequest
@@ -46,6 +52,10 @@ async def _start(services: Services, container_id: str) -> None:
         sandbox = _startable(services, container)
         try:
             request = await _request(services, sandbox, container)
+            if services.nri.active:
+                from cri.rpc import nri_calls  # few nodes have plugins
+
+                await nri_calls.start_container(services, container)
             with trace.stage("start container"):
                 started = await services.runtime.start_container(request)
         except (RuntimeFault, CriFault, ImageFault, OSError) as error:
@@ -56,8 +66,14 @@ async def _start(services: Services, container_id: str) -> None:
             services.store.containers.update(
                 container_id, lambda status: after_start(status, started)
             )
+    if container.metadata.checkpoint:
+        await checkpoint_source.remove(services, container_id)
     for warning in started.warnings:
         log.info("container %s: %s", container_id, warning)
+    if services.nri.active:
+        from cri.rpc import nri_calls  # few nodes have plugins
+
+        await nri_calls.container_started(services, container_id)
 
 
 def _startable(services: Services, container: Container) -> Sandbox:
@@ -78,11 +94,9 @@ async def _request(services: Services, sandbox: Sandbox, container: Container) -
     handler = runtime_handlers.of(services, sandbox)
     spec = services.specs.get(container.id)
     if spec is None:  # the daemon was restarted since
-        image = services.images.find(metadata.image_id)
-        if image is None:
-            raise ImageNotFound(metadata.image_ref)
-        spec = await container_spec.make(services, sandbox, container.id, config, image.config)
-        services.specs[container.id] = spec
+        spec = services.specs[container.id] = await container_spec.remade(
+            services, sandbox, container
+        )
     overlay = services.images.snapshot(container.id)
     if overlay is None:
         raise WrongState(f"container {container.id} has no snapshot: remove it and create it anew")
@@ -98,6 +112,7 @@ async def _request(services: Services, sandbox: Sandbox, container: Container) -
         stdin_once=config.stdin_once,
         pid_target=container_create.check_target(services, sandbox, config),
         handler=handler.name,
+        checkpoint=str(services.paths.checkpoint(container.id)) if metadata.checkpoint else "",
     )
 
 

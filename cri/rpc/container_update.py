@@ -33,13 +33,26 @@ async def update_container_resources(
     asked = api.LinuxContainerResources()
     asked.CopyFrom(request.linux)
     what = f"update container {container.id}"
-    await finish(services, what, _update(services, container.id, asked))
+    await finish(services, what, _update(services, container, asked))
     return api.UpdateContainerResourcesResponse()
 
 
 async def _update(
-    services: Services, container_id: str, asked: api.LinuxContainerResources
+    services: Services, container: Container, asked: api.LinuxContainerResources
 ) -> None:
+    """Plugins are asked while no lock is held: they may want others updated."""
+    if not services.nri.active:
+        return await apply(services, container.id, asked)
+    from cri.rpc import nri_calls  # few nodes have plugins
+
+    await apply(
+        services, container.id, await nri_calls.update_container(services, container, asked)
+    )
+    return await nri_calls.container_updated(services, container.id)
+
+
+async def apply(services: Services, container_id: str, asked: api.LinuxContainerResources) -> None:
+    """What of a container's resources is asked for becomes true, or nothing of it."""
     async with services.locks.hold(container_id):
         container = services.store.containers.get(container_id)
         new = update.merged(container.config.linux.resources, asked)
@@ -47,16 +60,21 @@ async def _update(
         async with Undo(f"update container {container_id}") as undo:
             if container.status.state is ContainerState.RUNNING:
                 part = update.touched(asked, new)
-                await _apply(services, container, part, undo)
+                await _change(services, container, part, undo)
             with trace.stage("record"):
                 services.store.containers.amend(container_id, lambda one: one.with_resources(new))
             undo.commit()
         spec = services.specs.get(container_id)
         if spec is not None:  # else it is made of the record when it is wanted
-            services.specs[container_id] = update.respecified(spec, new, facts.lowest_oom_score())
+            spec = update.respecified(spec, new, facts.lowest_oom_score())
+            if container.metadata.adjustment:
+                from cri.rpc import nri_spec  # few nodes have plugins
+
+                spec = nri_spec.with_limits(spec, container.metadata.adjustment)
+            services.specs[container_id] = spec
 
 
-async def _apply(
+async def _change(
     services: Services, container: Container, part: api.LinuxContainerResources, undo: Undo
 ) -> None:
     """Change what runs. One that has just ended has nothing to change, as if it had before."""

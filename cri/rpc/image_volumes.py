@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cri.errors import ImageVolumeFailed
-from cri.handlers import OCI
 from cri.rpc import runtime_handlers
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def hold(
         image = services.images.find(mount.image.image)
         if image is None:
             raise ImageVolumeFailed(f"image {mount.image.image} is not on this node: pull it first")
-        if runtime_handlers.of(services, sandbox).config.type == OCI:
+        if runtime_handlers.of(services, sandbox).config.program:
             raise ImageVolumeFailed(
                 "the sandbox's runtime handler can't mount images: only podwright's own can"
             )

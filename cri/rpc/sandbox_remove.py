@@ -28,5 +28,10 @@ async def _remove(services: Services, sandbox_id: str) -> None:
         await sandbox_stop.release(services, sandbox_id)
         for container in services.store.containers.of_sandbox(sandbox_id):
             await container_remove.remove(services, container.id)
+        sandbox = services.store.sandboxes.exact(sandbox_id)
+        if services.nri.active and sandbox is not None:
+            from cri.rpc import nri_calls  # few nodes have plugins
+
+            await nri_calls.remove_pod(services, sandbox)
         with trace.stage("record"):
             services.store.sandboxes.remove(sandbox_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cri.events import Events
 from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
+from cri.nri.listen import Nri
 from cri.rpc import selinux
 from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
@@ -43,6 +44,7 @@ class Services:
     handlers: Mapping[str, RuntimeHandler] = field(default_factory=lambda: EMBEDDED)  # by name
     selinux: selinux.Selinux = selinux.OFF
     events: Events = field(init=False)  # follows the store
+    nri: Nri = field(init=False)  # plugins that hear of all this
     locks: Locks = field(default_factory=Locks)  # by sandbox id and by container id
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)
@@ -51,3 +53,4 @@ class Services:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "events", Events(self.store))
+        object.__setattr__(self, "nri", Nri(self.config.nri))

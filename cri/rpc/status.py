@@ -70,6 +70,7 @@ def _info(services: Services) -> dict[str, str]:
         "user_namespaces": {"refusal": services.runtime.user_namespace_refusal},
         "selinux": dataclasses.asdict(services.selinux),
         "network": dataclasses.asdict(services.network.status()),
+        "nri": services.nri.describe(),
         "images": {
             "count": len(services.images.list()),
             "usage": dataclasses.asdict(services.images.usage()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cri.cdi.injection import Injection, Request
 from cri.cdi.spec import parse_name
 from cri.errors import InvalidRequest, NotImplementedYet
-from cri.handlers import OCI
+from cri.handlers import OCI, SHIM
 from cri.specgen.resources import EVERYTHING
 from runtime.spec import Hook, Spec
 
@@ -55,11 +55,11 @@ def hooks(injection: Injection, handler: RuntimeHandler) -> dict[str, tuple[Hook
     found: dict[str, tuple[Hook, ...]] = {}
     for wanted in injection.hooks:
         hook = wanted.hook
-        if handler.config.type != OCI:
+        if not handler.config.program:
             raise NotImplementedYet(
                 f"{wanted.device}: its {hook.hook_name} hook {hook.path} can't be run: the "
                 "embedded runtime has no hooks; give the pod a RuntimeClass with a handler of "
-                f'type "{OCI}"'
+                f'type "{OCI}" or "{SHIM}"'
             )
         made = Hook(hook.path, hook.args, hook.env, hook.timeout)
         found[hook.hook_name] = (*found.get(hook.hook_name, ()), made)

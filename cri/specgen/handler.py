@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from cri.handlers import OCI, HandlerConfig
+from cri.handlers import SHIM, HandlerConfig
 from runtime import codec
 from runtime.spec import Device, Mount, Resources, Rlimit
 
@@ -64,7 +64,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeHandler:
-    """A handler as this node has it. hooks: the base's, as they are, for a program of type oci;
+    """A handler as this node has it. hooks: the base's, as they are, for a program;
     recursive_read_only: whether it knows such mounts."""
 
     name: str = ""
@@ -76,7 +76,7 @@ class RuntimeHandler:
     @property
     def user_namespaces(self) -> bool:
         """Whether it can run a pod in one, where the node can make one: programs are given none."""
-        return self.config.type != OCI
+        return not self.config.program
 
 
 class BaseRefused(ValueError):
@@ -84,18 +84,23 @@ class BaseRefused(ValueError):
 
 
 def load_base(path: Path, config: HandlerConfig) -> tuple[Base, dict[str, object]]:
-    """A base spec and its hooks. Blocks. Raises BaseRefused, OSError."""
+    """A base spec and its hooks. Blocks. Raises BaseRefused."""
     try:
         document: object = json.loads(path.read_bytes())
+        json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is no text
         if not isinstance(document, dict):
             raise BaseRefused("not a JSON object")
         _check_keys(document)
         base = codec.decode(Base, document, camel=True)
+    except RecursionError:
+        raise BaseRefused(f"base_runtime_spec {path}: nested too deeply") from None
+    except OSError as error:
+        raise BaseRefused(f"base_runtime_spec {path}: {error.strerror}") from error
     except ValueError as error:
         raise BaseRefused(f"base_runtime_spec {path}: {error}") from error
     hooks = document.get("hooks") or {}
-    if hooks and config.type != OCI:
-        raise BaseRefused(f'base_runtime_spec {path}: hooks: only with type = "oci"')
+    if hooks and not config.program:
+        raise BaseRefused(f'base_runtime_spec {path}: hooks: only with type = "oci" or "shim"')
     return base, hooks
 
 
@@ -118,7 +123,25 @@ def spec_annotations(subject: Subject) -> Mapping[str, str]:
         for key, value in given.items():
             if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns):
                 found[key] = value
-    return found
+    return {**found, **_of_shims(subject)} if handler.config.type == SHIM else found
+
+
+def _of_shims(subject: Subject) -> Mapping[str, str]:
+    """What containerd tells its shims of a pod, by its names: nobody else may set them."""
+    pod, resources = subject.sandbox.metadata, subject.sandbox.linux.resources
+    told = {
+        "sandbox-name": pod.name,
+        "sandbox-namespace": pod.namespace,
+        "sandbox-uid": pod.uid,
+        "container-name": subject.config.metadata.name,
+        "image-name": subject.config.image.image,
+    }
+    if resources.ByteSize():  # all containers' together: how large a machine has to be
+        told["sandbox-cpu-period"] = str(resources.cpu_period)
+        told["sandbox-cpu-quota"] = str(resources.cpu_quota)
+        told["sandbox-cpu-shares"] = str(resources.cpu_shares)
+        told["sandbox-memory"] = str(resources.memory_limit_in_bytes)
+    return {f"io.kubernetes.cri.{key}": value for key, value in told.items() if value}
 
 
 def completed(spec: Spec, subject: Subject) -> Spec:

@@ -55,6 +55,9 @@ class ContainerMetadata:
     created_at: int = field(default_factory=time.time_ns)  # ns since the epoch
     log_path: str = ""  # absolute; "": no log
     stop_signal: str = ""  # from the request or the image; "": SIGTERM
+    adjustment: bytes | None = None
+    """What NRI plugins want of it that its config has no words for; None: they want nothing."""
+    checkpoint: bool = False  # it goes on from one: see paths.checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,12 @@ def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
         ("[network]\n\nmtuu = 1", 3, "unknown key network.mtuu: did you mean network.mtu?"),
         ("[network]\nxyzzy = 1", 2, "unknown key network.xyzzy: [network] knows enabled, bridge"),
         ("[runtime.handlers.runc]\npaht = '/x'", 2, "did you mean runtime.handlers.runc.path?"),
-        ("[runtime.handlers.x]\ntype = 'shim'", 2, "must be one of podwright, oci"),
+        ("[runtime.handlers.x]\ntype = 'vm'", 2, "must be one of podwright, oci, shim"),
+        (
+            "[runtime.handlers.x]\noptions = {a = 1.5}",
+            2,
+            "expected a table of strings, whole numbers and truth",
+        ),
         ("[runtime.handlers.x]\npath = 'runc'", 2, "'runc': must be an absolute path"),
         ("[runtime.handlers.X]\ntype = 'oci'", 1, "'X' can't be a handler: lower-case letters"),
         ("[runtime.handlers]\nx = 1", 2, "is a table: write [runtime.handlers.x]"),
@@ -96,6 +101,7 @@ def test_an_error_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
         ('address = "tcp://127.0.0.1:1"', 1, "must be unix:///path/to/socket or unix-abstract:"),
         ('[cgroup]\ndriver = "cgroup"', 2, "must be one of auto, cgroupfs, systemd"),
         ('[cgroup]\nparent = "/"', 2, "must be an absolute cgroup path"),
+        ('root = "/a\\u0000b"', 1, "must not contain control characters"),
         ("[network]\nmtu = \n", 2, "not TOML: Invalid value"),
         ("[network\n", 1, "not TOML: "),
         ('a = """\n\n', 2, "not TOML: "),
@@ -108,6 +114,18 @@ def test_a_mistake_is_told_with_its_line_and_the_remedy(text: str, line: int, sa
         parse(text, "/etc/p.toml")
     assert str(raised.value).startswith(f"/etc/p.toml:{line}: ")
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000])
+def test_what_no_parser_can_hold_is_no_configuration(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"/etc/p\.toml: not TOML: "):
+        parse(text, "/etc/p.toml")
+
+
+def test_root_and_state_are_two_directories(tmp_path: Path) -> None:
+    (tmp_path / "podwright.toml").write_text('root = "/a"\nstate = "/a"\n')
+    with pytest.raises(ConfigError, match=r"toml:2: state = '/a': must be another directory"):
+        load(tmp_path / "podwright.toml")
 
 
 def test_the_line_of_a_key_is_found_after_blank_lines_and_comments() -> None:

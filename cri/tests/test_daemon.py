@@ -65,6 +65,7 @@ class Node:
             f'root = "{directory}/root"\nstate = "{directory}/state"\n'
             f'netns_dir = "{directory}/netns"\n'
             f'network.cni_conf_dir = "{directory}/cni"\n'
+            f'nri.socket = "{directory}/nri.sock"\nnri.plugin_path = ""\n'
         )
         self.socket = directory / "state" / "podwright.sock"
         self.daemons: list[subprocess.Popen[str]] = []

@@ -17,9 +17,11 @@ from cri.specgen import container as specgen
 from cri.specgen.handler import Base, BaseRefused, RuntimeHandler, load_base
 from cri.tests.test_specgen import secured, subject
 from runtime.handlers.oci_cli import OciCli
+from runtime.handlers.shim_v2 import ShimV2
 from runtime.spec import Spec
 
 OCI = HandlerConfig(type="oci", path="/usr/sbin/runc")
+SHIM = HandlerConfig(type="shim", path="/opt/kata/bin/containerd-shim-kata-v2")
 
 
 def spec_with(
@@ -51,6 +53,32 @@ def test_only_annotations_that_a_pattern_allows_reach_the_spec_and_the_container
     )
     assert made.annotations == {"fixed": "yes", "run.oci.a": "pod", "run.oci.b": "container"}
     assert spec_with(RuntimeHandler(), sandbox=pod).annotations == {}
+
+
+def test_a_shim_is_told_whose_container_it_makes_and_no_pod_can_say_otherwise() -> None:
+    config = dataclasses.replace(SHIM, pod_annotations=("io.*",), container_annotations=("io.*",))
+    resources = api.LinuxContainerResources(cpu_period=100000, cpu_quota=50000)
+    pod = api.PodSandboxConfig(
+        metadata=api.PodSandboxMetadata(name="web", namespace="shop", uid="u1"),
+        annotations={"io.kubernetes.cri.sandbox-name": "lie", "io.katacontainers.x": "y"},
+        linux=api.LinuxPodSandboxConfig(resources=resources),
+    )
+    asked = api.ContainerConfig(
+        metadata=api.ContainerMetadata(name="c"),
+        annotations={"io.kubernetes.cri.sandbox-uid": "lie"},
+    )
+    made = spec_with(RuntimeHandler("kata", config), asked, pod)
+    assert made.annotations == {
+        "io.katacontainers.x": "y",
+        "io.kubernetes.cri.sandbox-name": "web",
+        "io.kubernetes.cri.sandbox-namespace": "shop",
+        "io.kubernetes.cri.sandbox-uid": "u1",
+        "io.kubernetes.cri.container-name": "c",
+        "io.kubernetes.cri.sandbox-cpu-period": "100000",
+        "io.kubernetes.cri.sandbox-cpu-quota": "50000",
+        "io.kubernetes.cri.sandbox-cpu-shares": "0",
+        "io.kubernetes.cri.sandbox-memory": "0",
+    }
 
 
 def test_a_base_fills_what_the_pod_leaves_open_and_nothing_else(tmp_path: Path) -> None:
@@ -102,6 +130,21 @@ def test_a_base_that_would_be_lost_silently_is_refused(
     assert str(tmp_path / "base.json") in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[" * 100_000, "nested too deeply"), ('{"mounts": [], "a": "\\ud800"}', "surrogates"),
+     (None, "No such file")],
+)  # fmt: skip
+def test_a_base_that_is_no_document_is_refused_by_its_name(
+    tmp_path: Path, content: str | None, says: str
+) -> None:
+    path = tmp_path / "base.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BaseRefused, match=f"base_runtime_spec {path}: .*{says}"):
+        load_base(path, HandlerConfig())
+
+
 def test_variants_hold_back_sysfs_and_devices_from_privileged_containers() -> None:
     asked = secured(privileged=True)
     pod = api.PodSandboxConfig()
@@ -133,12 +176,18 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
     config = parse(
         "[runtime.handlers.other]\ntype = 'oci'\npath = '/no/such'\narguments = ['-x']\n"
         f"base_runtime_spec = '{tmp_path}/base.json'\n[runtime.handlers.strict]\n"
+        "[runtime.handlers.kata]\ntype = 'shim'\npath = '/no/such/containerd-shim-kata-v2'\n"
+        "options = {ConfigPath = '/k.toml'}\nsandbox_task = true\n"
     )
     found = node_handlers.find(config)
-    assert list(found) == ["", "podwright", "other", "strict"]
-    assert [one.recursive_read_only for one in found.values()] == [True, True, False, True]
+    assert list(found) == ["", "podwright", "other", "strict", "kata"]
+    recursive = [one.recursive_read_only for one in found.values()]
+    assert recursive == [True, True, False, True, False]
     assert node_handlers.runtimes(found) == {
-        "other": OciCli("other", "/no/such", ("-x",), hooks=hooks)
+        "other": OciCli("other", "/no/such", ("-x",), hooks=hooks),
+        "kata": ShimV2(
+            "kata", "/no/such/containerd-shim-kata-v2", {"ConfigPath": "/k.toml"}, sandbox_task=True
+        ),
     }
 
 
@@ -149,6 +198,19 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
         (
             "[runtime.handlers.x]\n\nroot = '/r'",
             ':3: runtime.handlers.x.root is only for type = "oci"',
+        ),
+        ("[runtime.handlers.x]\ntype = 'shim'", ":1: runtime.handlers.x.path is missing"),
+        (
+            "[runtime.handlers.x]\ntype = 'shim'\npath = '/x'\nown_cgroup = false",
+            ':4: runtime.handlers.x.own_cgroup is only for type = "oci"',
+        ),
+        (
+            "[runtime.handlers.x]\npath = '/x'",
+            ':2: runtime.handlers.x.path is only for type = "oci" or "shim"',
+        ),
+        (
+            "[runtime.handlers.x]\ntype = 'shim'\npath = '/x'\noptions = {BinaryName = 'x'}",
+            ":4: runtime.handlers.x.options can't be given to it: BinaryName: this shim's options",
         ),
         (
             "[runtime.handlers.podwright]\ntype = 'oci'\npath = '/bin/x'",

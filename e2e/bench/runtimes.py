@@ -28,6 +28,8 @@ bridge = "podwright0"
 subnets = ["{subnet}"]
 [images]
 hosts_dir = "{root}/hosts"
+[nri]
+socket = "{root}/nri.sock"
 """
 
 _PACKAGES = {"containerd": "containerd", "runc": "runc", "crun": "crun", "iptables": "iptables"}

@@ -69,7 +69,8 @@ def _words(node: Node) -> list[str]:
     scratch = node.directory / "critest"
     scratch.mkdir(exist_ok=True)
     endpoints = (f"-runtime-endpoint={node.address}", f"-image-endpoint={node.address}")
-    return ["env", f"TMPDIR={scratch}", program(), *endpoints, "-ginkgo.no-color"]
+    plugins = f"-nri-socket={node.nri_socket}"
+    return ["env", f"TMPDIR={scratch}", program(), *endpoints, plugins, "-ginkgo.no-color"]
 
 
 def _read(report: Path) -> list[Spec]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import pytest
 
@@ -15,9 +15,12 @@ from cri.api import api_pb2 as api
 from cri.cli.client import CallFailed, Client
 from e2e.images import Image, busybox
 from e2e.kubelet import Kubelet, until
+from e2e.node import Background
 
 if TYPE_CHECKING:
     from e2e.node import Node
+
+Answer = TypeVar("Answer")
 
 HERE = Path(__file__).parent
 ASKED_FOR = "PODWRIGHT_SYSTEMD_NODE"
@@ -61,13 +64,28 @@ def pod_units() -> set[str]:
 
 @dataclass(slots=True)
 class Machine:
-    """Stands for a Node: what Kubelet asks of one."""
+    """Stands for a Node: what Kubelet and RealKubelet ask of one."""
 
     directory: Path
+    address: str = ADDRESS
+    cgroup: str = ""
     client: Client = field(init=False)
 
     def __post_init__(self) -> None:
         self.client = Client(ADDRESS)
+        (self.directory / "logs").mkdir()
+
+    def inside(self, work: Callable[[], Answer]) -> Answer:
+        """Calls `work`: this machine is the node."""
+        return work()
+
+    def background(self, name: str, *words: str) -> Background:
+        log = self.directory / "logs" / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        return Background(process, log)
 
     @property
     def main_pid(self) -> int:
@@ -107,4 +125,4 @@ def kubelet(machine: Machine) -> Iterator[Kubelet]:
     kubelet.image = found.id
     yield kubelet
     kubelet.clean()
-    until(lambda: not pod_units(), f"no unit is left: {pod_units()}", 20)
+    until(lambda: not pod_units(), f"no unit is left: {pod_units()}", PATIENCE)

@@ -128,13 +128,13 @@ def test_who_takes_too_much_memory_is_killed_and_it_is_said(pod: Pod, turn: int)
 def test_a_short_life_leaves_no_scope(pod: Pod) -> None:
     for _ in range(3):
         assert pod.container(["true"]).start().wait(PATIENCE).exit_code == 0
-    until(lambda: not any(".scope" in unit for unit in pod_units()), "scopes are gone", 20)
+    until(lambda: not any(".scope" in unit for unit in pod_units()), "scopes are gone", PATIENCE)
 
 
 def test_a_start_that_fails_leaves_no_scope(pod: Pod) -> None:
     container = pod.container(["/no/such/program"])
     assert "/no/such/program" in refused(container.start).message
-    until(lambda: scope(container) not in pod_units(), "its scope is gone", 20)
+    until(lambda: scope(container) not in pod_units(), "its scope is gone", PATIENCE)
 
 
 def test_a_pod_of_no_slice_gets_one_of_ours_that_goes_with_it(kubelet: Kubelet) -> None:

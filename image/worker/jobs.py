@@ -21,16 +21,22 @@ from image.unpack import Result, settle, unpack
 from image.unpack.apply import Counters
 from image.worker.messages import (
     Answer,
+    ApplyDiff,
     Job,
     Measure,
     Measured,
     Occupancy,
+    Pack,
+    PackDiff,
+    Packed,
     Remote,
     Resolve,
     Resolved,
     Settle,
     Settled,
     Source,
+    TakeCheckpoint,
+    Taken,
     Unpack,
     Unpacked,
 )
@@ -78,6 +84,37 @@ def run(job: Job, connections: Connections, counters: Counters) -> Answer:
             return Settled()
         case Measure():
             return measure(job, counters)
+        case _:
+            return _checkpoint(job, counters)
+
+
+def _checkpoint(job: PackDiff | Pack | TakeCheckpoint | ApplyDiff, counters: Counters) -> Answer:
+    # Here, because workers that pull images need none of it.
+    from image.checkpoint import diff, members, pack
+
+    match job:
+        case PackDiff():
+            diff.write(Path(job.upper), Path(job.target), counters)
+            return Packed(Path(job.target).stat().st_size)
+        case Pack():
+            return Packed(pack.pack(Path(job.source), Path(job.target), counters))
+        case TakeCheckpoint():
+            target = members.Target(Path(job.target), counters, job.reserve)
+            if job.archive:
+                members.from_archive(Path(job.archive), target)
+            else:
+                members.from_layers([Path(layer) for layer in job.layers], target)
+            return Taken(target.config())
+        case ApplyDiff():
+            target_path, lowers = Path(job.target), [Path(lower) for lower in job.lowers]
+            size = os.stat(job.source).st_size
+            chunks = layer.decompressed(_file(Source(job.source, 0, size)))
+            try:
+                result = unpack(chunks, target_path, job.limits, counters)
+                settle(target_path, result, lowers, job.limits.depth)
+            except LayerMalformed as error:
+                raise LayerMalformed(f"{Path(job.source).name}: {error}") from error
+            return Settled()
 
 
 # --- resolve --------------------------------------------------------------------------------------

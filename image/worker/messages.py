@@ -1,9 +1,9 @@
 """What daemon and worker say to each other: frozen dataclasses as JSON, length first.
 
     daemon                          worker
-      | -- Resolve | Unpack | Settle | Measure --> |
+      | -- Resolve | Unpack | … ------> |
       | <-- Progress ------------------- |   any number, when there was any
-      | <-- Resolved | Unpacked | Settled | Measured | Failed -- |
+      | <-- Resolved | … | Failed ----- |
       |                  ...             |   the next job; end of file: the worker exits
 
 Both sides are the same version: the daemon starts its own workers. What a worker says is checked
@@ -145,6 +145,58 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class PackDiff:
+    """Write what a container changed, its directory `upper`, as a layer: the new file `target`."""
+
+    upper: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Write the directory `source` as the archive `target`, whole or not at all."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """size: of the file, in bytes."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Take a checkpoint's files from an archive, or if `archive` is empty from an image's layers,
+    topmost first, into the empty directory `target`. reserve: bytes of the disk to leave alone."""
+
+    archive: str
+    layers: tuple[str, ...]
+    target: str
+    reserve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """config: what the checkpoint says of itself, JSON."""
+
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyDiff:
+    """Unpack a layer (a file) into a container's writable directory, which is empty. lowers: the
+    layers below it, topmost first."""
+
+    source: str
+    target: str
+    lowers: tuple[str, ...]
+    limits: UnpackLimits
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """So far: compressed bytes fetched, entries and bytes of file contents unpacked."""
 
@@ -176,14 +228,14 @@ class Failed:
         return ImageFault(f"{self.kind}: {self.arguments}")
 
 
-Job = Resolve | Unpack | Settle | Measure
-Answer = Resolved | Unpacked | Settled | Measured | Failed
+Job = Resolve | Unpack | Settle | Measure | PackDiff | Pack | TakeCheckpoint | ApplyDiff
+Answer = Resolved | Unpacked | Settled | Measured | Packed | Taken | Failed
 Message = Job | Answer | Progress
 _KINDS: Final[Mapping[str, type]] = {
     kind.__name__: kind
     for kind in (
-        *(Resolve, Unpack, Settle, Measure),
-        *(Resolved, Unpacked, Settled, Measured, Failed, Progress),
+        *(Resolve, Unpack, Settle, Measure, PackDiff, Pack, TakeCheckpoint, ApplyDiff),
+        *(Resolved, Unpacked, Settled, Measured, Packed, Taken, Failed, Progress),
     )
 }
 

@@ -2,8 +2,9 @@
 
     kubepods-burstable-podUID.slice/
       podwright-<id>.scope/         systemd's: its limits are properties, Delegate=yes
-        container/                  ours, as with cgroupfs: exact limits, devices, all processes
-        seat/                       for a moment: a process that keeps the place (v2)
+        container/                  ours, or an OCI binary's, as with cgroupfs: exact limits,
+                                    devices, all processes
+        seat/                       for a moment: a process that keeps the place
 
     seat = a process of ours
     StartTransientUnit(scope: Slice=, PIDs=[seat], limits)      systemd puts it into the scope
@@ -12,8 +13,10 @@
 
 A scope ends, and is collected, when its last process has gone. Of the scope's own files systemd
 writes all of a controller anew whenever it is reloaded or asked for a change, also those for which
-it has no property (memory.oom.group, v1's devices), and quotas in whole percent; of the inner
+it has no property (memory.oom.group), and quotas in whole percent; of the inner
 cgroup it writes none.
+
+Of cgroup v2 alone: who has systemd and a kernel that we run on has v2, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from runtime.cgroup.driver import SYSTEMD, Cgroupfs, Created
 from runtime.cgroup.errors import CgroupBusy, SystemdRefused
 from runtime.cgroup.limits import Limits
 from runtime.cgroup.seat import Seat
-from runtime.cgroup.tree import Cgroup, Hierarchy
+from runtime.cgroup.tree import Cgroup
 from runtime.cgroup.v2 import HierarchyV2
 from runtime.errors import RuntimeFault
 
@@ -41,7 +44,7 @@ class Systemd:
 
     name = SYSTEMD
 
-    def __init__(self, hierarchy: Hierarchy, connect: Callable[[], Bus] = Bus) -> None:
+    def __init__(self, hierarchy: HierarchyV2, connect: Callable[[], Bus] = Bus) -> None:
         self._hierarchy = hierarchy
         self._connect = connect
 
@@ -49,30 +52,36 @@ class Systemd:
         """Raises InvalidSpec, SystemdUnavailable, SystemdRefused, CgroupRefused, CgroupBusy."""
         if not units.in_scope(cgroup.path):  # its pod is older than this choice of a driver
             return Cgroupfs().create(cgroup, limits)
+        return self._in_scope(cgroup, limits, lambda: cgroup.create(limits))
+
+    def enclose(self, cgroup: Cgroup, limits: Limits) -> Created:
+        """The scope alone. Raises as `create` does."""
+        if not units.in_scope(cgroup.path):
+            return Cgroupfs().enclose(cgroup, limits)
+        return self._in_scope(cgroup, limits, tuple)
+
+    def _in_scope(
+        self, cgroup: Cgroup, limits: Limits, make: Callable[[], tuple[str, ...]]
+    ) -> Created:
+        """make: makes what is to be in the scope, and answers notes."""
         scope, slice_name = units.scope_and_slice(cgroup.path)
-        seat = Seat()
-        ours = False
-        try:
-            properties = units.scope_properties(slice_name, seat.pid, limits)
-            self._start(cgroup, scope, properties)
-            ours = True
-            aside = self._aside(cgroup)
-            if aside:
-                files.make(aside)
-                files.write(f"{aside}/cgroup.procs", str(seat.pid))
-            notes = cgroup.create(limits)
-        except BaseException:
-            seat.leave()
-            if ours:
-                with contextlib.suppress(RuntimeFault):
-                    self._stop(scope)
-            raise
+        directory = self._hierarchy.mount + units.scope_path(cgroup.path)
+        aside = f"{directory}/seat"  # where controllers are handed down no process may be
+        with contextlib.ExitStack() as undo, self._connect() as bus:
+            seat = Seat()
+            undo.callback(seat.leave)
+            self._start(bus, seat, cgroup, units.scope_properties(slice_name, seat.pid, limits))
+            undo.callback(self._give_up, scope)
+            undo.callback(seat.leave)  # first of all
+            files.make(aside)
+            files.write(f"{aside}/cgroup.procs", str(seat.pid))
+            notes = make()
+            undo.pop_all()
 
         def joined() -> None:
             seat.leave()
-            if aside:
-                with contextlib.suppress(OSError):  # systemd removes it, too, and may be quicker
-                    os.rmdir(aside)
+            with contextlib.suppress(OSError):  # systemd removes it, too, and may be quicker
+                os.rmdir(aside)
 
         return Created(notes, joined)
 
@@ -90,26 +99,31 @@ class Systemd:
         """Stops the unit, with all that runs in it. Raises SystemdUnavailable, SystemdRefused."""
         self._stop(unit)
 
-    def _start(self, cgroup: Cgroup, scope: str, properties: Sequence[units.Property]) -> None:
+    def _start(
+        self, bus: Bus, seat: Seat, cgroup: Cgroup, properties: Sequence[units.Property]
+    ) -> None:
         signature = "ssa(sv)a(sa(sv))"
+        path = units.scope_path(cgroup.path)
+        scope = path.rpartition("/")[2]
         words: tuple[object, ...] = (scope, "fail", list(properties), [])
-        with self._connect() as bus:
-            try:
-                bus.job(scope, "StartTransientUnit", signature, *words)
-            except SystemdRefused as error:
-                if error.error != _EXISTS:
-                    raise
-                if members := self._hierarchy.cgroup(units.scope_path(cgroup.path)).pids():
-                    raise CgroupBusy(scope, tuple(members), "is there, and in use") from None
-                self._stop(scope)  # what a crash has left
-                bus.job(scope, "StartTransientUnit", signature, *words)
 
-    def _aside(self, cgroup: Cgroup) -> str:
-        """Where the seat goes; "": it may stay. On v2 no process may be in a cgroup that hands
-        controllers down."""
-        if not isinstance(self._hierarchy, HierarchyV2):
-            return ""
-        return f"{self._hierarchy.mount}{units.scope_path(cgroup.path)}/seat"
+        def inside() -> bool:
+            """systemd puts it in when the scope has its limits; nothing comes after that."""
+            return files.read(f"/proc/{seat.pid}/cgroup").endswith(path)
+
+        try:
+            bus.job(scope, "StartTransientUnit", signature, *words, seen=inside)
+        except SystemdRefused as error:
+            if error.error != _EXISTS:
+                raise
+            if members := self._hierarchy.cgroup(path).pids():
+                raise CgroupBusy(scope, tuple(members), "is there, and in use") from None
+            self._stop(scope)  # what a crash has left
+            bus.job(scope, "StartTransientUnit", signature, *words, seen=inside)
+
+    def _give_up(self, scope: str) -> None:
+        with contextlib.suppress(RuntimeFault):
+            self._stop(scope)
 
     def _stop(self, unit: str) -> None:
         """One that systemd doesn't know, or that is already going, is as good as stopped."""

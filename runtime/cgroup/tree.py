@@ -50,8 +50,17 @@ class Cgroup(Protocol):
     def kill(self) -> None:
         """SIGKILL to every process, those beneath included; doesn't wait for their end."""
 
+    @property
+    def freezer(self) -> str:
+        """The directory whose files freeze it; v1 without a freezer: empty."""
+
+    def freeze(self) -> None:
+        """Has the kernel begin to stop every process; `frozen` says when all are. OSError."""
+
+    def frozen(self) -> bool: ...
+
     def thaw(self) -> None:
-        """Let what was killed die, if somebody has frozen it; only v1 needs that."""
+        """Lets them run again. Idempotent; on v1 what was killed needs it to die."""
 
     def oom_kills(self) -> int: ...
 

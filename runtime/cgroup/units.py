@@ -32,13 +32,10 @@ _NUMBERS = {
     "memory.low": "MemoryLow",
     "memory.min": "MemoryMin",
     "memory.swap.max": "MemorySwapMax",
-    "memory.limit_in_bytes": "MemoryLimit",
     "cpu.weight": "CPUWeight",
-    "cpu.shares": "CPUShares",
     "pids.max": "TasksMax",
     "io.weight": "IOWeight",
 }
-_UNLIMITED = frozenset(("max", "-1"))
 
 
 def is_slice(path: str) -> bool:
@@ -130,7 +127,9 @@ def scope_properties(slice_name: str, pid: int, limits: Limits) -> list[Property
         ("MemoryAccounting", ("b", True)),
         ("TasksAccounting", ("b", True)),
         ("IOAccounting", ("b", True)),
-        *properties(limits.settings),
+        # Without it systemd puts a limit of its own: 15 % of what the machine can have.
+        ("TasksMax", ("t", INFINITY)),
+        *properties(limits.settings),  # the last word counts
     ]
 
 
@@ -152,15 +151,14 @@ def _numbers(values: dict[str, str]) -> Iterator[Property]:
 
 
 def _number(value: str) -> int | None:
-    if value in _UNLIMITED:
+    if value == "max":
         return INFINITY
     return int(value) if value.isdecimal() else None
 
 
 def _quota(values: dict[str, str]) -> Iterator[Property]:
     quota, _, period = values.get("cpu.max", "").partition(" ")
-    quota = quota or values.get("cpu.cfs_quota_us", "")
-    period = period or values.get("cpu.cfs_period_us", str(DEFAULT_PERIOD))
+    period = period or str(DEFAULT_PERIOD)
     number = _number(quota)
     if number is None or not period.isdecimal():
         return
@@ -172,7 +170,6 @@ def _quota(values: dict[str, str]) -> Iterator[Property]:
 
 
 def _cpusets(values: dict[str, str]) -> Iterator[Property]:
-    """Only with cgroup v2: systemd leaves v1's cpuset alone, and says no to nobody."""
     for file, name in (("cpuset.cpus", "AllowedCPUs"), ("cpuset.mems", "AllowedMemoryNodes")):
         if file in values:
             yield name, ("ay", _bits(values[file]))

@@ -169,13 +169,25 @@ class CgroupV1:
             self.thaw()  # killed ones must run to die
         files.kill_listed(self.pids)  # those that the freezer couldn't hold
 
+    @property
+    def freezer(self) -> str:
+        """The directory whose files freeze it; empty without a freezer."""
+        return self.directories.get("freezer", "")
+
+    def freeze(self) -> None:
+        files.write(self._freezer_state, "FROZEN")
+
+    def frozen(self) -> bool:
+        """The kernel looks whether all are stopped when it is asked."""
+        return files.read(self._freezer_state) == "FROZEN"
+
     def thaw(self) -> None:
         with contextlib.suppress(OSError):
             files.write(self._freezer_state, "THAWED")
 
     @property
     def _freezer_state(self) -> str:
-        return f"{self.directories.get('freezer', '')}/freezer.state"
+        return f"{self.freezer}/freezer.state"
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory; 0 without the cgroup."""

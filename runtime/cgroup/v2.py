@@ -151,8 +151,21 @@ class CgroupV2:
                 raise
             files.kill_listed(self.pids)  # before Linux 5.14
 
+    @property
+    def freezer(self) -> str:
+        """The directory whose files freeze it."""
+        return self.directory
+
+    def freeze(self) -> None:
+        files.write(f"{self.directory}/cgroup.freeze", "1")
+
+    def frozen(self) -> bool:
+        return counter(f"{self.directory}/cgroup.events", "frozen") == 1
+
     def thaw(self) -> None:
-        """SIGKILL acts on what is frozen."""
+        """Lets them run again. SIGKILL acts on what is frozen without it."""
+        with contextlib.suppress(OSError):
+            files.write(f"{self.directory}/cgroup.freeze", "0")
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel killed for want of memory; 0 without the cgroup."""

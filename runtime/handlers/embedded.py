@@ -13,6 +13,7 @@ class Embedded:
     """See `Handler`."""
 
     name = ""
+    shim = False
 
     def prepare(self, ground: Ground, work: Work) -> Prepared:
         return prepare(ground.place, work.directory, work.spec, compiled(ground, work))

@@ -32,10 +32,14 @@ class Work:
 
 
 class Handler(Protocol):
-    """name: goes with Start; empty for the embedded runtime, which needs no other code."""
+    """name: goes with Start; empty for the embedded runtime, which needs no other code; shim: it is
+    one of containerd's."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def shim(self) -> bool: ...
 
     def prepare(self, ground: Ground, work: Work) -> Prepared:
         """Makes what the monitor needs; blocks. Raises InvalidSpec, OSError, and leaves nothing."""

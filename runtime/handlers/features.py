@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
+
+from runtime.handlers.shim_options import Options, made_for_runc
+from runtime.monitor.oci.program import PATH
 
 _PATIENCE = 10.0
 
@@ -35,6 +39,16 @@ def ask(binary: str) -> Features:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Features(problem=f"{binary} features: {error}")
     return parse(answer.stdout) if answer.returncode == 0 else Features()
+
+
+def of_shim(shim: str, options: Options) -> Features:
+    """Of the program that runc's shim calls; the others don't say, so they promise nothing."""
+    if not os.access(shim, os.X_OK):
+        return Features(problem=f"{shim} is not there, or no program: install it")
+    if not made_for_runc(shim):
+        return Features()
+    wanted = str(options.get("BinaryName", "runc"))
+    return ask(shutil.which(wanted, path=PATH) or wanted)
 
 
 def parse(text: bytes) -> Features:

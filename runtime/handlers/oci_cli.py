@@ -48,6 +48,10 @@ class OciCli:
     hidden: tuple[str, ...] = ()
     hooks: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def shim(self) -> bool:
+        return False
+
     def prepare(self, ground: Ground, work: Work) -> Prepared:
         compiled = plan.container(work.spec, work.rootfs, cgroups=ground.cgroups)
         root = self.root or ground.state / "handlers" / self.name

@@ -4,6 +4,7 @@
        │ ── clone3 ─────────────────────────▶ │ reads the plan, makes the root file system, mounts,
        │                                      │ joins its cgroup, masks, pivots …
        │ ◀─ console (the terminal's master) ──│ only with a terminal
+       │ ◀─ born    (pid) ────────────────────│ only of a command: who is the process from here on
        │ ◀─ ready   (identity, stages, warnings)
        │                                      │ seccomp, execve
        │ ◀─ end of file ──────────────────────│ the descriptor was close-on-exec: exec succeeded
@@ -58,6 +59,13 @@ class Console:
 
 
 @dataclass(frozen=True, slots=True)
+class Born:
+    """The process has come to be, as the monitor's child; who has prepared it ends."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """See `runtime.errors.InitFailed`, which the facade makes of it."""
 
@@ -66,7 +74,10 @@ class Failed:
     text: str
 
 
-def receive(peer: Socket) -> Ready | Console | Failed | None:
+Said = Ready | Console | Born | Failed
+
+
+def receive(peer: Socket) -> Said | None:
     """The monitor's side: the next message; None: exec succeeded, or init was killed."""
     received = fds.receive(peer)
     if received is None:
@@ -76,6 +87,8 @@ def receive(peer: Socket) -> Ready | Console | Failed | None:
     if kind == "console":
         return Console(descriptors[0])
     fds.close_all(descriptors)
+    if kind == "born":
+        return Born(cast(int, message["pid"]))
     if kind == "failed":
         step, number, text = cast(list[object], message["failure"])
         return Failed(str(step), cast(int, number), str(text))
@@ -115,6 +128,9 @@ class Reporter:
                 "warnings": warnings,
             }
         )
+
+    def born(self, pid: int) -> None:
+        self._write({"type": "born", "pid": pid})
 
     def failed(self, step: str, error: BaseException) -> None:
         """Never raises: who can't even say that he failed just exits."""

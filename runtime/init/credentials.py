@@ -9,7 +9,8 @@ import signal
 
 from runtime.init import capabilities
 from runtime.init.context import Context
-from runtime.linux import keyring, seccomp
+from runtime.init.values import SchedulingPlan
+from runtime.linux import keyring, scheduling, seccomp
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.linux.process import Prctl, capset, make_files_as, prctl, reset_signals
 
@@ -21,10 +22,11 @@ def reset(context: Context) -> None:
     os.umask(0)  # modes are given exactly from here on; the process gets its own at the end
     if (context.process.user_map is None) != (context.user_ns_fd < 0):
         raise OSError(errno.EINVAL, "pod and container do not agree on a user namespace")
-    _leave_keyring()
+    leave_keyring()
 
 
-def _leave_keyring() -> None:
+def leave_keyring() -> None:
+    """A session keyring of one's own; the node's is not for containers."""
     try:
         keyring.new_session_keyring()
     except OSError as error:
@@ -96,6 +98,24 @@ def set_limits(context: Context) -> None:
                 f"{limit.name}: hard limit {limit.hard} is above podwright's own, {ours}, and "
                 "raising it needs CAP_SYS_RESOURCE",
             ) from None
+    if context.process.scheduling is not None:
+        _schedule(context.process.scheduling)
+
+
+def _schedule(plan: SchedulingPlan) -> None:
+    """In the container's cgroup, whose memory nodes and real time count."""
+    what = "process.ioPriority"
+    try:
+        if plan.io_priority is not None:
+            scheduling.set_io_priority(plan.io_priority)
+        what = "linux.memoryPolicy"
+        if plan.memory_mode is not None:
+            scheduling.set_memory_policy(plan.memory_mode, plan.memory_nodes)
+        what = "process.scheduler"
+        if plan.scheduler:
+            scheduling.set_scheduler(plan.scheduler)
+    except OSError as error:
+        raise OSError(error.errno, f"the kernel refuses the {what}") from None
 
 
 def enter_user_namespace(context: Context) -> None:
@@ -112,11 +132,11 @@ def enter_user_namespace(context: Context) -> None:
     os.setresuid(0, 0, 0)
     if context.target is None:
         unshare(Clone.NEWNS)
-    _leave_keyring()  # for one that belongs to somebody of that namespace
+    leave_keyring()  # for one that belongs to somebody of that namespace
 
 
 def become(context: Context) -> None:
-    """User, groups, capabilities; then, as that changed who we are, the death signal again."""
+    """User, groups, capabilities."""
     process, identity = context.process, context.identity
     ours = context.held
     final = capabilities.attainable(process.capabilities, ours)
@@ -133,9 +153,13 @@ def become(context: Context) -> None:
     os.setresuid(identity.uid, identity.uid, identity.uid)
     prctl(Prctl.SET_KEEPCAPS, 0)
     capabilities.apply(final, extra=_extra(context))
+    os.umask(process.umask)
+
+
+def bind_to_monitor(context: Context) -> None:
+    """What neither a fork hands on, nor a change of who we are leaves."""
     if context.surroundings.subreaper:
         prctl(Prctl.SET_CHILD_SUBREAPER, 1)
-    os.umask(process.umask)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
 
 

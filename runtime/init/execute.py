@@ -68,6 +68,10 @@ def arrange_descriptors(context: Context) -> None:
         os.dup2(kept, first, inheritable=False)
         context.user_ns_fd, first = first, first + 1
     close_from(first)
+
+
+def take_terminal(context: Context) -> None:
+    """It becomes that of our session."""
     if context.process.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -44,13 +44,16 @@ def container(load: Callable[[], ContainerPlan], surroundings: Surroundings) -> 
         lambda report: steps.run(
             steps.CONTAINER, lambda: Context(load(), surroundings, warm_up(), report), report
         ),
+        pid_ns_fd=surroundings.pid_ns_fd,
+        own_pid_namespace=surroundings.own_pid_namespace,
     )
 
 
 def process(load: Callable[[], ProcessPlan], target: Target, surroundings: Surroundings) -> Child:
     """Starts a process in a running container; surroundings.mount_ns_fd is not used.
 
-    The process is born in surroundings.pid_ns_fd (the container's; -1: the monitor's own).
+    Who is forked prepares all, and forks in turn: see `namespaces.be_born`, and `channel.Born`.
+    With surroundings.pid_ns_fd -1 (the container has the node's) it becomes the process itself.
     """
     return _fork(
         surroundings,
@@ -86,13 +89,20 @@ def warm_up() -> Ourselves:
     )
 
 
-def _fork(surroundings: Surroundings, body: Callable[[Reporter], None]) -> Child:
+def _fork(
+    surroundings: Surroundings,
+    body: Callable[[Reporter], None],
+    *,
+    pid_ns_fd: int = -1,
+    own_pid_namespace: bool = False,
+) -> Child:
+    """pid_ns_fd: where the child is born; -1: here, or in a namespace of its own."""
     ourselves = warm_up()
     ours, theirs = pair()
-    joins = surroundings.pid_ns_fd >= 0
-    flags = 0 if joins or not surroundings.own_pid_namespace else int(Clone.NEWPID)
+    joins = pid_ns_fd >= 0
+    flags = 0 if joins or not own_pid_namespace else int(Clone.NEWPID)
     if joins:
-        setns(surroundings.pid_ns_fd, Clone.NEWPID)
+        setns(pid_ns_fd, Clone.NEWPID)
     try:
         pid, pidfd = clone3(flags, cgroup_fd=surroundings.cgroup_fd)
         if pid == 0:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from runtime.errors import InvalidSpec
 from runtime.init import capabilities
+from runtime.init.scheduling import scheduling
 from runtime.init.values import Identity, ProcessPlan, RlimitPlan, UserMap
 from runtime.spec import IdMapping, Linux, Process, Rlimit, Spec, User, UserLookup
 
@@ -76,6 +77,7 @@ def process(
         seccomp=seccomp_program,
         seccomp_flags=seccomp_flags if seccomp_program else 0,
         apparmor_profile=checked_text(wanted.apparmor_profile or "", "process.apparmorProfile"),
+        scheduling=scheduling(spec),
         selinux_label=checked_text(wanted.selinux_label or "", "process.selinuxLabel"),
     )
 

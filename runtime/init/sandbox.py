@@ -29,7 +29,7 @@ from runtime.linux import mount
 from runtime.linux.fds import close_all
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
-from runtime.linux.process import Prctl, clone3, close_from, prctl, set_title
+from runtime.linux.process import Prctl, capset, clone3, close_from, prctl, set_title
 
 SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace
 ROOT = b"/root"  # an empty directory in it, to build a root on
@@ -259,29 +259,42 @@ def sysctl_path(name: str) -> str:
     return "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
 
 
-def start_reaper(user_ns_fd: int = -1) -> tuple[int, int]:
+def start_reaper(mount_ns_fd: int, user_ns_fd: int = -1) -> tuple[int, int]:
     """The shared pid namespace, and a pidfd of its first process, which does nothing but reap.
 
-    user_ns_fd: the pod's user namespace; it lives in there.
+    mount_ns_fd: the pod's mount namespace, of which it gets a copy; user_ns_fd: the pod's user
+    namespace; it lives in there. When we return it has given up all that a container could want.
     """
+    settled, ours = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = clone3(Clone.NEWPID)
     if pid == 0:
-        _reap_forever(user_ns_fd)
+        _reap_forever(mount_ns_fd, user_ns_fd)
+    os.close(ours)
+    os.read(settled, 1)  # until it has closed all that it has
+    os.close(settled)
     return os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), pidfd
 
 
-def _reap_forever(user_ns_fd: int) -> None:
+def _reap_forever(mount_ns_fd: int, user_ns_fd: int) -> None:
     """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN.
 
     It handles no signal, so that none from inside reaches it: with it all of the pod would end.
+    Every container sees it, and one with SYS_PTRACE may enter it: so its root is an empty directory
+    that nobody can change, and it may do nothing.
     """
     set_title(b"podwright-reaper")
+    setns(mount_ns_fd, Clone.NEWNS)
+    unshare(Clone.NEWNS)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mount.mount_setattr(root, attributes=int(MountAttr.RDONLY), recursive=True)
     if user_ns_fd >= 0:
         setns(user_ns_fd, Clone.NEWUSER)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    prctl(Prctl.SET_NO_NEW_PRIVS, 1)
+    capset(0, 0, 0)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
-    close_from(3)  # the daemon must see the monitor's end by its sockets
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    close_from(0)  # the daemon must see the monitor's end by its sockets
     while True:
         signal.pause()

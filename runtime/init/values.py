@@ -185,6 +185,17 @@ class RlimitPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulingPlan:
+    """scheduler: a struct sched_attr; io_priority: class and level; memory_mode: with its flags;
+    memory_nodes: a bit mask. Empty or None: as it is."""
+
+    scheduler: bytes = b""
+    io_priority: int | None = None
+    memory_mode: int | None = None
+    memory_nodes: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessPlan:
     """A process: the container's first, or an exec'ed one.
 
@@ -213,6 +224,7 @@ class ProcessPlan:
     seccomp: bytes = b""
     seccomp_flags: int = 0
     apparmor_profile: str = ""
+    scheduling: SchedulingPlan | None = None
     selinux_label: str = ""
 
 

@@ -57,6 +57,7 @@ _SIGACTION_BYTES, _SIGSET_BYTES = 32, 8
 _NO_SIGNALS = bytes(128)  # an empty sigset_t
 _CLONE_ARGS = struct.Struct("11Q")
 _CLONE_PIDFD, _CLONE_INTO_CGROUP = int(Clone.PIDFD), int(Clone.INTO_CGROUP)
+_CLONE_PARENT = int(Clone.PARENT)
 _SIGCHLD = int(signal.SIGCHLD)
 # Made once: a monitor forks for each container and command, and never two at a time.
 _clone_buffer = ctypes.create_string_buffer(_CLONE_ARGS.size)
@@ -73,14 +74,15 @@ def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     """Forks with namespaces. Answers (pid, pidfd) in the parent, (0, -1) in the child.
 
     cgroup_fd: a cgroup v2 directory in which the child starts (CLONE_INTO_CGROUP, Linux 5.7),
-    -1: the parent's.
+    -1: the parent's. With Clone.PARENT the child is our parent's, whom its end is told to.
     Only for a single-threaded process: no fork handler of Python or libc runs.
     """
     flags |= _CLONE_PIDFD
     if cgroup_fd >= 0:
         flags |= _CLONE_INTO_CGROUP
+    end = 0 if flags & _CLONE_PARENT else _SIGCHLD  # our own is inherited, another can't be given
     _CLONE_ARGS.pack_into(
-        _clone_buffer, 0, flags, _PIDFD_ADDRESS, 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
+        _clone_buffer, 0, flags, _PIDFD_ADDRESS, 0, 0, end, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
     )
     pid = _clone3(_CLONE_ADDRESS, _CLONE_ARGS.size)
     return (pid, _pidfd.value) if pid else (0, -1)

@@ -46,7 +46,8 @@ class Attachment:
                 self._taps.append(tap)
                 stream.taps = (*stream.taps, tap)
         container.attachments.append(self)
-        begun(Attached(terminal, stdin >= 0), [stdin] if self._gets(stdin) else [])
+        attached = Attached(terminal, stdin >= 0, terminal and container.remote_terminal)
+        begun(attached, [stdin] if self._gets(stdin) else [])
 
     def _gets(self, stdin: int) -> bool:
         """The terminal's master is wanted in any case: to tell it the client's window size."""
@@ -60,6 +61,10 @@ class Attachment:
         """The client has no more input."""
         if self._request.stdin and self._container.request.stdin_once:
             self._container.close_stdin()
+
+    def resize(self, width: int, height: int) -> None:
+        """The client's terminal has another size."""
+        self._container.resize(width, height)
 
     def end(self, *, too_slow: bool = False) -> None:
         """No more is copied. Idempotent."""

@@ -7,11 +7,11 @@ import contextlib
 import itertools
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from runtime.codec import decode, encode
-from runtime.errors import MonitorLost, MonitorSilent
+from runtime.errors import MonitorLost, MonitorSilent, RuntimeFault
 from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.monitor.failures import exception_of
@@ -20,18 +20,23 @@ from runtime.monitor.messages import (
     Abandon,
     Attach,
     ContainerExit,
+    Done,
+    Dump,
     EndInput,
     Exec,
     ExecStream,
     Failure,
     Keep,
+    Pause,
     Request,
+    Resize,
 )
 
 T = TypeVar("T")
 Packet = tuple[Message, list[int]]
 OnExit = Callable[[ContainerExit], None]
 OnLost = Callable[[], None]
+_ABANDONED = (Exec, ExecStream, Attach, Pause, Dump)  # what goes on until its end, or until then
 PATIENCE = 60.0
 LINGER = 10.0  # seconds for what was given up while it began to be gone
 
@@ -79,13 +84,17 @@ class Conversation:
         return decode(answer, message["ok"], path="ok")
 
     def end_input(self) -> None:
-        """Of an attachment: the client has no more input."""
-        if isinstance(self.request, Attach):
+        """Of an attachment or a command: the client has no more input."""
+        if isinstance(self.request, (Attach, ExecStream)):
             self._client.tell(EndInput(self.number))
 
+    def resize(self, width: int, height: int) -> None:
+        """Of a terminal whose master we have not been given."""
+        self._client.tell(Resize(self.number, width, height))
+
     def abandon(self) -> None:
-        """Of a command or an attachment: nobody wants it any more; its last word comes yet."""
-        if isinstance(self.request, (Exec, ExecStream, Attach)):
+        """Of what lasts: nobody wants it any more; its last word comes yet."""
+        if isinstance(self.request, _ABANDONED):
             self._client.tell(Abandon(self.number))
 
     def close(self) -> None:
@@ -166,6 +175,23 @@ class MonitorClient:
             async with asyncio.timeout(PATIENCE):
                 await self._send(talk, ())
                 return await talk.begun(opened)
+
+    @contextlib.asynccontextmanager
+    async def lasting(self, request: Request, opened: type[T]) -> AsyncGenerator[T, None]:
+        """Inside, the request has begun; at the end it is abandoned, and has ended then."""
+        with self._talk(request) as talk:
+            with _patient(request, PATIENCE):
+                async with asyncio.timeout(PATIENCE):
+                    await self._send(talk, ())
+                    said, descriptors = await talk.begun(opened)
+            fds.close_all(descriptors)
+            try:
+                yield said
+            finally:
+                talk.abandon()
+                with contextlib.suppress(RuntimeFault, TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        await talk.ended(Done)
 
     async def open(
         self,

@@ -83,6 +83,8 @@ class Command:
         self._timer: Timer | None = None
         self._timed_out = False
         self._ready = False
+        self._is_born = False
+        self._unwanted = False
         self._failure: BaseException | None = None
         self._answer: Answer = lambda _result: None
 
@@ -110,14 +112,13 @@ class Command:
             child = launch.process(
                 self._load_plan, launch.Target(container.pidfd, who), surroundings
             )
-        except OSError as error:
-            if error.errno == errno.ENOMEM and pid_ns_fd >= 0:  # its pid namespace has ended
-                raise ContainerNotFound(container.id) from error
-            raise
         finally:
             fds.close_all((-1 if clone_fd is None else clone_fd, pid_ns_fd, *tasks))
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
-        pod.reaper.expect(child.pid, self._on_exit)
+        self._is_born = pid_ns_fd < 0
+        if not self._is_born:
+            pod.reaper.hold()
+        pod.reaper.expect(child.pid, self._on_exit if self._is_born else self._prepared)
         pod.loop.watch(child.channel.fileno(), self._on_message)
         if isinstance(self._request, Exec) and self._request.timeout > 0:
             self._timer = pod.loop.after(self._request.timeout, self._time_out)
@@ -145,6 +146,7 @@ class Command:
 
         They are stopped first, the parents before the children: what is stopped forks no more.
         """
+        self._unwanted = True
         if self._pidfd < 0:
             return
         seen: set[int] = set()
@@ -159,6 +161,12 @@ class Command:
         for pid in (*seen, self._pid):
             _signal(pid, signal.SIGKILL)
 
+    def end_input(self) -> None:
+        """The client has closed its pipe, and nobody is in between."""
+
+    def resize(self, width: int, height: int) -> None:
+        """The client's terminal, whose master we have given away, has another size."""
+
     def _time_out(self) -> None:
         self._timed_out = True
         self.kill()
@@ -171,14 +179,37 @@ class Command:
             self._give_up(error)
             return
         if isinstance(said, channel.Failed):
-            self._give_up(InitFailed(said.step, said.errno, said.text))
+            if said.errno == errno.ESRCH:  # it has ended since we looked
+                self._give_up(ContainerNotFound(self._container.id))
+            else:
+                self._give_up(InitFailed(said.step, said.errno, said.text))
         elif isinstance(said, channel.Ready):
             self._ready = True
+        elif isinstance(said, channel.Born):
+            self._be_born(said.pid)
         elif isinstance(said, channel.Console):
             self._console_fd = said.master_fd
         elif said is None:
             self._close_channel()
             self._begin()
+
+    def _be_born(self, pid: int) -> None:
+        """From here on the process is another one, and who has prepared it ends."""
+        fds.close_all((self._pidfd,))
+        self._pid, self._pidfd, self._is_born = pid, -1, True
+        if self._pod.reaper.claim(pid, self._on_exit):
+            self._pidfd = os.pidfd_open(pid)
+        self._pod.reaper.release()
+        if self._unwanted:
+            self.kill()
+
+    def _prepared(self, code: int) -> None:
+        """Who was to prepare the process has ended: it is born, or never will be."""
+        while self._channel is not None and not self._is_born:
+            self._on_message()
+        if not self._is_born:
+            self._pod.reaper.release()
+            self._on_exit(code)
 
     def _begin(self) -> None:
         """The program runs; whoever waits for it gets the terminal, which is nobody else's."""

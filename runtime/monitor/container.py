@@ -71,6 +71,7 @@ class Container:
         self._init_stages = ""
         self._warnings: list[str] = []
         self._when_ended: list[Callable[[], None]] = []
+        self._oom_killed: bool | None = None  # None: nobody has looked
 
     @property
     def id(self) -> str:
@@ -79,11 +80,6 @@ class Container:
     @property
     def cgroup(self) -> Cgroup:
         return self._pod.hierarchy.cgroup(self.request.cgroup_path)
-
-    @property
-    def scope(self) -> bool:
-        """The cgroup is in one of systemd's, which removes both as soon as nobody is in them."""
-        return ".scope/" in self.request.cgroup_path
 
     @property
     def running(self) -> RunningContainer:
@@ -136,6 +132,14 @@ class Container:
         """End of file for who reads it. A terminal has none."""
         fds.close_all((self._stdin_fd,))
         self._stdin_fd = -1
+
+    @property
+    def remote_terminal(self) -> bool:
+        """Somebody else holds the terminal's master: what it prints comes by a pipe."""
+        return False
+
+    def resize(self, width: int, height: int) -> None:
+        """Of a remote terminal."""
 
     def output(self, number: int) -> OutputStream | None:
         """Stream 1 or 2; a terminal's is 1. None: it has ended."""
@@ -229,7 +233,7 @@ class Container:
         except (OSError, ValueError) as error:
             self._give_up(error)
 
-    def _hear(self, said: channel.Ready | channel.Console | channel.Failed | None) -> None:
+    def _hear(self, said: channel.Said | None) -> None:
         match said:
             case channel.Ready():
                 self.who = said.identity
@@ -283,7 +287,7 @@ class Container:
 
     def _end(self, code: int, finished_at: int = 0) -> None:
         finished_at = finished_at or time.time_ns()
-        oom_kills = self._release()
+        self._release()
         self.state = State.EXITED
         if self._failure is not None:
             self._say(self._failure)
@@ -293,7 +297,7 @@ class Container:
                 self.id,
                 code,
                 finished_at,
-                oom_killed=oom_kills > 0 and code != 0,
+                oom_killed=bool(self._oom_killed) and code != 0,
                 message=self._complaint,
             )
             self._pod.ended(self)
@@ -301,15 +305,16 @@ class Container:
             callback()
         self._when_ended.clear()
 
-    def _release(self) -> int:
-        """Gives back all that the container held; answers how many of it the OOM killer took."""
-        oom_kills = 0
+    def _look_for_oom_kills(self) -> None:
+        """Before the cgroup is removed; once."""
+        if self._oom_killed is None:
+            self._oom_killed = self._pod.oom_kills_of(self) > 0
+
+    def _release(self) -> None:
+        """Gives back all that the container held."""
         try:
             cgroup = self.cgroup
-            if cgroup.exists():
-                oom_kills = cgroup.oom_kills()
-            if self.scope:
-                oom_kills = self._pod.oom_kills_of(self, oom_kills)
+            self._look_for_oom_kills()
             if self.request.pid_namespace != "own":  # others may have outlived the first
                 cgroup.kill()
             cgroup.remove()
@@ -328,7 +333,6 @@ class Container:
             self._log = None
         fds.close_all((self._stdin_fd, self.pidfd, self._plan_fd))
         self._stdin_fd = self.pidfd = self._plan_fd = -1
-        return oom_kills
 
     def _peer(self) -> Socket:
         assert self._channel is not None

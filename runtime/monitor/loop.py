@@ -48,6 +48,10 @@ class Loop:
         hang-up of a terminal that somebody may open again."""
         self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLET if only else 0))
 
+    def watch_room(self, fd: int, *, wanted: bool) -> None:
+        """Of one that is watched: call back as well when it can be written to."""
+        self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
     def after(self, seconds: float, callback: Callback) -> Timer:
         timer = Timer(time.monotonic() + seconds, callback)
         heapq.heappush(self._timers, timer)

@@ -77,7 +77,10 @@ class Start:
     decodes) and, for cgroup v1, its `tasks` files, for v2, its directory.
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
     handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
-    cgroup descriptors the binary makes the cgroup; empty: the embedded runtime.
+    cgroup descriptors the binary makes the cgroup; empty: the embedded runtime. shim: the binary is
+    a shim of containerd's, and the plan a ShimPlan.
+    checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
+    program which restores it. The plan says what it is to be, as of any container.
     """
 
     container_id: str
@@ -88,6 +91,9 @@ class Start:
     stdin: bool = False
     stdin_once: bool = False
     handler: str = ""
+    shim: bool = False
+    checkpoint: str = ""
+    criu: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,8 @@ class ExecStream:
     """Run a command for a client who listens; begun when its program runs. Answer: Executed.
 
     streams: which of 0, 1, 2 travel as descriptors, the others are the container's /dev/null; with
-    a terminal none does, and its master comes back.
+    a terminal none does, and its master comes back; or, where somebody else holds that, two pipes:
+    for its input, and for its output. Its size is told by Resize then.
     """
 
     container_id: str
@@ -169,10 +176,12 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """has_stdin: the container has one that is open; one of a terminal is."""
+    """has_stdin: the container has one that is open; one of a terminal is. remote: somebody else
+    has the terminal's master, stdin is a pipe, and the size is told by Resize."""
 
     terminal: bool = False
     has_stdin: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +194,20 @@ class Detached:
 @dataclass(frozen=True, slots=True)
 class EndInput:
     """The client of the Attach with this message id has no more input: where the container's stdin
-    is for one client only, it ends. Never answered."""
+    is for one client only, it ends. Or that of the ExecStream, which has closed its pipe: somebody
+    in between may have to. Never answered."""
 
     exec_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The client's terminal has another size, in columns and rows. exec_id: as in EndInput; for a
+    terminal whose master the daemon has not been given. Never answered."""
+
+    exec_id: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +223,31 @@ class Abandon:
     """
 
     exec_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Freeze containers, all or none; begun when they are. Whoever asked ends it by Abandon, or by
+    being gone: they run on, and Done is the answer.
+
+    timeout: seconds that freezing may take.
+    """
+
+    container_ids: tuple[str, ...]
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Have CRIU (`criu`, its path) write the processes of a container to `directory`/checkpoint.
+
+    They are left as they are, frozen or running. timeout: seconds, then CRIU is killed.
+    """
+
+    container_id: str
+    criu: str
+    directory: str
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +326,11 @@ Request = (
     | ExecStream
     | Attach
     | EndInput
+    | Resize
     | Sockets
     | Abandon
+    | Pause
+    | Dump
     | ReopenLog
     | Remove
     | Report
@@ -297,8 +345,11 @@ REQUESTS: Mapping[str, type[Request]] = {
     "exec-stream": ExecStream,
     "attach": Attach,
     "end-input": EndInput,
+    "resize": Resize,
     "sockets": Sockets,
     "abandon": Abandon,
+    "pause": Pause,
+    "dump": Dump,
     "reopen-log": ReopenLog,
     "remove": Remove,
     "report": Report,

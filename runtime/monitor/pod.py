@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
+from runtime.cgroup.kills import OomKills
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
@@ -19,18 +21,30 @@ from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     Attach,
     ContainerExit,
+    Dump,
     Exec,
     ExecStream,
+    Pause,
     SandboxReport,
     Start,
 )
 from runtime.monitor.reaper import Reaper
+
+if TYPE_CHECKING:
+    from runtime.monitor.shim.shim import Shim
 
 Reply = Callable[[object], None]
 Begun = Callable[[object, list[int]], None]
 Asker = tuple[object, object]  # a connection, and the number of its message
 Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
 EXITS_DIRECTORY = "exits"
+
+
+class Guest(Protocol):
+    """What somebody has asked for and waits for."""
+
+    def kill(self) -> None:
+        """He has gone, or wants it no more."""
 
 
 class Facts:
@@ -92,9 +106,10 @@ class Pod:
         self.hierarchy = hierarchy
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
         self._containers: dict[str, Container] = {}
-        self._guests: dict[Asker, Command | Attachment] = {}
+        self._guests: dict[Asker, Guest] = {}
+        self.shim: Shim | None = None  # of containerd's, where one makes the containers
         self._ending: Callable[[], None] | None = None
-        self._oom_kills: int | None = None  # in the pod's cgroup, and not of a container that runs
+        self._oom_kills = OomKills(hierarchy, facts.cgroup_parent)
 
     @property
     def sandbox_id(self) -> str:
@@ -113,9 +128,8 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = _made_by_binary(self, request) if request.handler else Container(self, request)
-        if container.scope and self._oom_kills is None:
-            self._oom_kills = self._all_oom_kills()  # of what was there before us
+        container = _container(self, request)
+        self._oom_kills.begin(container.cgroup)
         self._containers[request.container_id] = container
 
         def answer(result: object) -> None:
@@ -166,6 +180,23 @@ class Pod:
             self._guests.pop(asker, None)
             raise
 
+    def pause(self, request: Pause, asker: Asker, reply: Reply, begun: Begun) -> None:
+        """Freezes containers until the asker abandons it; `reply` gets Done when they run again."""
+        from runtime.monitor.criu.pause import Pausing
+
+        containers = [self.container(container_id) for container_id in request.container_ids]
+        pausing = Pausing(self.loop, containers, self._leaving(asker, reply))
+        self._guests[asker] = pausing
+        pausing.start(request.timeout, begun)
+
+    def dump(self, request: Dump, asker: Asker, reply: Reply) -> None:
+        """Has CRIU write a container's processes to disk; `reply` gets Done or the exception."""
+        from runtime.monitor.criu.dump import Dumping
+
+        dumping = Dumping(self, self.container(request.container_id), request)
+        self._guests[asker] = dumping
+        dumping.start(self._leaving(asker, reply))
+
     def _leaving(self, asker: Asker, reply: Reply) -> Reply:
         def answer(result: object) -> None:
             self._guests.pop(asker, None)
@@ -174,10 +205,16 @@ class Pod:
         return answer
 
     def end_input(self, asker: Asker) -> None:
-        """The client of an attachment has no more input."""
+        """The client of an attachment or of a command has no more input."""
         guest = self._guests.get(asker)
-        if isinstance(guest, Attachment):
+        if isinstance(guest, Command | Attachment):
             guest.end_input()
+
+    def resize(self, asker: Asker, width: int, height: int) -> None:
+        """The client's terminal has another size."""
+        guest = self._guests.get(asker)
+        if isinstance(guest, Command | Attachment):
+            guest.resize(width, height)
 
     def abandon(self, asker: Asker) -> None:
         """Who asked for a command or an attachment has gone."""
@@ -210,22 +247,11 @@ class Pod:
         self.on_exit(ended)
         self._end_if_asked()
 
-    def oom_kills_of(self, ended: Container, seen: int) -> int:
-        """Of a container in a scope. seen: what its cgroup told, if systemd had left it there.
-
-        Else it is what the pod's cgroup has counted (on v2 with all beneath, removed ones too), and
-        neither those that run nor those that have ended before.
-        """
-        before = self._oom_kills or 0
-        if not seen and not ended.cgroup.exists():
-            running = (item for item in self._containers.values() if item is not ended)
-            others = sum(item.cgroup.oom_kills() for item in running if item.exit is None)
-            seen = max(0, self._all_oom_kills() - before - others)
-        self._oom_kills = before + seen
-        return seen
-
-    def _all_oom_kills(self) -> int:
-        return self.hierarchy.cgroup(self.facts.cgroup_parent).oom_kills()
+    def oom_kills_of(self, ended: Container) -> int:
+        """How many of its processes the kernel killed for want of memory; to be asked once."""
+        others = (item for item in self._containers.values() if item is not ended)
+        running = (item.cgroup for item in others if item.exit is None)
+        return self._oom_kills.of(ended.cgroup, running)
 
     def report(self) -> SandboxReport:
         containers = self._containers.values()
@@ -258,6 +284,9 @@ class Pod:
             return
         if any(item.state is not State.EXITED for item in self._containers.values()):
             return
+        if self.shim is not None and not self.shim.ended:
+            self.shim.end(self._end_if_asked)
+            return
         if self.facts.reaper_pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 kill_and_wait(self.facts.reaper_pidfd)
@@ -274,8 +303,18 @@ class Pod:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
 
 
-def _made_by_binary(pod: Pod, request: Start) -> Container:
-    """Of another runtime, whose code only the monitors that need it load."""
-    from runtime.monitor.oci.container import OciContainer
+def _container(pod: Pod, request: Start) -> Container:
+    """What only few pods need is loaded by the monitors of those."""
+    if request.shim:
+        from runtime.monitor.shim.container import ShimContainer
 
-    return OciContainer(pod, request)
+        return ShimContainer(pod, request)
+    if request.handler:
+        from runtime.monitor.oci.container import OciContainer
+
+        return OciContainer(pod, request)
+    if request.checkpoint:
+        from runtime.monitor.criu.container import RestoredContainer
+
+        return RestoredContainer(pod, request)
+    return Container(pod, request)

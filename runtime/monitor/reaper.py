@@ -35,18 +35,19 @@ class Reaper:
         somebody whose pid we are about to be told."""
         self._held += 1
 
-    def claim(self, pid: int, on_exit: OnExit) -> None:
-        """As `expect`, of a child that may have ended since `hold`. Raises ChildProcessError for
-        what is no child of ours, or somebody else's already."""
+    def claim(self, pid: int, on_exit: OnExit) -> bool:
+        """As `expect`, of a child that may have ended since `hold`: then False. Raises
+        ChildProcessError for what is no child of ours, or somebody else's already."""
         code = self._strangers.pop(pid, None)
         if code is not None:
             ended = code
             self._loop.after(0, lambda: on_exit(ended))
-            return
+            return False
         if pid in self._waiting:
             raise ChildProcessError(pid)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         self.expect(pid, on_exit)
+        return True
 
     def release(self) -> None:
         """The end of one `hold`."""

@@ -17,11 +17,14 @@ from runtime.monitor.messages import (
     Attach,
     ContainerExit,
     Done,
+    Dump,
     EndInput,
     Exec,
     ExecStream,
+    Pause,
     Remove,
     ReopenLog,
+    Resize,
     Signal,
     Start,
 )
@@ -100,8 +103,11 @@ class Server:
             "exec-stream": self._exec_stream,
             "attach": self._attach,
             "end-input": self._end_input,
+            "resize": self._resize,
             "sockets": self._sockets,
             "abandon": self._abandon,
+            "pause": self._pause,
+            "dump": self._dump,
             "reopen-log": self._reopen_log,
             "remove": self._remove,
             "report": self._report,
@@ -161,6 +167,9 @@ class Server:
             stdin=bool(get("stdin")),
             stdin_once=bool(get("stdin_once")),
             handler=str(get("handler", "")),
+            shim=bool(get("shim")),
+            checkpoint=str(get("checkpoint", "")),
+            criu=str(get("criu", "")),
         )
         self._pod.start(start, descriptors, asker.reply)
 
@@ -186,8 +195,18 @@ class Server:
     def _end_input(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.end_input((asker.connection, decode(EndInput, message).exec_id))
 
+    def _resize(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        request = decode(Resize, message)
+        self._pod.resize((asker.connection, request.exec_id), request.width, request.height)
+
     def _abandon(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.abandon((asker.connection, decode(Abandon, message).exec_id))
+
+    def _pause(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.pause(decode(Pause, message), asker.key, asker.reply, asker.begun)
+
+    def _dump(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
+        self._pod.dump(decode(Dump, message), asker.key, asker.reply)
 
     def _sockets(self, _message: Message, _descriptors: list[int], asker: Asker) -> None:
         """They belong to the network in which they are made: the pod's, as we are in it."""

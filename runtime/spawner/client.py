@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import os
+import posixpath
 import resource
 import socket
 import sys
@@ -31,10 +33,16 @@ PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
 START_PATIENCE = 30.0
 _LISTENER_FD = 3
 _HUNG_UP = (ConnectionError, TimeoutError)
-# Without site: nothing of the environment is loaded but what runtime/ and the library hold.
+# Without site: nothing of the environment is loaded but what runtime/ and the library hold, and in
+# monitors that talk to shims protobuf, whose place comes last.
+_PROTOBUF = importlib.util.find_spec("google")
+_LAST = (
+    list(map(posixpath.dirname, _PROTOBUF.submodule_search_locations or ())) if _PROTOBUF else []
+)
 _PROGRAM = f"""\
 import sys
 sys.path.insert(0, {os.fspath(Path(__file__).resolve().parents[2])!r})
+sys.path += {_LAST!r}
 from runtime.spawner.server import main
 main()
 """

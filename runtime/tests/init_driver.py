@@ -6,6 +6,7 @@ and UTS namespaces of its own, so whatever goes wrong is gone when it exits.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -197,7 +198,9 @@ def _exec(
     master = said.get("master", -1)
     source = master if master >= 0 else out[0]
     report.stdout = _drain({source: bytearray()})[source].decode()
-    report.status = os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
+    for pid in (started.pid, said.get("pid", started.pid)):  # who prepared it, and the process
+        with contextlib.suppress(ChildProcessError):
+            report.status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return dataclasses.asdict(report)
 
 
@@ -214,6 +217,8 @@ def _listen(peer: Socket, report: Report) -> dict[str, int]:
                 report.failed = [said.step, said.errno, said.text]
             case channel.Console():
                 found["master"] = said.master_fd
+            case channel.Born():
+                found["pid"] = said.pid
     return found
 
 

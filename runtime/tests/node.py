@@ -55,6 +55,8 @@ class Node:
             "id",
             "yes",
             "head",
+            "tail",
+            "stty",
             "ps",
             "kill",
         ):

@@ -27,8 +27,7 @@ from jeepney import (
 from jeepney.wrappers import DBusAddress
 
 from runtime.cgroup import files, units
-from runtime.cgroup.tree import Cgroup
-from runtime.tests.cgroup_driver import HIERARCHY
+from runtime.cgroup.v2 import CgroupV2, HierarchyV2
 
 MANAGER = DBusAddress("/org/freedesktop/systemd1", interface="org.freedesktop.systemd1.Manager")
 SYSTEMD = "org.freedesktop.systemd1"
@@ -44,17 +43,23 @@ class Refusal(Exception):
 
 
 class SystemdDouble:
-    """Serves at `path` while inside. units: properties by name, of what it has been told to start.
+    """Serves at `path` while inside; hierarchy: where it makes cgroups.
 
-    result: how jobs end; signal_first: the job's end is told before its number; silent: never
-    answers; on_bus: asks to be greeted, as the system bus does.
+    units: properties by name, of what it has been told to start; result: how jobs end;
+    signal_first: the job's end is told before its number; untold: it is never told; idle: nothing
+    is done; silent: never answers; on_bus: asks to be greeted, as the system bus does.
     """
 
-    def __init__(self, path: Path, *, on_bus: bool = False) -> None:
+    def __init__(
+        self, path: Path, hierarchy: HierarchyV2 | None = None, *, on_bus: bool = False
+    ) -> None:
+        self._hierarchy = hierarchy
         self.units: dict[str, Properties] = {}
         self.calls: list[str] = []
         self.result = "done"
         self.signal_first = False
+        self.untold = False
+        self.idle = False
         self.silent = False
         self.refuses: dict[str, Refusal] = {}
         self._on_bus = on_bus
@@ -92,10 +97,11 @@ class SystemdDouble:
             if name.endswith(".scope"):
                 self._remove(name)
 
-    def cgroup(self, name: str) -> Cgroup:
+    def cgroup(self, name: str) -> CgroupV2:
         """The cgroup of a scope that was started."""
+        assert self._hierarchy is not None
         parent = units.slice_path(str(self.units[name]["Slice"]))
-        return HIERARCHY.cgroup(f"{parent}/{name}")
+        return self._hierarchy.cgroup(f"{parent}/{name}")
 
     # the connection
 
@@ -153,7 +159,7 @@ class SystemdDouble:
         except Refusal as error:
             return [new_error(message, error.name, "s", (str(error),))]
         reply = new_method_return(message, signature or None, body)
-        if signature != "o":
+        if signature != "o" or self.untold:
             return [reply]
         ended = (self._jobs, body[0], str(message.body[0]), self.result)
         signal = new_signal(MANAGER, "JobRemoved", "uoss", ended)
@@ -180,10 +186,8 @@ class SystemdDouble:
         group = self.cgroup(name)
         group.ensure()
         (pid,) = cast("list[int]", self.units[name]["PIDs"])
-        for fd in group.attach_fds():
-            os.close(fd)
-        for directory in sorted(_directories(group)):
-            files.write(f"{directory}/cgroup.procs", str(pid))
+        if not self.idle:
+            files.write(f"{group.directory}/cgroup.procs", str(pid))
         return self._job()
 
     def _stop(self, name: str, _mode: str) -> tuple[str, tuple[object, ...]]:
@@ -206,11 +210,3 @@ class SystemdDouble:
         group.kill()
         group.remove(timeout=20)
         del self.units[name]
-
-
-def _directories(group: Cgroup) -> set[str]:
-    """Where it is mounted: once on v2, in each hierarchy of v1."""
-    directories = getattr(group, "directories", None)
-    if directories is None:
-        return {f"/sys/fs/cgroup{group.path}"}
-    return set(directories.values())

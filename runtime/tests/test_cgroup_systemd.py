@@ -19,60 +19,81 @@ from runtime.cgroup.errors import (
     SystemdSilent,
     SystemdUnavailable,
 )
-from runtime.cgroup.limits import Limits, Setting
+from runtime.cgroup.limits import Limits, Setting, limits
 from runtime.cgroup.systemd import Systemd
-from runtime.cgroup.tree import Cgroup
+from runtime.cgroup.v2 import CgroupV2, HierarchyV2
 from runtime.errors import InvalidSpec
-from runtime.spec import Memory, Pids
-from runtime.tests.cgroup_driver import HIERARCHY, MIB, VERSION, limit, run, start_sleeper
+from runtime.spec import Memory, Resources
+from runtime.tests.cgroup_driver import (
+    HIERARCHY,
+    MIB,
+    UNIFIED,
+    VERSION,
+    fresh_path,
+    limit,
+    start_sleeper,
+)
 from runtime.tests.systemd_double import SYSTEMD, Refusal, SystemdDouble
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(
+        not os.path.exists(f"{UNIFIED}/cgroup.procs"), reason="no cgroup2 is mounted here"
+    ),
+]
 SLICE = f"podwrighttest{os.getpid()}.slice"
 SCOPE = f"/{SLICE}/podwright-c1.scope"
 INNER = f"{SCOPE}/container"
+NOTHING = Limits(())
+SMALL = limits(Resources(memory=Memory(limit=64 * MIB)), 2)
 
 
 @pytest.fixture
-def double(tmp_path: Path) -> Iterator[SystemdDouble]:
-    with SystemdDouble(tmp_path / "private") as double:
+def v2() -> Iterator[HierarchyV2]:
+    """The machine's; beside v1 a corner of its cgroup2, which then has no controllers."""
+    if VERSION == 2:
+        yield HierarchyV2(UNIFIED)
+        return
+    corner = f"{UNIFIED}{fresh_path()}"
+    os.mkdir(corner)
+    yield HierarchyV2(corner)
+    os.rmdir(corner)
+
+
+@pytest.fixture
+def double(tmp_path: Path, v2: HierarchyV2) -> Iterator[SystemdDouble]:
+    with SystemdDouble(tmp_path / "private", v2) as double:
         yield double
-    HIERARCHY.cgroup(f"/{SLICE}").remove(timeout=20)
+    v2.cgroup(f"/{SLICE}").remove(timeout=20)
 
 
 @pytest.fixture
-def systemd(double: SystemdDouble, tmp_path: Path) -> Systemd:
+def systemd(double: SystemdDouble, v2: HierarchyV2, tmp_path: Path) -> Systemd:
     assert double.calls == []
-    return Systemd(HIERARCHY, lambda: Bus(str(tmp_path / "private"), "/nowhere"))
+    return Systemd(v2, lambda: Bus(str(tmp_path / "private"), "/nowhere"))
 
 
 @pytest.fixture
-def scope() -> Cgroup:
+def scope(v2: HierarchyV2) -> CgroupV2:
     """systemd's; the container's is in it."""
-    return HIERARCHY.cgroup(SCOPE)
+    return v2.cgroup(SCOPE)
 
 
 @pytest.fixture
-def inner() -> Cgroup:
-    return HIERARCHY.cgroup(INNER)
-
-
-def seats(group: Cgroup) -> list[int]:
-    def is_seat(pid: int) -> bool:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"podwright-seat")
-
-    return [pid for pid in group.pids() if is_seat(pid)]
+def inner(v2: HierarchyV2) -> CgroupV2:
+    return v2.cgroup(INNER)
 
 
 def test_a_place_is_kept_in_a_scope_until_the_first_process_is_inside(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
-    created = systemd.create(inner, limit(memory=Memory(limit=64 * MIB)))
-    (seat,) = seats(scope)
+    created = systemd.create(inner, NOTHING)
+    (seat,) = scope.pids()
     told = double.units["podwright-c1.scope"]
     assert told["Slice"] == SLICE
     assert told["Delegate"] is True
-    assert told["MemoryMax" if VERSION == 2 else "MemoryLimit"] == 64 * MIB
+    assert told["TasksMax"] == units.INFINITY  # and not systemd's own idea
+    assert inner.pids() == []
     first = start_sleeper(inner)
     assert created.joined is not None
     created.joined()
@@ -83,19 +104,24 @@ def test_a_place_is_kept_in_a_scope_until_the_first_process_is_inside(
     os.waitpid(first, 0)
 
 
-def test_who_keeps_the_place_takes_none_from_the_container(
-    systemd: Systemd, scope: Cgroup, inner: Cgroup
+def test_a_scope_can_be_made_for_who_makes_the_cgroup_inside(
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
-    wanted = limit(pids=Pids(limit=1))
-    created = systemd.create(inner, wanted)
-    assert run(inner, lambda: "it began")[0] == "it began"
-    assert created.joined is not None
-    created.joined()
-    assert inner.value(wanted.settings[0]) == "1"
+    enclosed = systemd.enclose(inner, SMALL)
+    assert not inner.exists()
+    assert double.units["podwright-c1.scope"]["MemoryMax"] == 64 * MIB
+    assert len(scope.pids()) == 1
+    inner.ensure()
+    first = start_sleeper(inner)
+    assert enclosed.joined is not None
+    enclosed.joined()
+    assert scope.pids() == [first]
+    scope.kill()
+    os.waitpid(first, 0)
 
 
 def test_a_limit_that_the_kernel_refuses_leaves_no_scope(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
     impossible = Limits((Setting("linux.resources.x", "memory", "memory.no_such_file", "1"),))
     with pytest.raises(CgroupRefused, match=r"linux\.resources\.x"):
@@ -105,65 +131,72 @@ def test_a_limit_that_the_kernel_refuses_leaves_no_scope(
 
 
 def test_what_systemd_refuses_is_told_in_its_words(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
     double.refuses["StartTransientUnit"] = Refusal(f"{SYSTEMD}.BadUnitSetting", "no such property")
     with pytest.raises(SystemdRefused, match=r"podwright-c1\.scope: no such property"):
-        systemd.create(inner, limit())
+        systemd.create(inner, NOTHING)
 
 
 @pytest.mark.parametrize("signal_first", [False, True])
 def test_a_job_that_fails_is_a_refusal(
-    double: SystemdDouble, systemd: Systemd, inner: Cgroup, signal_first: bool
+    double: SystemdDouble, systemd: Systemd, inner: CgroupV2, signal_first: bool
 ) -> None:
-    double.result, double.signal_first = "timeout", signal_first
+    double.result, double.signal_first, double.idle = "timeout", signal_first, True
     with pytest.raises(SystemdRefused, match="ended as 'timeout'"):
-        systemd.create(inner, limit())
+        systemd.create(inner, NOTHING)
 
 
 def test_a_job_may_end_before_its_number_is_told(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
     double.signal_first = True
-    created = systemd.create(inner, limit())
-    assert len(seats(scope)) == 1
+    created = systemd.create(inner, NOTHING)
+    assert len(scope.pids()) == 1
+    assert created.joined is not None
+    created.joined()
+
+
+def test_nobody_waits_for_the_end_of_a_job_that_has_done_its_work(
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
+) -> None:
+    double.untold = True
+    created = systemd.create(inner, NOTHING)
+    assert len(scope.pids()) == 1
     assert created.joined is not None
     created.joined()
 
 
 def test_an_empty_scope_that_a_crash_left_is_replaced(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
+    double: SystemdDouble, systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
-    first = systemd.create(inner, limit())
+    first = systemd.create(inner, NOTHING)
     assert first.joined is not None
     first.joined()
     assert scope.pids() == []
-    second = systemd.create(inner, limit())
-    assert len(seats(scope)) == 1
+    second = systemd.create(inner, NOTHING)
+    assert len(scope.pids()) == 1
     assert second.joined is not None
     second.joined()
 
 
 def test_a_scope_in_which_processes_live_is_never_replaced(
-    systemd: Systemd, scope: Cgroup, inner: Cgroup
+    systemd: Systemd, scope: CgroupV2, inner: CgroupV2
 ) -> None:
-    created = systemd.create(inner, limit())
+    created = systemd.create(inner, NOTHING)
     with pytest.raises(CgroupBusy, match="in use"):
-        systemd.create(inner, limit())
-    assert len(seats(scope)) == 1
+        systemd.create(inner, NOTHING)
+    assert len(scope.pids()) == 1
     assert created.joined is not None
     created.joined()
 
 
-def test_other_limits_are_told_to_systemd_and_written_exactly(
-    double: SystemdDouble, systemd: Systemd, scope: Cgroup, inner: Cgroup
+def test_other_limits_are_told_to_systemd(
+    double: SystemdDouble, systemd: Systemd, inner: CgroupV2
 ) -> None:
-    created = systemd.create(inner, limit())
-    wanted = limit(memory=Memory(limit=32 * MIB))
-    inner.update(wanted)
-    systemd.changed(inner, wanted)
-    told = double.units["podwright-c1.scope"]
-    assert told["MemoryMax" if VERSION == 2 else "MemoryLimit"] == 32 * MIB
+    created = systemd.create(inner, NOTHING)
+    systemd.changed(inner, SMALL)
+    assert double.units["podwright-c1.scope"]["MemoryMax"] == 64 * MIB
     assert created.joined is not None
     created.joined()
 
@@ -174,11 +207,12 @@ def test_to_forget_what_is_not_there_is_no_error(double: SystemdDouble, systemd:
 
 
 def test_a_pod_that_is_older_than_the_choice_of_systemd_goes_on_without(
-    double: SystemdDouble, systemd: Systemd
+    double: SystemdDouble, systemd: Systemd, v2: HierarchyV2
 ) -> None:
-    group = HIERARCHY.cgroup(f"/podwright-cgroup-test-{os.getpid()}-old")
-    assert systemd.create(group, limit()).joined is None
-    systemd.changed(group, limit(memory=Memory(limit=32 * MIB)))
+    group = v2.cgroup(fresh_path())
+    assert systemd.create(group, NOTHING).joined is None
+    assert systemd.enclose(group, NOTHING).joined is None
+    systemd.changed(group, SMALL)
     assert double.calls == []
     group.remove()
 
@@ -218,13 +252,13 @@ def test_systemd_is_chosen_where_it_is_the_init_and_answers(tmp_path: Path) -> N
     booted, absent = str(tmp_path), str(tmp_path / "absent")
 
     def chosen(wanted: str, booted: str) -> str:
-        return driver.choose(wanted, booted=booted, answers=lambda: "252").driver
+        return driver.choose(wanted, 2, booted=booted, answers=lambda: "252").driver
 
     assert chosen("auto", booted) == "systemd"
     assert chosen("auto", absent) == "cgroupfs"
     assert chosen("cgroupfs", booted) == "cgroupfs"
     assert chosen("systemd", booted) == "systemd"
-    choice = driver.choose("auto", booted=booted, answers=unavailable)
+    choice = driver.choose("auto", 2, booted=booted, answers=unavailable)
     assert (choice.driver, choice.broken) == ("cgroupfs", False)
 
 
@@ -232,13 +266,20 @@ def test_a_systemd_that_has_no_time_does_not_change_the_driver(tmp_path: Path) -
     def silent() -> str:
         raise SystemdSilent("systemd has not answered in time")
 
-    choice = driver.choose("auto", booted=str(tmp_path), answers=silent)
+    choice = driver.choose("auto", 2, booted=str(tmp_path), answers=silent)
     assert (choice.driver, choice.broken) == ("systemd", True)
 
 
 def test_a_systemd_that_is_wanted_and_not_there_is_broken(tmp_path: Path) -> None:
-    assert driver.choose("systemd", booted=str(tmp_path / "absent")).broken
-    assert driver.choose("systemd", booted=str(tmp_path), answers=unavailable).broken
+    assert driver.choose("systemd", 2, booted=str(tmp_path / "absent")).broken
+    assert driver.choose("systemd", 2, booted=str(tmp_path), answers=unavailable).broken
+
+
+def test_systemd_is_not_asked_for_cgroups_of_version_1(tmp_path: Path) -> None:
+    choice = driver.choose("auto", 1, booted=str(tmp_path), answers=lambda: "252")
+    assert (choice.driver, choice.broken) == ("cgroupfs", False)
+    assert "v1" in choice.reason
+    assert driver.choose("systemd", 1, booted=str(tmp_path), answers=lambda: "252").broken
 
 
 @pytest.mark.skipif(os.path.isdir(driver.BOOTED), reason="systemd is this machine's init")

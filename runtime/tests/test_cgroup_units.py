@@ -64,8 +64,8 @@ def test_a_scope_where_systemd_would_not_put_it_is_refused(path: str) -> None:
         units.scope_and_slice(path)
 
 
-def properties(resources: Resources, version: int = 2) -> dict[str, object]:
-    made = units.properties(limits(resources, version).settings)
+def properties(resources: Resources) -> dict[str, object]:
+    made = units.properties(limits(resources, 2).settings)
     return {name: value for name, (_, value) in made}
 
 
@@ -86,16 +86,6 @@ def test_limits_are_properties_too() -> None:
         "CPUQuotaPerSecUSec": 500_000,
         "CPUQuotaPeriodUSec": 50_000,
         "AllowedCPUs": bytes((0b1111, 0b1)),
-    }
-
-
-def test_limits_of_version_1_are_properties_by_their_old_names() -> None:
-    resources = Resources(memory=Memory(limit=1 << 26), cpu=Cpu(shares=512, quota=10_000))
-    assert properties(resources, 1) == {
-        "MemoryLimit": 1 << 26,
-        "CPUShares": 512,
-        "CPUQuotaPerSecUSec": 100_000,
-        "CPUQuotaPeriodUSec": 100_000,
     }
 
 

@@ -42,7 +42,7 @@ def test_the_stages_cover_the_way_to_exec(image: Image) -> None:
     stages = image.sh("true").stages
     names = [name for name, _, _ in stages]
     assert names[0] == "plan"
-    assert names[-1] == "credentials"
+    assert names[-1] == "monitor"
     ends = [start + duration for _, start, duration in stages]
     assert ends[:-1] == [start for _, start, _ in stages[1:]]
 

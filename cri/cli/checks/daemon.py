@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,22 @@ def answers(place: Place) -> Iterator[Finding]:
         else:
             text = f"{condition.type} is false: {condition.reason}: {condition.message}"
             yield warn("daemon", text, "see the message")
+
+
+def plugins(place: Place) -> Iterator[Finding]:
+    """Where NRI's plugins connect, and which ones are there."""
+    with Client(place.address) as client:
+        try:
+            request = api.StatusRequest(verbose=True)
+            status = client.call("Status", request, api.StatusResponse, timeout=PATIENCE)
+        except CallFailed:
+            return  # said above
+    told = json.loads(status.info.get("nri", "{}"))
+    if told.get("problem"):
+        yield warn("plugins", told["problem"], "[nri] socket: name one that is free, or none")
+    elif told.get("socket"):
+        names = [f"{one['index']}-{one['name']}" for one in told["plugins"]]
+        yield ok("plugins", f"{', '.join(names) or 'none'}; NRI at {told['socket']}")
 
 
 def spawner(place: Place) -> Iterator[Finding]:
@@ -92,4 +109,4 @@ def named_devices(place: Place) -> Iterator[Finding]:
         yield warn("devices", f"{file.path}: {file.problem}", remedy)
 
 
-CHECKS = (answers, spawner, others, crictl, named_devices)
+CHECKS = (answers, plugins, spawner, others, crictl, named_devices)

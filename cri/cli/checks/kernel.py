@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from cri.cli.checks.finding import Finding, Place, fail, note, ok, warn
 from runtime.apparmor import profiles
 from runtime.cgroup import driver, tree
+from runtime.cgroup.tree import Hierarchy
 from runtime.errors import RuntimeFault
 from runtime.selinux import node
 
@@ -65,7 +66,7 @@ def cgroups(place: Place) -> Iterator[Finding]:
     """A cgroup hierarchy with the controllers that pods are limited by."""
     remedy = "mount them, or boot with systemd, which does"
     try:
-        hierarchy = tree.detect(place.sys / "fs/cgroup", mountinfo=place.proc / "self/mountinfo")
+        hierarchy = _hierarchy(place)
     except RuntimeFault as error:
         yield fail("cgroups", str(error), remedy)
         return
@@ -85,10 +86,19 @@ def cgroups(place: Place) -> Iterator[Finding]:
         )
 
 
+def _hierarchy(place: Place) -> Hierarchy:
+    return tree.detect(place.sys / "fs/cgroup", mountinfo=place.proc / "self/mountinfo")
+
+
 def cgroup_driver(place: Place) -> Iterator[Finding]:
     """Who makes cgroups, and why."""
+    try:
+        version = _hierarchy(place).version
+    except RuntimeFault:
+        return  # `cgroups` has told
     choice = driver.choose(
         place.config.cgroup.driver,
+        version,
         booted=str(place.run / "systemd/system"),
         answers=lambda: driver.systemd_version(str(place.run)),
     )

@@ -32,6 +32,7 @@ from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor.oci import plan as documents
 from runtime.monitor.oci.plan import CONFIG, CREATE, ROOTFS, SHM, Json, OciPlan
 from runtime.monitor.oci.program import execute
+from runtime.spec import UserLookup
 
 _POD_SHM = b"/shm"  # in the pod's mount namespace: see runtime.init.sandbox
 _TMPFS = ((b"mode", b"0711"), (b"size", b"16777216"))
@@ -61,24 +62,17 @@ def create(peer: Socket, plan: OciPlan, around: Around) -> None:
     with a terminal a listening socket for the console.
     """
     config = plan.document()
-    root_fd = _root(plan.rootfs)
-    who = documents.identity_of(config)
-    if plan.lookup is not None:
-        who = identity.find(plan.lookup, identity.Accounts(root_fd))
-    shm_fd = _shared_memory(around.mount_ns_fd)
+    root_fd = root(plan.rootfs)
+    shm_fd = shared_memory(around.mount_ns_fd)
     bundle_fd = _assemble(plan, root_fd, shm_fd)
     for fd in around.tasks:
         os.write(fd, b"0")
-    held = warm_up().held
-    names = capabilities.names(held.permitted & held.bounding)
-    warnings = documents.complete(
-        config, who, namespaces=around.namespaces, hostname=os.uname().nodename, held=names
-    )
-    _write(bundle_fd, CONFIG, config)
+    said = settle(config, root_fd, plan.lookup, around.namespaces)
+    write(bundle_fd, CONFIG, config)
     terminal = bool(_process(config).get("terminal"))
     listener = _listen(bundle_fd, CREATE) if terminal else -1
     namespace_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    _tell(peer, (namespace_fd, bundle_fd, listener), _said(who, warnings))
+    tell(peer, (namespace_fd, bundle_fd, listener), said)
     words = ["--bundle", plan.place, *_run_files(plan, CREATE, terminal=terminal)]
     command = plan.command(f"{CREATE}.log", "create", *words, around.container_id)
     execute(command, stdio=(-1, -1, -1) if terminal else around.stdio)
@@ -111,9 +105,9 @@ def run_command(peer: Socket, plan: OciPlan, inside: Inside, wanted: Wanted) -> 
     held = warm_up().held
     documents.limit(process, capabilities.names(held.permitted & held.bounding))
     name = wanted.name
-    _write(inside.bundle_fd, f"{name}.json", process)
+    write(inside.bundle_fd, f"{name}.json", process)
     if wanted.terminal:
-        _tell(peer, (_listen(inside.bundle_fd, name),), {})
+        tell(peer, (_listen(inside.bundle_fd, name),), {})
     words = ["--process", f"{plan.place}/{name}.json", "--detach"]
     words += _run_files(plan, name, terminal=wanted.terminal)
     command = plan.command(f"{name}.log", "exec", *words, inside.container_id)
@@ -168,11 +162,26 @@ def take_console(listener_fd: int) -> int:
     return descriptors[0] if descriptors else -1
 
 
-def _root(plan: RootPlan) -> int:
+def settle(
+    config: Json, root_fd: int, lookup: UserLookup | None, namespaces: dict[str, str]
+) -> Json:
+    """Makes config.json final; answers the words about it for the monitor."""
+    who = documents.identity_of(config)
+    if lookup is not None:
+        who = identity.find(lookup, identity.Accounts(root_fd))
+    held = warm_up().held
+    names = capabilities.names(held.permitted & held.bounding)
+    hostname = os.uname().nodename
+    warnings = documents.complete(config, who, namespaces=namespaces, hostname=hostname, held=names)
+    return {"identity": (who.uid, who.gid, who.groups, who.home), "warnings": warnings}
+
+
+def root(plan: RootPlan) -> int:
+    """A detached mount of the root file system, of directories in the node's namespace."""
     return rootfs.overlay(plan) if plan.lower else rootfs.bind(plan.path)
 
 
-def _shared_memory(mount_ns_fd: int) -> int:
+def shared_memory(mount_ns_fd: int) -> int:
     """A clone of the pod's; -1: it has the node's."""
     node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -190,10 +199,9 @@ def _shared_memory(mount_ns_fd: int) -> int:
 def _assemble(plan: OciPlan, root_fd: int, shm_fd: int) -> int:
     unshare(Clone.NEWNS)
     for path in (plan.place, *plan.hidden):
-        _receive_only(path if path == plan.place else posixpath.dirname(path))
+        receive_only(path if path == plan.place else posixpath.dirname(path))
     for path in plan.hidden:
-        with contextlib.suppress(FileNotFoundError):
-            _hide(path)
+        hide(path)
     bundle_fd = mount.new_mount(b"tmpfs", _TMPFS, _ATTRIBUTES)
     for name in (ROOTFS, SHM):
         os.mkdir(name, 0o755, dir_fd=bundle_fd)
@@ -204,7 +212,7 @@ def _assemble(plan: OciPlan, root_fd: int, shm_fd: int) -> int:
     return bundle_fd
 
 
-def _receive_only(path: str) -> None:
+def receive_only(path: str) -> None:
     """Makes the mount on which a path lies receive what the node mounts, and send nothing back."""
     while True:
         try:
@@ -217,15 +225,17 @@ def _receive_only(path: str) -> None:
             return
 
 
-def _hide(path: str) -> None:
+def hide(path: str) -> None:
+    """Takes a mount out of our namespace, if it is there."""
     try:
         mount.umount(os.fsencode(path), lazy=True)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL: nothing is mounted there
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: nothing is mounted there
             raise
 
 
-def _write(bundle_fd: int, name: str, document: Json) -> None:
+def write(bundle_fd: int, name: str, document: Json) -> None:
+    """A new file in the bundle."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=bundle_fd), "w", encoding="utf-8") as file:
         json.dump(document, file)
@@ -241,11 +251,8 @@ def _run_files(plan: OciPlan, name: str, *, terminal: bool) -> list[str]:
     return [*words, "--console-socket", f"{plan.place}/{name}.console"] if terminal else words
 
 
-def _said(who: Identity, warnings: list[str]) -> Json:
-    return {"identity": (who.uid, who.gid, who.groups, who.home), "warnings": warnings}
-
-
-def _tell(peer: Socket, descriptors: tuple[int, ...], words: Json) -> None:
+def tell(peer: Socket, descriptors: tuple[int, ...], words: Json) -> None:
+    """Says to the monitor that the bundle is there. descriptors: -1 for one that isn't."""
     owned = tuple(fd for fd in descriptors if fd >= 0)
     fds.send(peer, {"type": "bundle", **words}, owned)
 

@@ -32,7 +32,6 @@ class OciCommand(Command):
         self._name = container.next_name()
         self._program: Program | None = None
         self._listener_fd = -1
-        self._unwanted = False
 
     def start(self, stdio: list[int], answer: Callable[[object], None]) -> None:
         self._answer = answer

@@ -43,7 +43,6 @@ class OciContainer(Container):
         self._program: Program | None = None  # create or start, while it runs
         self._code: int | None = None  # of the first process, which has ended
         self._finished_at = 0
-        self._oom_kills = 0
         self._numbers = itertools.count(1)
         self._began = 0
 
@@ -102,7 +101,7 @@ class OciContainer(Container):
                 container_id=self.id,
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 mount_ns_fd=pod.facts.mount_fd,
-                namespaces=self._namespaces(),
+                namespaces=namespaces(pod, request.pid_namespace),
                 tasks=() if unified else tuple(cgroup_fds),
             )
 
@@ -118,17 +117,6 @@ class OciContainer(Container):
             )
         finally:
             fds.close_all(stdio)
-
-    def _namespaces(self) -> dict[str, str]:
-        """Paths of the pod's, which are the monitor's own, by the specification's names."""
-        own = f"/proc/{os.getpid()}"
-        paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
-        wanted = self.request.pid_namespace
-        if wanted == "pod":
-            paths["pid"] = f"{own}/fd/{self._pod.facts.pid_fd}"
-        elif wanted not in ("own", "node"):
-            paths["pid"] = f"/proc/{self._pod.container(wanted).pid}/ns/pid"
-        return paths
 
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
         """The bundle is there."""
@@ -197,8 +185,8 @@ class OciContainer(Container):
     def _finish(self) -> None:
         """Counts what is gone with the cgroup, then has the binary forget the container."""
         with contextlib.suppress(OSError, RuntimeFault):
+            self._look_for_oom_kills()
             if self.cgroup.exists():
-                self._oom_kills = self.cgroup.oom_kills()
                 self.cgroup.kill()  # of a shared pid namespace others may live on
         if self.bundle_fd < 0:
             self._end(0)
@@ -210,11 +198,10 @@ class OciContainer(Container):
             self._complaint = str(failure or self.complaint("delete", code, "delete.log"))
         self._end(self._code or 0, max(self._finished_at, self._started_at))
 
-    def _release(self) -> int:
-        oom_kills = self._oom_kills + super()._release()
+    def _release(self) -> None:
+        super()._release()
         fds.close_all((self.namespace_fd, self.bundle_fd))
         self.namespace_fd = self.bundle_fd = -1
-        return oom_kills
 
     def _run_binary(self, verb: str, words: tuple[str, ...], on_end: OnEnd) -> Program | None:
         """`binary VERB [options] ID [signal]`, in the bundle's namespace; on_end is always told."""
@@ -239,6 +226,20 @@ class OciContainer(Container):
 
 
 _SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
+
+
+def namespaces(pod: Pod, pid_namespace: str) -> dict[str, str]:
+    """Paths of the pod's, which are the monitor's own, by the specification's names.
+
+    pid_namespace: as Start says.
+    """
+    own = f"/proc/{os.getpid()}"
+    paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
+    if pid_namespace == "pod":
+        paths["pid"] = f"{own}/fd/{pod.facts.pid_fd}"
+    elif pid_namespace not in ("own", "node"):
+        paths["pid"] = f"/proc/{pod.container(pid_namespace).pid}/ns/pid"
+    return paths
 
 
 def _order(verb: str, container_id: str, words: tuple[str, ...]) -> tuple[str, ...]:

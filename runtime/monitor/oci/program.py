@@ -6,8 +6,9 @@ peer:   {"type": …} with descriptors, any number  │ {"type": "failed", …} 
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from runtime.errors import InitFailed
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 OnEnd = Callable[[int, InitFailed | None], None]
 OnWord = Callable[[Message, list[int]], None]
 _SIGKILL = 9
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of every run
 
 
 class Program:
@@ -110,15 +111,23 @@ class Program:
 
 
 def execute(
-    command: Sequence[str], *, stdio: Sequence[int] = (-1, -1, -1), namespace_fd: int = -1
+    command: Sequence[str],
+    *,
+    stdio: Sequence[int] = (-1, -1, -1),
+    namespace_fd: int = -1,
+    environment: Mapping[str, str] | None = None,
+    directory: str = "/",
+    keep: Sequence[int] = (),
 ) -> None:
     """Becomes the binary. Only in a child; raises OSError.
 
     stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people.
-    namespace_fd: the mount namespace in which the bundle is.
+    namespace_fd: the mount namespace in which the bundle is; environment: beside PATH; directory:
+    to start in; keep: what it is to find as 3, 4, ….
     """
     if namespace_fd >= 0:
         setns(namespace_fd, Clone.NEWNS)
+    os.chdir(directory)
     stdin, stdout, stderr = stdio
     if stdin < 0:
         stdin, write_end = os.pipe2(os.O_CLOEXEC)
@@ -128,8 +137,11 @@ def execute(
         os.dup2(stderr, 2)
     os.dup2(stdout if stdout >= 0 else 2, 1)
     close_from(3, cloexec=True)
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(keep)) for fd in keep]
+    for number, fd in enumerate(kept, 3):
+        os.dup2(fd, number)
     try:
-        os.execve(command[0], list(command), _ENVIRONMENT)  # noqa: S606 - a list, no shell
+        os.execve(command[0], list(command), {"PATH": PATH, **(environment or {})})  # noqa: S606 - a list, no shell
     except OSError as error:
         text = f"the binary {command[0]!r} can't be run; is it installed?"
         raise OSError(error.errno, text) from None
@@ -142,7 +154,6 @@ def _become(peer: Socket, body: Callable[[Socket], None]) -> None:
         prctl(Prctl.SET_PDEATHSIG, _SIGKILL)
         os.setsid()
         os.umask(0o022)
-        os.chdir("/")
         body(peer)
     except BaseException as error:  # noqa: BLE001 - it must not unwind into the monitor
         Reporter(peer).failed("handler", error)

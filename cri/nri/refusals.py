@@ -1,0 +1,90 @@
+"""What of an adjustment nobody here can honour, and why. Pure.
+
+A wish that is passed over in silence would be a container other than the plugin believes it to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from cri.errors import AdjustmentImpossible
+from cri.nri import resources
+from cri.nri.adjustments import HOOKS
+from cri.nri.api import nri_pb2 as nri
+from cri.nri.owners import removed
+
+Owner = Callable[[nri.Field, str], str]
+"""The plugin that has set a field (or an entry of it)."""
+Refusal = tuple[nri.Field, str, str, str]
+"""A field, its entry, where it stands, and why not."""
+
+_CGROUP_REASON = "statistics and limits are podwright's, and look for the container where it is"
+_NAMESPACE_REASON = "namespaces are the pod's; only `cgroup` can be added or taken away"
+_RESOURCES_WITHOUT = {
+    "memory.kernel": "the kernel has no such limit any more",
+    "memory.kernel_tcp": "not supported",
+    "memory.swappiness": "not supported",
+    "memory.use_hierarchy": "cgroups always are hierarchical here",
+    "cpu.realtime_runtime": "not supported",
+    "cpu.realtime_period": "not supported",
+    "blockio_class": "there are no block I/O classes here",
+    "rdt_class": "there are no RDT classes here",
+}
+
+
+def check(wanted: nri.ContainerAdjustment, owner: Owner, *, embedded: bool) -> None:
+    """embedded: podwright's own runtime will run it. Raises AdjustmentImpossible."""
+    for field, entry, where, reason in _refusals(wanted, embedded=embedded):
+        raise AdjustmentImpossible(owner(field, entry) or "(unknown)", where, reason)
+
+
+def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Refusal]:
+    linux = wanted.linux
+    if linux.cgroups_path:
+        yield nri.CgroupsPath, "", "linux.cgroups_path", _CGROUP_REASON
+    if linux.HasField("rdt"):
+        yield nri.RdtClosID, "", "linux.rdt", "there are no RDT classes here"
+    for name in linux.net_devices:
+        reason = "moving the node's network devices is not supported"
+        yield nri.LinuxNetDevices, name, f"linux.net_devices[{name}]", reason
+    for field, entry, path in resources.given(linux.resources):
+        if path in _RESOURCES_WITHOUT:
+            yield field, entry, f"linux.resources.{path}", _RESOURCES_WITHOUT[path]
+    yield from _of_namespaces(linux)
+    if linux.seccomp_policy.listener_path:
+        reason = "there is nobody here to hand a listener to"
+        yield nri.SeccompPolicy, "", "linux.seccomp_policy.listener_path", reason
+    yield from _of_hooks(wanted.hooks)
+    if embedded:
+        yield from _of_embedded(wanted)
+
+
+def _of_namespaces(linux: nri.LinuxContainerAdjustment) -> Iterator[Refusal]:
+    for namespace in linux.namespaces:
+        name = removed(namespace.type) or namespace.type
+        if name != "cgroup" or namespace.path:
+            yield nri.Namespace, name, f"linux.namespaces[{name}]", _NAMESPACE_REASON
+
+
+def _of_hooks(hooks: nri.Hooks) -> Iterator[Refusal]:
+    for name in HOOKS:
+        for index, hook in enumerate(getattr(hooks, name)):
+            where = f"hooks.{name}[{index}]"
+            texts = (hook.path, *hook.args, *hook.env)
+            if not hook.path.startswith("/") or any("\0" in text for text in texts):
+                reason = f"{hook.path!r} is no absolute path, or a text contains a NUL byte"
+                yield nri.OciHooks, "", where, reason
+            if any(text.find("=") < 1 for text in hook.env):
+                yield nri.OciHooks, "", f"{where}.env", "not all are of the form NAME=value"
+            if hook.HasField("timeout") and not 0 < hook.timeout.value < 1 << 31:
+                yield nri.OciHooks, "", f"{where}.timeout", f"{hook.timeout.value} seconds"
+
+
+def _of_embedded(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
+    for name in wanted.linux.sysctl:
+        key = removed(name) or name
+        reason = "the pod's namespaces are made by now: set it in the pod's security context"
+        yield nri.Sysctl, key, f"linux.sysctl[{key}]", reason
+    if any(getattr(wanted.hooks, name) for name in HOOKS):
+        reason = "the embedded runtime runs none: use a handler that is a program"
+        yield nri.OciHooks, "", "hooks", reason

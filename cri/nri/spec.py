@@ -1,0 +1,327 @@
+"""An adjustment applied to a spec. Pure.
+
+What can't be honoured is refused, with the plugin that wants it and the field's name.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from cri.errors import AdjustmentImpossible
+from cri.handlers import EMBEDDED
+from cri.nri import refusals
+from cri.nri.api import nri_pb2 as nri
+from cri.nri.owners import removed
+from cri.nri.refusals import Owner
+from cri.specgen.handler import RuntimeHandler
+from runtime.errors import InvalidSpec
+from runtime.init import options
+from runtime.spec import (
+    Cpu,
+    Device,
+    DeviceRule,
+    Hook,
+    HugepageLimit,
+    IoPriority,
+    Linux,
+    Memory,
+    MemoryPolicy,
+    Mount,
+    Namespace,
+    Pids,
+    Process,
+    Resources,
+    Rlimit,
+    Scheduler,
+    Seccomp,
+    SeccompArgument,
+    SeccompSyscalls,
+    Spec,
+)
+
+
+class _Enum(Protocol):
+    def Name(self, number: int) -> str: ...  # noqa: N802 - protobuf's
+
+    def values(self) -> list[int]: ...
+
+
+def applied(
+    spec: Spec, wanted: nri.ContainerAdjustment, handler: RuntimeHandler, owner: Owner
+) -> Spec:
+    """The spec with all of the adjustment but CDI devices, which the node has to be asked for.
+
+    Raises AdjustmentImpossible.
+    """
+    embedded = handler.config.type == EMBEDDED
+    refusals.check(wanted, owner, embedded=embedded)
+    return replace(
+        spec,
+        annotations=_mapped(spec.annotations, wanted.annotations),
+        process=_process(spec.process, wanted),
+        mounts=_mounts(spec.mounts, wanted.mounts, owner),
+        hooks=_hooks(spec.hooks, wanted.hooks),
+        linux=_linux(spec.linux, wanted.linux, owner),
+    )
+
+
+def with_limits(spec: Spec, wanted: nri.LinuxResources) -> Spec:
+    """The spec with limits that were asked for before, when others have just replaced all of them.
+    Device rules are not among those that were replaced."""
+    limits = nri.LinuxResources()
+    limits.CopyFrom(wanted)
+    del limits.devices[:]
+    resources = _resources(spec.linux.resources, limits, ())
+    return replace(spec, linux=replace(spec.linux, resources=resources))
+
+
+def _mapped(old: Mapping[str, str], wanted: Mapping[str, str]) -> Mapping[str, str]:
+    gone = {removed(key) for key in wanted}
+    kept = {key: value for key, value in old.items() if key not in gone}
+    return kept | {key: value for key, value in wanted.items() if not removed(key)}
+
+
+def _process(process: Process, wanted: nri.ContainerAdjustment) -> Process:
+    limits = {limit.type: limit for limit in process.rlimits}
+    for limit in wanted.rlimits:
+        if removed(limit.type):
+            limits.pop(removed(limit.type), None)
+        else:
+            limits[limit.type] = Rlimit(limit.type, limit.soft, limit.hard)
+    score = process.oom_score_adj
+    if wanted.linux.HasField("oom_score_adj"):
+        score = wanted.linux.oom_score_adj.value
+    return replace(
+        process,
+        args=tuple(wanted.args) or process.args,
+        env=tuple(_env(process.env, wanted.env)),
+        rlimits=tuple(limits.values()),
+        oom_score_adj=score,
+        scheduler=_scheduler(wanted.linux) or process.scheduler,
+        io_priority=_io_priority(wanted.linux) or process.io_priority,
+    )
+
+
+def _scheduler(wanted: nri.LinuxContainerAdjustment) -> Scheduler | None:
+    asked = wanted.scheduler
+    if asked.policy == nri.SCHED_NONE:
+        return None
+    return Scheduler(
+        policy=_name(nri.LinuxSchedulerPolicy, asked.policy),
+        nice=asked.nice,
+        priority=asked.priority,
+        flags=tuple(_name(nri.LinuxSchedulerFlag, flag) for flag in asked.flags),
+        runtime=asked.runtime,
+        deadline=asked.deadline,
+        period=asked.period,
+    )
+
+
+def _io_priority(wanted: nri.LinuxContainerAdjustment) -> IoPriority | None:
+    asked = wanted.io_priority
+    io_class: nri.IOPrioClass = getattr(asked, "class")  # which Python can't say otherwise
+    if io_class == nri.IOPRIO_CLASS_NONE:
+        return None
+    return IoPriority(_name(nri.IOPrioClass, io_class), asked.priority)
+
+
+def _name(kind: _Enum, value: int) -> str:
+    """A number that has no name is its own: whoever compiles the spec refuses it."""
+    return kind.Name(value) if value in kind.values() else str(value)
+
+
+def _memory_policy(asked: nri.LinuxMemoryPolicy) -> MemoryPolicy:
+    flags = tuple(_name(nri.MpolFlag, flag) for flag in asked.flags)
+    return MemoryPolicy(_name(nri.MpolMode, asked.mode), asked.nodes, flags)
+
+
+def _env(old: Iterable[str], wanted: Iterable[nri.KeyValue]) -> Iterator[str]:
+    """What is replaced stays in its place."""
+    new = {pair.key: pair.value for pair in wanted}
+    for item in old:
+        name = item.partition("=")[0]
+        if name in new:
+            yield f"{name}={new.pop(name)}"
+        elif f"-{name}" not in new:
+            yield item
+    for name, value in new.items():
+        if not removed(name):
+            yield f"{name}={value}"
+
+
+def _mounts(old: Iterable[Mount], wanted: Iterable[nri.Mount], owner: Owner) -> tuple[Mount, ...]:
+    asked = list(wanted)
+    if not asked:
+        return tuple(old)
+    touched = {_tidy(removed(mount.destination) or mount.destination) for mount in asked}
+    made = [mount for mount in old if _tidy(mount.destination) not in touched]
+    for mount in asked:
+        if removed(mount.destination):
+            continue
+        try:
+            options.parse(mount.options, f"mounts[{mount.destination}].options")
+        except InvalidSpec as error:
+            plugin = owner(nri.Mounts, mount.destination)
+            raise AdjustmentImpossible(plugin or "(unknown)", "mounts", str(error)) from None
+        made.append(
+            Mount(mount.destination, mount.type or "bind", mount.source, tuple(mount.options))
+        )
+    made.sort(key=lambda mount: _tidy(mount.destination).count("/"))
+    return tuple(made)
+
+
+def _tidy(path: str) -> str:
+    return posixpath.normpath("/" + path).replace("//", "/", 1)
+
+
+_HOOK_NAMES = {
+    "prestart": "prestart",
+    "create_runtime": "createRuntime",
+    "create_container": "createContainer",
+    "start_container": "startContainer",
+    "poststart": "poststart",
+    "poststop": "poststop",
+}
+
+
+def _hooks(
+    old: Mapping[str, tuple[Hook, ...]], wanted: nri.Hooks
+) -> Mapping[str, tuple[Hook, ...]]:
+    made = dict(old)
+    for name, oci_name in _HOOK_NAMES.items():
+        new = tuple(
+            Hook(
+                hook.path,
+                tuple(hook.args),
+                tuple(hook.env),
+                hook.timeout.value if hook.HasField("timeout") else None,
+            )
+            for hook in getattr(wanted, name)
+        )
+        if new:
+            made[oci_name] = (*made.get(oci_name, ()), *new)
+    return made
+
+
+def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> Linux:
+    touched = {removed(device.path) or device.path for device in wanted.devices}
+    kept = (device for device in linux.devices if device.path not in touched)
+    new = [device for device in wanted.devices if not removed(device.path)]
+    kinds = {removed(one.type) or one.type for one in wanted.namespaces}
+    namespaces = [one for one in linux.namespaces if one.type not in kinds]
+    namespaces += (Namespace(one.type) for one in wanted.namespaces if not removed(one.type))
+    seccomp = linux.seccomp
+    if wanted.HasField("seccomp_policy"):
+        seccomp = _seccomp(wanted.seccomp_policy)
+    policy = linux.memory_policy
+    if wanted.HasField("memory_policy"):
+        policy = _memory_policy(wanted.memory_policy)
+    return replace(
+        linux,
+        memory_policy=policy,
+        devices=(*kept, *(_device(device, owner) for device in new)),
+        namespaces=tuple(namespaces),
+        resources=_resources(linux.resources, wanted.resources, new),
+        seccomp=seccomp,
+        sysctl=_mapped(linux.sysctl, wanted.sysctl),
+    )
+
+
+def _device(device: nri.LinuxDevice, owner: Owner) -> Device:
+    if device.type not in ("c", "b", "u", "p"):
+        plugin = owner(nri.Devices, device.path) or "(unknown)"
+        text = f"{device.type!r} is none of c, b, u, p"
+        raise AdjustmentImpossible(plugin, f"linux.devices[{device.path}].type", text)
+    return Device(
+        path=device.path,
+        type=device.type,
+        major=device.major,
+        minor=device.minor,
+        file_mode=device.file_mode.value if device.HasField("file_mode") else None,
+        uid=device.uid.value,
+        gid=device.gid.value,
+    )
+
+
+def _resources(
+    old: Resources, wanted: nri.LinuxResources, devices: Iterable[nri.LinuxDevice]
+) -> Resources:
+    rules = [
+        DeviceRule(allow=True, type=_kind(device.type), major=device.major, minor=device.minor)
+        for device in devices
+        if device.type != "p"
+    ]
+    rules += (
+        DeviceRule(
+            allow=rule.allow,
+            type=rule.type or "a",
+            major=rule.major.value if rule.HasField("major") else None,
+            minor=rule.minor.value if rule.HasField("minor") else None,
+            access=rule.access or "rwm",
+        )
+        for rule in wanted.devices
+    )
+    pages = {page.page_size: page.limit for page in old.hugepage_limits}
+    pages |= {page.page_size: page.limit for page in wanted.hugepage_limits}
+    return Resources(
+        devices=(*old.devices, *rules),
+        memory=_memory(old.memory, wanted.memory),
+        cpu=_cpu(old.cpu, wanted.cpu),
+        pids=Pids(wanted.pids.limit) if wanted.HasField("pids") else old.pids,
+        hugepage_limits=tuple(HugepageLimit(*page) for page in pages.items()),
+        unified={**old.unified, **wanted.unified},
+    )
+
+
+def _kind(device_type: str) -> str:
+    return "c" if device_type == "u" else device_type
+
+
+def _memory(old: Memory | None, wanted: nri.LinuxMemory) -> Memory | None:
+    """A new limit without a word on swap allows none, as CRI's does."""
+    made = old or Memory()
+    if wanted.HasField("limit"):
+        made = replace(made, limit=wanted.limit.value, swap=wanted.limit.value)
+    if wanted.HasField("swap"):
+        made = replace(made, swap=wanted.swap.value)
+    if wanted.HasField("reservation"):
+        made = replace(made, reservation=wanted.reservation.value)
+    if wanted.HasField("disable_oom_killer"):
+        made = replace(made, disable_oom_killer=wanted.disable_oom_killer.value)
+    return None if made == Memory() else made
+
+
+def _cpu(old: Cpu | None, wanted: nri.LinuxCPU) -> Cpu | None:
+    made = old or Cpu()
+    made = Cpu(
+        shares=wanted.shares.value if wanted.HasField("shares") else made.shares,
+        quota=wanted.quota.value if wanted.HasField("quota") else made.quota,
+        period=wanted.period.value if wanted.HasField("period") else made.period,
+        cpus=wanted.cpus or made.cpus,
+        mems=wanted.mems or made.mems,
+    )
+    return None if made == Cpu() else made
+
+
+def _seccomp(policy: nri.LinuxSeccomp) -> Seccomp:
+    return Seccomp(
+        default_action=policy.default_action,
+        default_errno_ret=policy.default_errno.value if policy.HasField("default_errno") else None,
+        architectures=tuple(policy.architectures),
+        flags=tuple(policy.flags),
+        syscalls=tuple(
+            SeccompSyscalls(
+                names=tuple(rule.names),
+                action=rule.action,
+                errno_ret=rule.errno_ret.value if rule.HasField("errno_ret") else None,
+                args=tuple(
+                    SeccompArgument(one.index, one.value, one.op, one.value_two)
+                    for one in rule.args
+                ),
+            )
+            for rule in policy.syscalls
+        ),
+    )

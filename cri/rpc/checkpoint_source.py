@@ -1,0 +1,110 @@
+"""A container that goes on from a checkpoint: an archive, or an image that is one.
+
+A checkpoint says what the processes were doing, what was changed in the files of which image, and
+nothing else: mounts, devices, limits, users, names, annotations are the request's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cri import trace
+from cri.errors import NotImplementedYet, PathHangs
+from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
+from cri.rpc.worker import SECONDS, Workers
+from cri.store.container import ContainerState
+from image.checkpoint.names import DIFF
+
+if TYPE_CHECKING:
+    from cri.api import api_pb2 as api
+    from cri.rpc.services import Services
+    from cri.store.sandbox import Sandbox
+    from cri.undo import Undo
+    from image.store import Image
+
+_workers = Workers()
+_ROOT = "root"  # where the container's root is put together: see runtime.monitor.criu.restore
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """archive: a file; None: the image `image_id` is the checkpoint."""
+
+    archive: Path | None
+    image_id: str = ""
+
+
+async def find(services: Services, config: api.ContainerConfig) -> Source | None:
+    """The checkpoint that a container's image is; None: it is an image like any other."""
+    name = config.image.image
+    if name.startswith("/"):
+        return Source(container_checkpoint.absolute("config.image.image", name))
+    image = services.images.find(name)
+    if image is not None and await services.images.checkpoints.is_one(image.id):
+        return Source(None, image.id)
+    return None
+
+
+async def take(
+    services: Services, sandbox: Sandbox, container_id: str, source: Source, undo: Undo
+) -> Image:
+    """Unpacks a checkpoint for a new container; answers the image that it was made of.
+
+    Raises CriuUnavailable, NotImplementedYet, ArchiveMalformed, ImageNotFound, StorageFull.
+    """
+    container_checkpoint.check_pod(services, sandbox, f"sandbox {sandbox.id}")
+    await services.runtime.checkpoints.program()
+    place = services.paths.checkpoint(container_id)
+    undo.push("remove the checkpoint", remove, services, container_id)
+    await asyncio.to_thread((place / _ROOT).mkdir, mode=0o700, parents=True)
+    with trace.stage("read checkpoint"):
+        config = await services.images.checkpoints.take(source.archive, source.image_id, place)
+    return checkpoint_documents.base_image(services, config)
+
+
+async def apply(services: Services, container_id: str) -> None:
+    """The files that the container had changed. Raises LayerMalformed, StorageFull."""
+    diff = services.paths.checkpoint(container_id) / DIFF
+    if diff.exists():
+        with trace.stage("restore files"):
+            await services.images.checkpoints.apply_diff(container_id, diff)
+        await asyncio.to_thread(diff.unlink)
+
+
+def check_config(config: api.ContainerConfig) -> None:
+    """Raises NotImplementedYet for a container that can't go on from a checkpoint."""
+    if config.tty:
+        raise NotImplementedYet("config.tty: a terminal is no part of a checkpoint")
+
+
+async def sweep(services: Services) -> None:
+    """At start: what was being written or made when the daemon ended, and what has been started."""
+    waiting = {
+        container.id
+        for container in services.store.containers
+        if container.metadata.checkpoint and container.status.state is ContainerState.CREATED
+    }
+    with contextlib.suppress(PathHangs):  # a pod's checkpoint may lie anywhere
+        await _workers.call(SECONDS, _sweep, services.paths.checkpoints, waiting)
+
+
+def _sweep(directory: Path, waiting: Collection[str]) -> None:
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if path.name not in waiting:
+                if (note := path / sandbox_checkpoint.NOTE).is_file():
+                    sandbox_checkpoint.clear(Path(os.fsdecode(note.read_bytes())))
+                shutil.rmtree(path, ignore_errors=True)
+
+
+async def remove(services: Services, container_id: str) -> None:
+    """What was unpacked for a container. Idempotent."""
+    place = services.paths.checkpoint(container_id)
+    await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)

@@ -1,0 +1,16 @@
+#!/bin/sh
+# In the machine that `make guest` boots, with the staged tree as the working directory: installs
+# podwright, runs every test that the machine is there for, and removes podwright.
+set -eu
+cd "$(dirname "$0")/../.."
+e2e/systemd/install.sh
+[ ! -x bin/kubelet ] || export PODWRIGHT_KUBELET="$PWD/bin/kubelet"
+export PATH="/usr/local/sbin:/usr/local/bin:$PATH" PODWRIGHT_SYSTEMD_NODE=1
+export PYTHONPATH="$PWD" # programs that tests start are of the checkout, too
+code=0
+# shellcheck disable=SC2086  # words for pytest
+/opt/podwright/bin/pytest -p no:cacheprovider -o faulthandler_timeout=300 -q --durations=10 ${PYTEST:-} \
+    e2e/systemd runtime/tests/test_cgroup*.py runtime/tests/test_update.py runtime/tests/test_usage*.py \
+    runtime/tests/test_apparmor.py cri/tests/test_apparmor.py e2e/test_apparmor.py || code=$?
+[ "$code" != 0 ] || e2e/systemd/remove.sh
+exit "$code"

@@ -1,0 +1,9 @@
+"""Checkpoints of processes, which CRIU writes and restores: how it is called, and what is believed
+of images that somebody else may have written.
+
+    criu.py      its command lines, and its complaints
+    wire.py      the format of its images
+    mounts.py    the mounts of a restored container: written by us, whatever the checkpoint says
+    confine.py   its processes: checked against, and changed to, what the container is to be
+    files.py     what these processes have open
+"""

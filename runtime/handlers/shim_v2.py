@@ -1,0 +1,123 @@
+"""One of containerd's shims: runc's, Kata's, gVisor's.
+
+    /run/containerd/     an empty directory of the node; each pod's shim has a tmpfs there, unseen
+
+The monitor starts it, one for a pod, and asks it by ttrpc. What it is to make is written as for an
+OCI command line: see `oci_cli`.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runtime.handlers.face import Ground, Work
+from runtime.handlers.oci_cli import config
+from runtime.handlers.shim_options import Options, message
+from runtime.init import plan
+from runtime.monitor.shim.bundle import PAUSE
+from runtime.monitor.shim.plan import MARK, NAMESPACE, PLACE, ShimPlan, bundle
+from runtime.prepare import Prepared, announce, note
+from runtime.spec import Process, Root, Spec, User
+from runtime.sweep import CGROUPS_FILE, MARKS_FILE, STATES_FILE
+
+_KIND, _SANDBOX_ID = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
+_OF_CONTAINERS = ("io.kubernetes.cri.container-name", "io.kubernetes.cri.image-name")
+_SANDBOX_MOUNTS = ("/proc", "/dev", "/dev/shm")  # noqa: S108 - a place in a container
+_NOBODY = 65534
+_PATH = "PATH=/"  # Kata's agent wants a variable
+
+
+@dataclass(frozen=True, slots=True)
+class ShimV2:
+    """A handler (see `Handler`) that asks the shim `binary`.
+
+    options: the runtime's, by the names that containerd's configuration has for them; sandbox_task:
+    it wants a container for the pod itself, first; hidden: mounts of the node that it is not to
+    see; hooks: the OCI specification's, for what it makes containers with.
+    """
+
+    name: str
+    binary: str
+    options: Options = field(default_factory=dict)
+    sandbox_task: bool = False
+    hidden: tuple[str, ...] = ()
+    hooks: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def shim(self) -> bool:
+        return True
+
+    def prepare(self, ground: Ground, work: Work) -> Prepared:
+        compiled = plan.container(work.spec, work.rootfs, cgroups=ground.cgroups)
+        sandbox_id = work.directory.name
+        spec = labelled(work.spec, sandbox_id, "container")
+        sandbox = sandbox_spec(spec, sandbox_id)
+        kind, options = message(self.binary, self.options)
+        made = ShimPlan(
+            binary=self.binary,
+            rootfs=compiled.root,
+            config=json.dumps(config(spec, Path(bundle(work.container_id)), self.hooks)),
+            sandbox=json.dumps(config(sandbox, Path(bundle(sandbox_id)))),
+            options_type=kind,
+            options=options,
+            lookup=compiled.process.lookup,
+            hidden=self.hidden,
+            sandbox_task=self.sandbox_task,
+        )
+        Path(PLACE).mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._note(work.directory, work.container_id, sandbox.linux.cgroups_path)
+        return announce(ground.place, work.directory, spec, made)
+
+    def _note(self, directory: Path, container_id: str, sandbox_cgroup: str) -> None:
+        """What is left if the monitor dies, for `sweep`."""
+        note(directory / MARKS_FILE, f"{MARK}={directory.name}")
+        ids = (directory.name, container_id) if self.sandbox_task else (container_id,)
+        if self.sandbox_task:
+            note(directory / CGROUPS_FILE, sandbox_cgroup)
+        root = self.options.get("Root") or f"{PLACE}/runc"  # that one is nowhere on the node
+        for task_id in ids:
+            note(directory / STATES_FILE, f"{root}/{NAMESPACE}/{task_id}")
+
+
+def labelled(spec: Spec, sandbox_id: str, kind: str) -> Spec:
+    """With the annotations by which shims tell a pod's tasks apart; nobody else may set them.
+
+    kind: sandbox or container.
+    """
+    theirs = {_KIND: kind, _SANDBOX_ID: sandbox_id}
+    return replace(spec, annotations={**spec.annotations, **theirs})
+
+
+def sandbox_spec(spec: Spec, sandbox_id: str) -> Spec:
+    """Of the pod's sandbox task, from that of a container. Pure.
+
+    It has the pod's namespaces, a cgroup beside the container's, a root with one program, and no
+    limits of its own.
+    """
+    annotations = {
+        key: value for key, value in spec.annotations.items() if key not in _OF_CONTAINERS
+    }
+    parent, _, _ = spec.linux.cgroups_path.partition(".scope/")
+    linux = replace(
+        spec.linux,
+        cgroups_path=posixpath.join(posixpath.dirname(parent), sandbox_id),
+        resources=type(spec.linux.resources)(),
+        devices=(),
+        seccomp=None,
+    )
+    made = replace(
+        spec,
+        annotations=annotations,
+        hooks={},
+        linux=linux,
+        mounts=tuple(item for item in spec.mounts if item.destination in _SANDBOX_MOUNTS),
+        process=Process(
+            (f"/{PAUSE}",), env=(_PATH,), user=User(_NOBODY, _NOBODY), no_new_privileges=True
+        ),
+        root=Root(readonly=True),
+    )
+    return labelled(made, sandbox_id, "sandbox")

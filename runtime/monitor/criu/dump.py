@@ -1,0 +1,67 @@
+"""A container's processes as files: one run of `criu dump`, which leaves them as it found them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runtime.checkpoint import criu
+from runtime.errors import CheckpointFailed, InitFailed
+from runtime.linux.fds import Socket
+from runtime.monitor.messages import Done, Dump
+from runtime.monitor.oci.program import Program, execute
+
+if TYPE_CHECKING:
+    from runtime.monitor.container import Container
+    from runtime.monitor.pod import Pod
+
+Answer = Callable[[object], None]
+
+
+class Dumping:
+    """CRIU at work on `container`. If it is killed, the processes it holds are let go."""
+
+    def __init__(self, pod: Pod, container: Container, request: Dump) -> None:
+        if container.request.terminal:
+            raise CheckpointFailed(
+                "a container with a terminal can't be checkpointed: its other end is not its own"
+            )
+        self._request = request
+        self._container = container
+        self._program = Program(pod, "criu dump", self._ended)
+        self._answer: Answer | None = None
+
+    def start(self, answer: Answer) -> None:
+        self._answer = answer
+        freezer = self._container.cgroup.freezer
+        pid, request = self._container.pid, self._request
+        shared = self._container.request.pid_namespace not in ("own", "node")
+
+        def body(_peer: Socket) -> None:
+            os.umask(0o077)
+            with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                mounts = criu.parse_mounts(file)
+            subject = criu.Subject(pid, mounts, freezer, _shared_pids(pid) if shared else 0)
+            execute(criu.dump(request.criu, subject, request.directory))
+
+        self._program.start(body, patience=request.timeout)
+        self._container.when_ended(self.kill)  # there is nothing left to write down
+
+    def kill(self) -> None:
+        self._program.kill()
+
+    def _ended(self, code: int, failure: InitFailed | None) -> None:
+        answer = self._answer
+        assert answer is not None
+        if failure is not None:
+            answer(CheckpointFailed(str(failure)))
+        elif code:
+            answer(CheckpointFailed(criu.complaint(f"{self._request.directory}/dump.log", code)))
+        else:
+            answer(Done())
+
+
+def _shared_pids(pid: int) -> int:
+    """The inode of the pid namespace that a container shares with its pod."""
+    return os.stat(f"/proc/{pid}/ns/pid").st_ino

@@ -1,0 +1,335 @@
+"""The shim of a pod, in the pod's monitor: started with the first container, ended with the pod.
+
+start ─▶ address ─▶ connect ─▶ Connect: whose pid to wait for ─▶ [sandbox task] ─▶ READY
+READY ─▶ its connection ends, or it does: each container ends, by the shim's `delete`
+the pod's end ─▶ [sandbox task: Kill, Delete] ─▶ Shutdown ─▶ its process has ended
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import Message
+
+from runtime.errors import InitFailed, RuntimeFault
+from runtime.linux import fds, marks
+from runtime.monitor.oci.container import namespaces
+from runtime.monitor.oci.program import Program
+from runtime.monitor.shim import bundle
+from runtime.monitor.shim.bundle import Around, House
+from runtime.monitor.shim.events import Events
+from runtime.monitor.shim.link import Link, nobody
+from runtime.monitor.shim.output import Log, connect, everything, where
+from runtime.monitor.shim.plan import MARK, ShimPlan
+from runtime.monitor.shim.plan import bundle as bundle_path
+from runtime.monitor.shim.task_pb2 import (
+    Any,
+    ConnectRequest,
+    ConnectResponse,
+    CreateTaskRequest,
+    Empty,
+    KillRequest,
+    PidResponse,
+    ProcessRequest,
+    ShutdownRequest,
+    WaitResponse,
+)
+
+if TYPE_CHECKING:
+    from runtime.monitor.pod import Pod
+    from runtime.monitor.shim.container import ShimContainer
+
+START_PATIENCE = 60.0  # seconds for a shim to come up
+CREATE_PATIENCE = 100.0  # a machine has to boot, or a bind source to be mounted
+KILL_PATIENCE = 20.0  # then a shim is taken for hung, and is killed with all that it has
+PATIENCE = 10.0  # for what takes a moment
+END_PATIENCE = 6.0  # a shim waits up to five seconds for its last events to be heard
+_SIGKILL = int(signal.SIGKILL)
+
+T = TypeVar("T", bound=Message)
+OnReady = Callable[[RuntimeFault | None], None]
+
+
+class State(enum.Enum):
+    """NEW -> STARTING -> READY -> ENDED; from each state to ENDED."""
+
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    ENDED = "ended"
+
+
+class Shim:
+    """handler: its name. containers: those that are to hear of the shim's end, by id."""
+
+    def __init__(self, pod: Pod, handler: str) -> None:
+        self.handler = handler
+        self.containers: dict[str, ShimContainer] = {}
+        self.house: House | None = None
+        self._pod = pod
+        self._state = State.NEW
+        self._why = ""  # of its end
+        self._waiting: list[OnReady] = []
+        self._ending: list[Callable[[], None]] = []
+        self._link: Link | None = None
+        self._events: Events | None = None
+        self._log = Log(pod, handler)
+        self._outputs: tuple[int, int] = (-1, -1)
+        self._sandbox_task = False
+        self._program: Program | None = None  # `start`, while it runs
+        self._ours = False  # its process is our child
+        self._holding = False  # the exits of strangers: one may be the shim's
+
+    @property
+    def ended(self) -> bool:
+        return self._state in (State.NEW, State.ENDED)
+
+    def step(self, verb: str) -> str:
+        """What something that it does is called: "kata create"."""
+        return f"{self.handler} {verb}"
+
+    def when_ready(self, plan: ShimPlan, pid_namespace: str, told: OnReady) -> None:
+        """Starts it, unless somebody has. told: why it can't be used, None: it can.
+
+        plan: of the first container, pid_namespace: as its Start says.
+        """
+        if self._state is State.READY:
+            told(None)
+        elif self._state is State.ENDED:
+            told(InitFailed(self.step("start"), 0, f"the pod's shim is gone: {self._why}"))
+        else:
+            around = self.around(self._pod.sandbox_id, pid_namespace)
+            self._waiting.append(told)
+            if self._state is State.NEW:
+                self._state = State.STARTING
+                self._start(plan, around)
+
+    def around(self, task_id: str, pid_namespace: str) -> Around:
+        """What a task finds here. pid_namespace: as Start says.
+
+        The network goes by its pinned path: a shim that makes a machine looks for it there.
+        """
+        facts = self._pod.facts
+        network = {"network": facts.netns_path} if facts.netns_path else {}
+        return Around(task_id, facts.mount_fd, {**namespaces(self._pod, pid_namespace), **network})
+
+    def call(
+        self,
+        method: str,
+        request: Message,
+        answer: type[T],
+        told: tuple[Callable[[T], None], Callable[[RuntimeFault], None]],
+        *,
+        patience: float = PATIENCE,
+    ) -> int:
+        """See `Link.call`. Only when it is ready, or was."""
+        assert self._link is not None
+        return self._link.call(method, request, answer, told, patience=patience)
+
+    def forget(self, stream: int) -> None:
+        """Nobody waits for the answer to this call any more."""
+        assert self._link is not None
+        self._link.forget(stream)
+
+    def fault(self, verb: str, error: RuntimeFault) -> InitFailed:
+        """A call that has failed, in the shim's own words."""
+        return InitFailed(self.step(verb), 0, str(error))
+
+    def end(self, done: Callable[[], None]) -> None:
+        """Its containers have ended: `done` is told when nothing of it is left."""
+        self._ending.append(done)
+        if len(self._ending) > 1:
+            return
+        if self._state is not State.READY:
+            self._fail("the pod ends")
+            return
+        self._pod.loop.after(END_PATIENCE, lambda: self._fail("the pod ends"))
+        if self._sandbox_task:
+            self._end_sandbox_task()
+        else:
+            self._shut_down()
+
+    def _start(self, plan: ShimPlan, around: Around) -> None:
+        pod = self._pod
+        out_fd, out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        error_fd, error = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._outputs = out_fd, error_fd
+        program = Program(
+            pod,
+            self.step("start"),
+            lambda code, failure: self._started(plan, code, failure),
+            lambda _message, descriptors: self._hear_child(descriptors),
+        )
+        try:
+            program.start(
+                lambda peer: bundle.begin(peer, plan, around, (out, error)),
+                patience=START_PATIENCE,
+            )
+        except OSError as fault:
+            fds.close_all(self._outputs)
+            self._fail(str(fault))
+        else:
+            self._program, self._holding = program, True
+            pod.reaper.hold()
+        finally:
+            fds.close_all((out, error))
+
+    def _hear_child(self, descriptors: list[int]) -> None:
+        namespace_fd, place_fd, log_fd, listener_fd = descriptors
+        self.house = House(namespace_fd, place_fd)
+        self._log.open(log_fd)
+        self._events = Events(self._pod.loop, fds.adopt(listener_fd), self._out_of_memory)
+
+    def _started(self, plan: ShimPlan, code: int, failure: InitFailed | None) -> None:
+        self._program = None
+        said, complaint = (everything(fd) for fd in self._outputs)
+        fds.close_all(self._outputs)
+        if self._state is State.ENDED:
+            return
+        try:
+            if failure is not None:
+                raise failure
+            if code:
+                text = complaint.decode(errors="replace").strip() or "it does not say why"
+                raise ValueError(f"exit status {code}: {text}")
+            service, address = where(said)
+            assert self.house is not None
+            peer = connect(self.house, address)
+        except InitFailed as error:
+            self._fail(error.text)
+        except (ValueError, OSError) as error:
+            self._fail(str(error))
+        else:
+            self._link = Link(self._pod.loop, peer, service, self._hang_up)
+            request = ConnectRequest(id=self._pod.sandbox_id)
+            told = (
+                lambda answer: self._connected(plan, answer),
+                lambda error: self._fail(str(error)),
+            )
+            self.call("Connect", request, ConnectResponse, told)
+
+    def _connected(self, plan: ShimPlan, answer: ConnectResponse) -> None:
+        def ended(code: int) -> None:
+            self._fail(f"it has ended with status {code}")
+
+        with contextlib.suppress(ChildProcessError):  # it is nobody of ours: its connection tells
+            self._pod.reaper.claim(answer.shim_pid, ended)
+            self._ours = True
+        self._let_go()
+        if plan.sandbox_task:
+            self._make_sandbox_task(plan)
+        else:
+            self._ready()
+
+    def _let_go(self) -> None:
+        if self._holding:
+            self._holding = False
+            self._pod.reaper.release()
+
+    def _hang_up(self, why: str) -> None:
+        """The connection has ended; when that was asked for, so does the shim, in a moment."""
+        if not self._ending or not self._ours:
+            self._fail(why)
+
+    def _make_sandbox_task(self, plan: ShimPlan) -> None:
+        sandbox_id = self._pod.sandbox_id
+        request = CreateTaskRequest(id=sandbox_id, bundle=bundle_path(sandbox_id))
+        give_options(request, plan)
+        process = ProcessRequest(id=sandbox_id)
+
+        def fail(error: RuntimeFault) -> None:
+            self._fail(f"the sandbox task: {error}")
+
+        def created(_answer: PidResponse) -> None:
+            self._sandbox_task = True
+            self.call("Start", process, PidResponse, (started, fail), patience=CREATE_PATIENCE)
+
+        def started(_answer: PidResponse) -> None:
+            self.call("Wait", process, WaitResponse, (self._pause_ended, nobody), patience=0.0)
+            self._ready()
+
+        self.call("Create", request, PidResponse, (created, fail), patience=CREATE_PATIENCE)
+
+    def _pause_ended(self, answer: WaitResponse) -> None:
+        """Of a machine that is the end; where containers are the kernel's, they live on."""
+        if not self._ending:
+            fds.log(f"{self.handler}: the sandbox task has ended: {answer.exit_status}")
+
+    def _ready(self) -> None:
+        self._state = State.READY
+        self._tell(None)
+
+    def _end_sandbox_task(self) -> None:
+        process = ProcessRequest(id=self._pod.sandbox_id)
+        kill = KillRequest(id=process.id, signal=_SIGKILL, all=True)
+
+        def delete(_answer: object) -> None:
+            told = (lambda _answer: self._shut_down()), (lambda _error: self._shut_down())
+            self.call("Delete", process, Empty, told)
+
+        told = delete, delete
+        self.call("Wait", process, WaitResponse, told)
+        self.call("Kill", kill, Empty, (nobody, nobody))
+
+    def _shut_down(self) -> None:
+        request = ShutdownRequest(id=self._pod.sandbox_id)
+        self.call("Shutdown", request, Empty, (nobody, nobody))
+
+    def _out_of_memory(self, container_id: str) -> None:
+        container = self.containers.get(container_id)
+        if container is not None:
+            container.out_of_memory = True
+
+    def _fail(self, why: str) -> None:
+        """The end, wanted or not: what is left is killed, and everyone is told. Idempotent."""
+        if self._state is State.ENDED:
+            return
+        self._state, self._why = State.ENDED, why
+        self._let_go()
+        if self._program is not None:
+            self._program.kill()
+        if not self._ending:
+            fds.log(f"{self.handler}: the shim of pod {self._pod.sandbox_id} is gone: {why}")
+        marks.kill(MARK, self._pod.sandbox_id)
+        if self._link is not None:
+            self._link.close()
+        if self._events is not None:
+            self._events.close()
+        self._log.close()
+        self._tell(InitFailed(self.step("start"), 0, why))
+        for container in tuple(self.containers.values()):
+            container.lose_shim(why)
+        self._close_house()
+        for done in self._ending:
+            done()
+
+    def _close_house(self) -> None:
+        """When the last container has ended, whose bundles are in there."""
+        if self._state is State.ENDED and not self.containers and self.house is not None:
+            self.house.close()
+            self.house = None
+
+    def give_up(self, why: str) -> None:
+        """It is there, but of no use any more."""
+        self._fail(why)
+
+    def leave(self, container_id: str) -> None:
+        """A container has ended, and does not need to hear more."""
+        self.containers.pop(container_id, None)
+        self._close_house()
+
+    def _tell(self, failure: RuntimeFault | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for told in waiting:
+            told(failure)
+
+
+def give_options(request: CreateTaskRequest, plan: ShimPlan) -> None:
+    """Those of the handler, if it has any."""
+    if plan.options_type:
+        request.options.CopyFrom(Any(type_url=plan.options_type, value=plan.options))
