@@ -28,18 +28,17 @@ _RESOURCES_WITHOUT = {
     "memory.use_hierarchy": "cgroups always are hierarchical here",
     "cpu.realtime_runtime": "not supported",
     "cpu.realtime_period": "not supported",
-    "blockio_class": "there are no block I/O classes here",
     "rdt_class": "there are no RDT classes here",
 }
 
 
-def check(wanted: nri.ContainerAdjustment, owner: Owner, *, embedded: bool) -> None:
-    """embedded: podwright's own runtime will run it. Raises AdjustmentImpossible."""
-    for field, entry, where, reason in _refusals(wanted, embedded=embedded):
+def check(wanted: nri.ContainerAdjustment, owner: Owner) -> None:
+    """Raises AdjustmentImpossible."""
+    for field, entry, where, reason in _refusals(wanted):
         raise AdjustmentImpossible(owner(field, entry) or "(unknown)", where, reason)
 
 
-def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Refusal]:
+def _refusals(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
     linux = wanted.linux
     if linux.cgroups_path:
         yield nri.CgroupsPath, "", "linux.cgroups_path", _CGROUP_REASON
@@ -59,9 +58,6 @@ def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Re
         key = removed(name) or name
         yield nri.Sysctl, key, f"linux.sysctl[{key}]", _SYSCTL_REASON
     yield from _of_hooks(wanted.hooks)
-    if embedded and any(getattr(wanted.hooks, name) for name in HOOKS):
-        reason = "the embedded runtime runs none: use a handler that is a program"
-        yield nri.OciHooks, "", "hooks", reason
 
 
 def _of_namespaces(linux: nri.LinuxContainerAdjustment) -> Iterator[Refusal]:
