@@ -189,7 +189,7 @@ async def _selinux(config: Config) -> selinux.Selinux:
     if config.containers.selinux != "off":
         if found.refusal:
             log.warning("pods will have no SELinux labels: %s", found.refusal)
-        await asyncio.to_thread(selinux.label_layers, found, Path(config.root) / "layers")
+        await asyncio.to_thread(selinux.label_images, found, Path(config.root))
     return found
 
 

@@ -53,8 +53,8 @@ def find() -> Selinux:
         return Selinux(refusal=str(error))
 
 
-def label_layers(found: Selinux, layers: Path) -> None:
-    """Images' files get the label of the directory in which they are made: this one. Blocks.
+def label_images(found: Selinux, root: Path) -> None:
+    """Files of images get the label of the directory in which they are unpacked. Blocks.
 
     Containers see them under another one, but overlayfs lets the kernel look at the real one when
     a program's pages are mapped or protected. What is there already keeps what it has.
@@ -62,12 +62,13 @@ def label_layers(found: Selinux, layers: Path) -> None:
     if found.policy is None:
         return
     wanted = str(found.policy.image).encode()
-    try:
-        if relabel.label_of(layers) != wanted:
-            os.setxattr(layers, relabel.XATTR, wanted)
-    except OSError as error:
-        text = "%s can't be labelled %s, so containers may not be able to run programs: %s"
-        log.warning(text, layers, found.policy.image, error.strerror)
+    for path in (root / "layers", root / "tmp"):
+        try:
+            if relabel.label_of(path) != wanted:
+                os.setxattr(path, relabel.XATTR, wanted)
+        except OSError as error:
+            text = "%s can't be labelled %s, so containers may not be able to run programs: %s"
+            log.warning(text, path, found.policy.image, error.strerror)
 
 
 def pod_label(services: Services, config: api.PodSandboxConfig) -> str:

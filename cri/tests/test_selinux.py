@@ -12,7 +12,7 @@ import pytest
 
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, WrongState
-from cri.rpc.selinux import Selinux, label_layers
+from cri.rpc.selinux import Selinux, label_images
 from cri.specgen import container, selinux
 from cri.specgen.subject import Facts
 from cri.tests.pods import FOREVER, Node
@@ -179,14 +179,19 @@ async def test_a_policy_that_knows_no_containers_is_told_to_who_asks(node: Node)
 
 @pytest.mark.root
 def test_images_are_unpacked_where_all_containers_may_read(tmp_path: Path) -> None:
-    label_layers(Selinux(POLICY), tmp_path)
-    assert os.getxattr(tmp_path, XATTR).decode() == str(POLICY.image)
+    for name in ("layers", "tmp"):
+        (tmp_path / name).mkdir()
+    label_images(Selinux(POLICY), tmp_path)
+    for name in ("layers", "tmp"):
+        assert os.getxattr(tmp_path / name, XATTR).decode() == str(POLICY.image)
 
 
 @pytest.mark.root
-def test_where_that_can_not_be_said_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    label_layers(Selinux(POLICY), Path("/proc/self/task"))
-    assert "/proc/self/task can't be labelled" in caplog.text
+def test_where_that_can_not_be_done_it_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label_images(Selinux(POLICY), tmp_path)
+    assert f"{tmp_path}/layers can't be labelled" in caplog.text
 
 
 @pytest.mark.root
