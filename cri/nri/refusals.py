@@ -27,7 +27,7 @@ _RESOURCES_WITHOUT = {
     "memory.use_hierarchy": "cgroups always are hierarchical here",
     "cpu.realtime_runtime": "not supported",
     "cpu.realtime_period": "not supported",
-    "blockio_class": "there are no block I/O classes here",
+    "blockio_class": "a pod's annotation chooses it here, not a plugin",
     "rdt_class": "there are no RDT classes here",
 }
 
