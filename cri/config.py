@@ -182,6 +182,11 @@ class DevicesConfig:
         "Where devices that are asked for by name (CDI) are described; the later directory wins.",
         lambda value: "" if all(one.startswith("/") for one in value) else "must be absolute paths",
     )
+    blockio_config_file: str = key(
+        "",
+        "What each class of block I/O may have of which disk; empty: there are no classes.",
+        absolute_or_empty,
+    )
 
 
 @dataclass(frozen=True, slots=True)

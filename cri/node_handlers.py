@@ -39,7 +39,6 @@ def _runtime(name: str, handler: RuntimeHandler) -> Handler:
             options=config.options,
             sandbox_task=config.sandbox_task,
             hidden=config.hidden_mounts,
-            hooks=handler.hooks,
         )
     return OciCli(
         name=name,
@@ -48,21 +47,18 @@ def _runtime(name: str, handler: RuntimeHandler) -> Handler:
         root=Path(config.root) if config.root else None,
         own_cgroup=config.own_cgroup,
         hidden=config.hidden_mounts,
-        hooks=handler.hooks,
     )
 
 
 def _handler(name: str, config: HandlerConfig) -> RuntimeHandler:
-    base, hooks = Base(), dict[str, object]()
-    if config.base_runtime_spec:
-        base, hooks = load_base(Path(config.base_runtime_spec), config)
+    base = load_base(Path(config.base_runtime_spec)) if config.base_runtime_spec else Base()
     recursive = True
     if config.program:
         told = _features(config)
         recursive = told.recursive_read_only
         if told.problem:
             log.warning("runtime handler %s: %s", name, told.problem)
-    return RuntimeHandler(name, config, base, hooks, recursive)
+    return RuntimeHandler(name, config, base, recursive)
 
 
 def _features(config: HandlerConfig) -> features.Features:

@@ -211,6 +211,38 @@ class Image:
         return path
 
 
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Files by their names, as oras pushes them."""
+
+    files: Mapping[str, bytes]
+
+    @property
+    def manifest(self) -> bytes:
+        titles = "org.opencontainers.image.title"
+        return json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI["manifest"],
+                "artifactType": "application/vnd.test.model",
+                "config": _descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+                "layers": [{**_descriptor("application/octet-stream", data),
+                            "annotations": {titles: name}}
+                           for name, data in self.files.items()],
+            }
+        ).encode()  # fmt: skip
+
+    @property
+    def id(self) -> str:
+        return digest(self.manifest)
+
+    def push(self, registry: Registry, repository: str, tag: str) -> str:
+        for blob in (b"{}", *self.files.values()):
+            registry.put_blob(repository, blob)
+        registry.put_manifest(repository, tag, OCI["manifest"], self.manifest)
+        return f"{registry.host}/{repository}:{tag}"
+
+
 def _descriptor(media_type: str, data: bytes) -> Descriptor:
     return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
 

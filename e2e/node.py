@@ -64,6 +64,7 @@ hosts_dir = "{directory}/hosts"
 
 [devices]
 cdi_spec_dirs = ["{directory}/cdi/etc", "{directory}/cdi/run"]
+blockio_config_file = "{directory}/blockio.yaml"
 
 [nri]
 socket = "{directory}/nri.sock"

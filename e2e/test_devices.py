@@ -138,13 +138,40 @@ def test_a_device_that_can_not_be_had_says_what_was_read(
     assert len(kubelet.containers()) == before
 
 
-def test_a_hook_of_a_device_is_refused_by_its_name(pod: Pod, specs: Specs) -> None:
-    hook: Edits = {"hookName": "createContainer", "path": "/usr/bin/links"}
-    specs.write("etc/gpu.json", {"0": {"hooks": [hook]}})
-    error = refused(lambda: pod.container(CDI_devices=named(f"{GPU}=0")))
-    assert error.code is Code.UNIMPLEMENTED
-    assert f"{GPU}=0" in error.message
-    assert "createContainer hook /usr/bin/links" in error.message
+LINKS = """set -e
+bundle=$(sed 's/.*"bundle": "\\([^"]*\\)".*/\\1/')
+root=$(sed 's/.*"root": {"path": "\\([^"]*\\)".*/\\1/' $bundle/config.json)
+ln -s libcuda.so.1 $root/usr/lib/libcuda.so"""
+"""What the hooks of a GPU's vendor do: find the root by the bundle, and make something in it."""
+
+
+def hook(kind: str, script: str) -> Edits:
+    return {"hookName": kind, "path": "/bin/sh", "args": ["sh", "-c", script]}
+
+
+def test_a_hook_of_a_device_finds_the_container_and_changes_it(
+    pod: Pod, specs: Specs, tmp_path: Path
+) -> None:
+    (tmp_path / "lib").write_text("driver\n")
+    lib: Edits = {"hostPath": str(tmp_path / "lib"), "containerPath": "/usr/lib/libcuda.so.1"}
+    edits: Edits = {"mounts": [lib], "hooks": [hook("createContainer", LINKS)]}
+    specs.write("etc/gpu.json", {"0": edits})
+    for asked in (named(f"{GPU}=0"), []):
+        said = pod.run("cat /usr/lib/libcuda.so 2>/dev/null || echo none", CDI_devices=asked)
+        assert said == (["driver"] if asked else ["none"])
+
+
+def test_a_hook_of_a_device_that_fails_is_told_with_what_it_printed(
+    kubelet: Kubelet, pod: Pod, specs: Specs
+) -> None:
+    specs.write(
+        "etc/gpu.json", {"0": {"hooks": [hook("prestart", "echo no such GPU >&2; exit 4")]}}
+    )
+    container = pod.container(CDI_devices=named(f"{GPU}=0"))
+    error = refused(container.start)
+    assert "prestart hook /bin/sh: exit code 4: no such GPU" in error.message
+    status = container.status()
+    assert status.state == api.CONTAINER_EXITED
 
 
 def test_a_directory_gives_all_its_devices_and_nothing_else(pod: Pod, tmp_path: Path) -> None:

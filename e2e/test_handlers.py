@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,9 +21,10 @@ from e2e.node import REGISTRY, Node
 from e2e.test_attach import attached
 from e2e.test_container import security
 from e2e.test_exec_stream import command
-from e2e.test_limits import control, resources
+from e2e.test_limits import MIB, control, resources
 from e2e.test_restart import monitor
 from e2e.test_stats import stats
+from e2e.test_update import update
 
 KILL = signal.SIGKILL
 
@@ -36,6 +38,8 @@ def handlers_node(node: Node, busybox: str) -> Iterator[Node]:
             'pod_annotations = ["org.example.*"]',
             "readonly_sysfs = true",
             "privileged_without_host_devices = true",
+            "[runtime.handlers.based]",
+            f'base_runtime_spec = "{base_spec(node)}"',
             "[runtime.handlers.absent]",
             'type = "oci"',
             'path = "/no/such/program"',
@@ -45,6 +49,16 @@ def handlers_node(node: Node, busybox: str) -> Iterator[Node]:
     yield node
     node.more_config = ""
     node.restart_daemon()
+
+
+def base_spec(node: Node) -> Path:
+    """What the handler "based" adds."""
+    path = node.directory / "base.json"
+    limits = {"pids": {"limit": 77}, "cpu": {"shares": 333}, "memory": {"reservation": MIB}}
+    last = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {node.directory}/stopped"]}
+    base = {"linux": {"resources": limits}, "hooks": {"poststop": [last]}}
+    path.write_text(json.dumps(base))
+    return path
 
 
 @pytest.fixture(params=CANDIDATES, ids=lambda one: one.name)
@@ -334,11 +348,41 @@ def test_a_variant_of_the_embedded_runtime_holds_back_what_it_is_told_to(
     ]
 
 
-def test_a_binary_runs_the_hooks_that_a_device_by_name_wants(
+def test_an_update_before_the_start_keeps_what_the_handler_adds(
+    kubelet: Kubelet, handlers_node: Node
+) -> None:
+    container = kubelet.pod(handler="based").container()
+    update(container, memory_limit_in_bytes=64 * MIB)
+    container.start()
+    assert control(container, "pids", "pids.max", "pids.max") == "77"
+    memory = control(container, "memory", "memory.limit_in_bytes", "memory.max")
+    assert memory == str(64 * MIB)
+    reserved = control(container, "memory", "memory.soft_limit_in_bytes", "memory.low")
+    assert reserved == str(MIB)
+
+
+def test_a_hook_of_the_handler_runs_without_a_daemon(kubelet: Kubelet, handlers_node: Node) -> None:
+    container = kubelet.pod(handler="based").container(["sh", "-c", "sleep 1000; exit 7"]).start()
+    pid = json.loads(container.response(verbose=True).info["info"])["pid"]
+    assert handlers_node.daemon is not None
+    os.kill(handlers_node.daemon.process.pid, KILL)
+    handlers_node.daemon.process.wait()
+    told = handlers_node.directory / "stopped"
+    told.unlink(missing_ok=True)
+    (sleep,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(sleep), KILL)
+    until(lambda: told.exists() and told.read_text() != "", "the hook has run")
+    state = json.loads(told.read_text())
+    assert (state["id"], state["status"]) == (container.id, "stopped")
+    handlers_node.start_daemon()
+    assert container.wait().exit_code == 7
+
+
+def test_a_handler_runs_the_hooks_that_a_device_by_name_wants(
     kubelet: Kubelet, handlers_node: Node, candidate: Candidate
 ) -> None:
-    if not candidate.program or candidate.kernel_of_its_own:
-        pytest.skip("hooks are for binaries that share the node's kernel")
+    if candidate.kernel_of_its_own:
+        pytest.skip("hooks are for runtimes that share the node's kernel")
     told = handlers_node.directory / "hook.json"
     hook = {"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", f"cat > {told}"]}
     device = {"name": "0", "containerEdits": {"hooks": [hook], "env": ["GPU=0"]}}

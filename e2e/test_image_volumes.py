@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from cri.api import api_pb2 as api
+from e2e.images import Artifact, Registry, digest
 from e2e.kubelet import Container, Kubelet, Pod, refused
 from e2e.node import REGISTRY, Node
 from e2e.test_container import security
@@ -123,6 +124,69 @@ def test_a_part_that_is_a_link_leads_nowhere_on_the_node(kubelet: Kubelet, pod: 
     image = kubelet.pull(TRAPS)
     error = refused(lambda: pod.container(mounts=[volume(image, "etc/passwd")]).start())
     assert error.message.startswith("ImageVolumeMountFailed: ")
+
+
+MODEL = Artifact({"weights.bin": bytes(range(256)) * 4096, "config.json": b"{}\n", "-rf": b"1"})
+
+
+def push(node: Node, artifact: Artifact, tag: str) -> str:
+    return node.inside(lambda: artifact.push(Registry(REGISTRY), "tests/artifact", tag))
+
+
+@pytest.mark.parametrize("users", ["the node's", "the pod's"])
+def test_an_artifact_is_a_directory_of_its_files(kubelet: Kubelet, node: Node, users: str) -> None:
+    image = kubelet.pull(push(node, MODEL, "model"))
+    assert image == MODEL.id
+    pod = kubelet.pod() if users == "the node's" else user_pod(kubelet)
+    mounts = [volume(image), volume(image, "config.json", container_path="/config")]
+    container = pod.container(mounts=mounts).start()
+    assert container.shell("ls /volume; stat -c '%a %u:%g' /volume /volume/*").split() == [
+        *("-rf", "config.json", "weights.bin"), "755", "0:0", *("644", "0:0") * 3,
+    ]  # fmt: skip
+    sums = container.shell("sha256sum < /volume/weights.bin; cat /config").split()
+    assert sums == [digest(MODEL.files["weights.bin"]).removeprefix("sha256:"), "-", "{}"]
+    for attempt in ("touch /volume/made", "rm /volume/config.json", "echo x > /config"):
+        answer = container.exec("sh", "-c", attempt)
+        assert b"Read-only file system" in answer.stderr, attempt
+    remove_image(kubelet, image)
+    assert container.shell("cat /volume/config.json; ls -l /volume | wc -l") == "{}\n4"
+
+
+def test_an_artifact_is_listed_with_its_size_and_runs_nothing(
+    kubelet: Kubelet, pod: Pod, node: Node
+) -> None:
+    name = push(node, MODEL, "listed")
+    image = kubelet.pull(name)
+    answer = kubelet.client.call("ListImages", api.ListImagesRequest(), api.ListImagesResponse)
+    (listed,) = (one for one in answer.images if one.id == image)
+    assert 1 << 20 < listed.size < (1 << 20) + 50_000
+    assert name in listed.repo_tags
+    said = kubelet.client.call(
+        "ImageStatus",
+        api.ImageStatusRequest(image=api.ImageSpec(image=name), verbose=True),
+        api.ImageStatusResponse,
+    )
+    layers = json.loads(said.info["info"])["imageSpec"]["layers"]
+    assert len(layers) == len(MODEL.files)
+    config = pod.container_config(["sh"])
+    config.image.image = image
+    asked = api.CreateContainerRequest(pod_sandbox_id=pod.id, config=config)
+    error = refused(
+        lambda: kubelet.client.call("CreateContainer", asked, api.CreateContainerResponse)
+    )
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "is an artifact" in error.message
+    missing = refused(lambda: pod.container(mounts=[volume(image, "none")]))
+    assert missing.message.startswith("ImageVolumeMountFailed: ")
+    remove_image(kubelet, image)
+
+
+@pytest.mark.parametrize("title", ["../../../tmp/podwright-trap", "/tmp/podwright-trap", "a/b"])
+def test_an_artifacts_file_never_lies_elsewhere(kubelet: Kubelet, node: Node, title: str) -> None:
+    name = push(node, Artifact({"good": b"1", title: b"evil"}), "evil")
+    error = refused(lambda: kubelet.pull(name))
+    assert "layer 2 has the title" in error.message
+    assert not Path("/tmp/podwright-trap").exists()
 
 
 @pytest.mark.parametrize(

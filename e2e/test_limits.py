@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from cri.api import api_pb2 as api
 from e2e.kubelet import Container, Kubelet, Pod, refused
+from e2e.node import Node
 from e2e.test_container import security
 
 MIB = 1 << 20
@@ -78,6 +82,68 @@ def test_a_limit_that_can_not_be_names_itself(pod: Pod) -> None:
     error = refused(lambda: pod.create(config).start())
     assert "cpuset" in error.message
     assert "4095" in error.message
+
+
+DISK = next((path for path in map(Path, ("/dev/vda", "/dev/sda", "/dev/nvme0n1", "/dev/loop0"))
+             if path.is_block_device()), None)  # fmt: skip
+BLOCKIO = "blockio.resources.beta.kubernetes.io"
+
+
+@pytest.fixture
+def classes(node: Node) -> Iterator[None]:
+    """The node's, of block I/O."""
+    file = node.directory / "blockio.yaml"
+    rates = "ThrottleReadBps: 1M, ThrottleWriteIOPS: 77"
+    file.write_text(f"Classes:\n  slow:\n    - {{Devices: [{DISK}], {rates}}}\n")
+    yield
+    file.unlink()
+
+
+@pytest.mark.skipif(DISK is None, reason="this machine has no disk")
+def test_a_class_of_block_io_limits_a_disk(kubelet: Kubelet, classes: None) -> None:
+    assert DISK is not None
+    number = DISK.stat().st_rdev
+    disk = f"{os.major(number)}:{os.minor(number)}"
+    pod = kubelet.pod(kubelet.config(annotations={f"{BLOCKIO}/container.slow": "slow"}))
+    config = pod.container_config(["sleep", "1000"])
+    config.metadata.name = "slow"
+    slow, quick = pod.create(config).start(), pod.container().start()
+    if UNIFIED:
+        said = f"{disk} rbps=1000000 wbps=max riops=max wiops=77"
+        assert control(slow, "io", "", "io.max") == said
+        assert control(quick, "io", "", "io.max") == ""
+    else:
+        reading, writing = "blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device"
+        assert control(slow, "blkio", reading, "") == f"{disk} 1000000"
+        assert control(slow, "blkio", writing, "") == f"{disk} 77"
+        assert control(quick, "blkio", reading, "") == ""
+
+
+def test_a_class_of_block_io_that_is_not_there_is_named(kubelet: Kubelet, classes: None) -> None:
+    pod = kubelet.pod(kubelet.config(annotations={f"{BLOCKIO}/pod": "gold"}))
+    error = refused(pod.container)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"sandbox_config.annotations[{BLOCKIO}/pod]" in error.message
+    assert "has no blockio class 'gold': there are slow" in error.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"cpu_shares": 2**63 - 1}, "cpu.shares: 9223372036854775807; the kernel takes 2 to"),
+        (
+            {"hugepage_limits": [api.HugepageLimit(page_size="3MB", limit=0)]},
+            "hugepageLimits[0].pageSize: '3MB' is no size such as 2MB",
+        ),
+    ],
+)
+def test_a_number_that_no_kernel_takes_is_refused(
+    pod: Pod, wrong: dict[str, object], says: str
+) -> None:
+    container = pod.container(linux=resources(**wrong))
+    error = refused(container.start)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert says in error.message
 
 
 def test_only_the_devices_of_every_container_can_be_opened(pod: Pod) -> None:

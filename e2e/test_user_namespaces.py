@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ from cri.api import api_pb2 as api
 from e2e.kubelet import Container, Kubelet, Pod, refused
 from e2e.node import Node
 from e2e.test_container import number, security
+from e2e.test_devices import KNOWN
 
 FIRST_USER, FIRST_GROUP, IDS = 1_000_000, 2_000_000, 65536
 USERS = api.IDMapping(container_id=0, host_id=FIRST_USER, length=IDS)
@@ -170,6 +172,46 @@ def test_a_device_keeps_its_owner_of_the_node(pod: Pod, tmp_path: Path) -> None:
     disk.chmod(0o666)
     other = pod.container(devices=[device]).start()
     other.shell("echo > /dev/disk")
+
+
+def test_a_device_by_name_comes_with_all_that_it_brings(node: Node, pod: Pod, volume: Path) -> None:
+    (volume / "lib").write_text("driver")
+    specs = node.directory / "cdi" / "etc"
+    specs.mkdir(parents=True)
+    link = "ln -s lib usr/lib/link; id -u > told"  # where it begins: in the container's root
+    own = "id -u; cat /proc/self/uid_map"
+    path = KNOWN
+    edits = {
+        "env": ["GPU=0"],
+        "deviceNodes": [
+            {"path": "/dev/gpu", "hostPath": path, "fileMode": 0o666},
+            {"path": "/dev/closed", "hostPath": path, "fileMode": 0o600, "uid": 0},
+        ],
+        "mounts": [{"hostPath": str(volume / "lib"), "containerPath": "/usr/lib/lib"}],
+        "hooks": [
+            {"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", link]},
+            {
+                "hookName": "startContainer",
+                "path": "/bin/busybox",
+                "args": ["sh", "-c", f"({own}) > /own"],
+            },
+        ],
+    }
+    device = {"name": "0", "containerEdits": edits}
+    made = {"cdiVersion": "0.7.0", "kind": "vendor.com/gpu", "devices": [device]}
+    (specs / "gpu.json").write_text(json.dumps(made))
+    try:
+        container = pod.container(CDI_devices=[api.CDIDevice(name="vendor.com/gpu=0")]).start()
+    finally:
+        shutil.rmtree(specs.parent)
+    said = container.shell(
+        "echo $GPU; stat -c '%a %u' /dev/gpu /dev/closed; cat /usr/lib/link; echo; cat /told;"
+        " stat -c %u /told; : < /dev/gpu && echo opened; (: < /dev/closed) 2>&1 || true; cat /own"
+    ).splitlines()
+    assert said[:6] == ["0", "666 65534", "600 65534", "driver", "0", "65534"]
+    assert said[6] == "opened"
+    assert "ermission denied" in said[7]
+    assert " ".join(said[8:]).split() == ["0", "0", str(FIRST_USER), str(IDS)]
 
 
 def test_users_and_groups_are_the_pods(pod: Pod) -> None:

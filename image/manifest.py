@@ -33,6 +33,8 @@ _LAYER_PREFIXES: Final = (
 
 MANIFEST_LIMIT: Final = 4 << 20  # bytes; registries refuse larger ones (distribution-spec)
 CONFIG_LIMIT: Final = 8 << 20
+TITLE: Final = "org.opencontainers.image.title"  # image-spec annotations.md
+_NAME_MAX: Final = 255  # bytes: limits.h
 LAYER_LIMIT: Final = 500  # the kernel's bound on lower directories of one overlay
 
 
@@ -61,11 +63,15 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One image for one platform; layers from the bottom up."""
+    """One image for one platform; layers from the bottom up. Or an artifact: any files."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def artifact(self) -> bool:
+        return self.config.media_type not in CONFIGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +118,14 @@ def parse(data: bytes, media_type: str, what: str) -> Manifest | Index:
         annotations = document.get("annotations").mapping()
     except ValueError as error:
         raise UnsupportedImage(str(error)) from None
-    _check_kinds(what, config, layers)
-    return Manifest(config, layers, annotations)
+    manifest = Manifest(config, layers, annotations)
+    if len(layers) > LAYER_LIMIT:
+        raise UnsupportedImage(f"{what}: {len(layers)} layers; the kernel can stack {LAYER_LIMIT}")
+    if manifest.artifact:
+        files(manifest, what)
+    else:
+        _check_kinds(what, layers)
+    return manifest
 
 
 def _kind(document: Document, media_type: str) -> str:
@@ -154,14 +166,40 @@ def _platform(document: Document) -> Platform:
     return Platform(*names)
 
 
-def _check_kinds(what: str, config: Descriptor, layers: tuple[Descriptor, ...]) -> None:
-    if config.media_type not in CONFIGS:
+def files(manifest: Manifest, what: str) -> tuple[tuple[str, Descriptor], ...]:
+    """An artifact's files: the layers that have a title, which is the file's name.
+
+    Raises UnsupportedImage for an artifact without any, and for a title that can't be a name.
+    """
+    found: dict[str, Descriptor] = {}
+    for position, layer in enumerate(manifest.layers):
+        title = layer.annotations.get(TITLE)
+        if title is None:
+            continue
+        wrong = _wrong_name(title) or ("is the name of two files" if title in found else "")
+        if wrong:
+            raise UnsupportedImage(
+                f"{what}: layer {position + 1} has the title {title[:80]!r}, which {wrong}"
+            )
+        found[title] = layer
+    if not found:
         raise UnsupportedImage(
             f"{what}: it is no container image but an artifact (config of type "
-            f"{config.media_type!r})"
+            f"{manifest.config.media_type!r}) without files: no layer has the annotation {TITLE}"
         )
-    if len(layers) > LAYER_LIMIT:
-        raise UnsupportedImage(f"{what}: {len(layers)} layers; the kernel can stack {LAYER_LIMIT}")
+    return tuple(found.items())
+
+
+def _wrong_name(title: str) -> str:
+    """Why it can't be the name of a file in one directory; "": it can."""
+    if title in ("", ".", "..") or "/" in title:
+        return "is a path, and no name of a file"
+    if any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in title):
+        return "has characters that no name should have"
+    return "is longer than 255 bytes" if len(title.encode()) > _NAME_MAX else ""
+
+
+def _check_kinds(what: str, layers: tuple[Descriptor, ...]) -> None:
     for position, layer in enumerate(layers):
         encrypted = layer.media_type.endswith("+encrypted")
         if encrypted or not layer.media_type.startswith(_LAYER_PREFIXES):

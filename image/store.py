@@ -26,6 +26,7 @@ from image.manifest import (
     MANIFEST_LIMIT,
     ImageConfig,
     Manifest,
+    Platform,
     node_platform,
     parse,
     parse_config,
@@ -131,6 +132,8 @@ class ImageStore:
 
         def read() -> ImageConfig:
             self._content.read(record.manifest, MANIFEST_LIMIT)
+            if record.id == str(record.manifest):
+                return ImageConfig(Platform(), ())  # an artifact's says nothing of processes
             data = self._content.read(Digest.parse(record.id), CONFIG_LIMIT)
             return parse_config(data, f"image {record.id}")
 
@@ -200,7 +203,10 @@ class ImageStore:
         return self._view.find(text)
 
     async def read_config(self, image_id: str) -> bytes:
-        """An image's config document, as its maker wrote it. Raises ImageNotFound."""
+        """An image's config document, an artifact's manifest, as its maker wrote it.
+
+        Raises ImageNotFound.
+        """
         try:
             digest = Digest.parse(image_id)
             return await asyncio.to_thread(self._content.read, digest, CONFIG_LIMIT)

@@ -20,9 +20,9 @@ _IDENTIFIER: Final = re.compile(r"(?:sha256:)?([0-9a-f]{3,64})")
 class Image:
     """An image as kubelet sees it.
 
-    id: digest of its config; names: repo tags; digests: repo digests; size: bytes on disk,
-    unpacked, at least 1 (what removing it can free); manifest: its digest; pulled_at: ns since
-    1970.
+    id: digest of its config, of an artifact the manifest's; names: repo tags; digests: repo
+    digests; size: bytes on disk, unpacked, at least 1 (what removing it can free); manifest: its
+    digest; pulled_at: ns since 1970.
     """
 
     id: str
@@ -33,6 +33,11 @@ class Image:
     pinned: bool
     manifest: str
     pulled_at: int
+
+    @property
+    def artifact(self) -> bool:
+        """It has files, to be mounted as a volume, but is nothing that could run."""
+        return self.id == self.manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
     ExecTimedOut,
+    InvalidSpec,
     MonitorLost,
     MonitorSilent,
     RuntimeFault,
@@ -230,6 +231,8 @@ class Runtime:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
         handler = self._handlers.get(request.handler, _EMBEDDED)
         spec = request.spec
+        if request.checkpoint and any(spec.hooks.values()):
+            raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
         start = Start(
             container_id=request.container_id,
             cgroup_path=spec.linux.cgroups_path,
@@ -239,6 +242,7 @@ class Runtime:
             stdin=request.stdin,
             stdin_once=request.stdin_once,
             handler=handler.name,
+            hooks=not handler.name and any(spec.hooks.values()),
             shim=handler.shim,
             checkpoint=request.checkpoint,
             criu=await self.checkpoints.program() if request.checkpoint else "",

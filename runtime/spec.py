@@ -206,11 +206,44 @@ class Pids:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightDevice:
+    """weight: 10 to 1000, of those that want the same disk."""
+
+    major: int
+    minor: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """rate: bytes or operations a second."""
+
+    major: int
+    minor: int
+    rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIo:
+    weight: int | None = None
+    weight_device: tuple[WeightDevice, ...] = ()
+    throttle_read_bps_device: tuple[Throttle, ...] = ()
+    throttle_write_bps_device: tuple[Throttle, ...] = ()
+    throttle_read_iops_device: tuple[Throttle, ...] = field(
+        default=(), metadata={"json": "throttleReadIOPSDevice"}
+    )
+    throttle_write_iops_device: tuple[Throttle, ...] = field(
+        default=(), metadata={"json": "throttleWriteIOPSDevice"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Resources:
     devices: tuple[DeviceRule, ...] = ()
     memory: Memory | None = None
     cpu: Cpu | None = None
     pids: Pids | None = None
+    block_io: BlockIo | None = field(default=None, metadata={"json": "blockIO"})
     hugepage_limits: tuple[HugepageLimit, ...] = ()
     unified: Mapping[str, str] = field(default_factory=dict)
 
@@ -284,5 +317,5 @@ class Spec:
     mounts: tuple[Mount, ...] = ()
     linux: Linux = Linux()
     annotations: Mapping[str, str] = field(default_factory=dict)
-    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)  # for handlers of type oci
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)  # by kind: prestart …
     oci_version: str = "1.3.0"

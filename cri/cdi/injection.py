@@ -23,14 +23,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceHook:
-    """A hook, and the device that wants it."""
-
-    device: str
-    hook: Hook
-
-
-@dataclass(frozen=True, slots=True)
 class Injection:
     """What all devices of a container bring, in their order."""
 
@@ -39,7 +31,7 @@ class Injection:
     device_rules: tuple[oci.DeviceRule, ...] = ()
     mounts: tuple[oci.Mount, ...] = ()
     additional_gids: tuple[int, ...] = ()
-    hooks: tuple[DeviceHook, ...] = ()
+    hooks: tuple[Hook, ...] = ()
 
 
 NOTHING = Injection()
@@ -69,7 +61,7 @@ def _collected(found: Sequence[tuple[str, Found]]) -> Injection:
     rules: list[oci.DeviceRule] = []
     mounts: dict[str, oci.Mount] = {}
     gids: list[int] = []
-    hooks: list[DeviceHook] = []
+    hooks: list[Hook] = []
     for who, edits in _edits(found):
         if edits.unsupported:
             raise NotImplementedYet(f"{who}: it asks for {', '.join(edits.unsupported)}")
@@ -82,14 +74,14 @@ def _collected(found: Sequence[tuple[str, Found]]) -> Injection:
             mounts.pop(mount.container_path, None)
             mounts[mount.container_path] = _mount(mount, who)
         gids += (gid for gid in edits.additional_gids if gid)
-        hooks += (DeviceHook(who, hook) for hook in edits.hooks)
+        hooks += edits.hooks
     return Injection(
         env=tuple(env),
         devices=tuple(devices.values()),
         device_rules=tuple(dict.fromkeys(rules)),
         mounts=tuple(mounts.values()),
         additional_gids=tuple(dict.fromkeys(gids)),
-        hooks=tuple(dict.fromkeys(hooks)),
+        hooks=tuple(hooks),
     )
 
 

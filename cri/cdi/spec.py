@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cri.cdi.document import loaded
 from runtime.codec import decode
 from runtime.errors import InvalidSpec
 from runtime.init import options
@@ -19,7 +19,6 @@ HOOK_NAMES = frozenset(
     ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 )
 MAX_ID = 2**32 - 2
-MOST_NESTED = 64  # levels of YAML; a file that is right has six
 # Known to CDI, and not to us: a device that wants one is refused, the others of its file are not.
 UNSUPPORTED = ("intelRdt", "netDevices")
 
@@ -128,7 +127,7 @@ def _check_name(name: str) -> None:
 
 def parse(text: bytes, *, yaml: bool) -> Spec:
     """The values of a file. Raises ValueError, which names the place in it."""
-    data = _loaded(text, yaml=yaml)
+    data = loaded(text, yaml=yaml)
     _set_unsupported_aside(data)
     for problem in _unknown(Spec, data, ""):
         raise ValueError(problem)
@@ -146,36 +145,6 @@ def parse(text: bytes, *, yaml: bool) -> Spec:
         _check_edits(edits, place)
     _check_version(spec)
     return spec
-
-
-def _loaded(text: bytes, *, yaml: bool) -> object:
-    if yaml:
-        return _loaded_yaml(text)
-    try:
-        loaded: object = json.loads(text)
-        json.dumps(loaded, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return loaded
-
-
-def _loaded_yaml(text: bytes) -> object:
-    import yaml as pyyaml  # few nodes have such files, and the daemon is small without it
-
-    depth = 0
-    try:
-        for event in pyyaml.parse(text, pyyaml.CSafeLoader):
-            # A few lines with aliases of aliases can stand for more values than fit in memory.
-            if isinstance(event, pyyaml.AliasEvent):
-                raise ValueError("has aliases (*name): write it out")
-            depth += isinstance(event, pyyaml.CollectionStartEvent)
-            depth -= isinstance(event, pyyaml.CollectionEndEvent)
-            if depth > MOST_NESTED:  # to load it takes stack for each level, which nobody guards
-                raise ValueError("nested too deeply")
-        loaded: object = pyyaml.load(text, Loader=pyyaml.CSafeLoader)
-    except pyyaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    return loaded
 
 
 def _set_unsupported_aside(data: object) -> None:
@@ -264,6 +233,12 @@ def _check_hook(hook: Hook, place: str) -> None:
         known = ", ".join(sorted(HOOK_NAMES))
         raise ValueError(f"{place}.hookName: {hook.hook_name!r} is none of {known}")
     _check_path(hook.path, f"{place}.path")
+    for name, texts in (("args", hook.args), ("env", hook.env)):
+        for index, text in enumerate(texts):
+            if "\0" in text or (name == "env" and text.find("=") < 1):
+                raise ValueError(f"{place}.{name}[{index}]: {text!r} can't be given to a program")
+    if hook.timeout is not None and hook.timeout <= 0:
+        raise ValueError(f"{place}.timeout: {hook.timeout} is not above 0 (seconds)")
 
 
 def _check_path(path: str, place: str) -> None:

@@ -85,6 +85,3 @@ def _of_embedded(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
         key = removed(name) or name
         reason = "the pod's namespaces are made by now: set it in the pod's security context"
         yield nri.Sysctl, key, f"linux.sysctl[{key}]", reason
-    if any(getattr(wanted.hooks, name) for name in HOOKS):
-        reason = "the embedded runtime runs none: use a handler that is a program"
-        yield nri.OciHooks, "", "hooks", reason

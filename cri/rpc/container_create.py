@@ -131,6 +131,12 @@ def _image(services: Services, config: api.ContainerConfig) -> Image:
     image = services.images.find(config.image.image)
     if image is None:
         raise ImageNotFound(config.image.image)
+    if image.artifact:
+        raise InvalidRequest(
+            "config.image.image",
+            f"{config.image.image} is an artifact, which has files and no program: mount it as a "
+            "volume (pod.spec.volumes[].image)",
+        )
     return image
 
 

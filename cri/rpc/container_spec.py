@@ -11,8 +11,8 @@ from cri import trace
 from cri.errors import InvalidRequest, PathHangs
 from cri.rpc import image_volumes, runtime_handlers, selinux
 from cri.rpc.worker import SECONDS, Workers
+from cri.specgen import classes, facts
 from cri.specgen import container as specgen
-from cri.specgen import facts
 from cri.specgen.subject import Facts, Subject
 from image.errors import ImageNotFound
 
@@ -70,6 +70,8 @@ async def make(
         apparmor_profile=services.config.containers.apparmor_profile,
         cdi_spec_dirs=services.config.devices.cdi_spec_dirs,
         labels=labels,
+        blockio_class=classes.asked(classes.BLOCKIO, config, sandbox.config),
+        blockio_config_file=services.config.devices.blockio_config_file,
         image_layers=image_volumes.layers(services, container_id, config),
     )
     with trace.stage("look at the node"):

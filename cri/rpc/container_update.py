@@ -58,15 +58,15 @@ async def apply(services: Services, container_id: str, asked: api.LinuxContainer
         new = update.merged(container.config.linux.resources, asked)
         services.runtime.updates.check(resources.translated(new, update.FIELD))
         async with Undo(f"update container {container_id}") as undo:
+            part = update.touched(asked, new)
             if container.status.state is ContainerState.RUNNING:
-                part = update.touched(asked, new)
                 await _change(services, container, part, undo)
             with trace.stage("record"):
                 services.store.containers.amend(container_id, lambda one: one.with_resources(new))
             undo.commit()
         spec = services.specs.get(container_id)
         if spec is not None:  # else it is made of the record when it is wanted
-            spec = update.respecified(spec, new, facts.lowest_oom_score())
+            spec = update.respecified(spec, part, facts.lowest_oom_score())
             if container.metadata.adjustment:
                 from cri.rpc import nri_spec  # few nodes have plugins
 

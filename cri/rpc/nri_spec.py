@@ -51,7 +51,7 @@ async def adjusted(
     if names:
         directories = services.config.devices.cdi_spec_dirs
         found = await container_spec.call(injection.resolve, names, directories)
-        spec = cdi.applied(spec, found, handler)
+        spec = cdi.applied(spec, found)
     spec = _scored(nri_spec.applied(spec, wanted, handler, owner))
     try:
         if spec.linux.seccomp is not None and wanted.linux.HasField("seccomp_policy"):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from cri.cdi.injection import Injection, Request
 from cri.cdi.spec import parse_name
-from cri.errors import InvalidRequest, NotImplementedYet
-from cri.handlers import OCI, SHIM
+from cri.errors import InvalidRequest
 from cri.specgen.resources import EVERYTHING
 from runtime.spec import Hook, Spec
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cri.api import api_pb2 as api
-    from cri.specgen.handler import RuntimeHandler
 
 ANNOTATION = "cdi.k8s.io/"
 """Before the name of an annotation whose value is a list of devices, with commas."""
@@ -47,30 +45,8 @@ def _named(config: api.ContainerConfig) -> Iterator[Request]:
                 yield Request(name.strip(), f"config.annotations[{key}]")
 
 
-def hooks(injection: Injection, handler: RuntimeHandler) -> dict[str, tuple[Hook, ...]]:
-    """By name, for a handler that can run them.
-
-    Raises NotImplementedYet for one that can't, naming the hook and the device that wants it.
-    """
-    found: dict[str, tuple[Hook, ...]] = {}
-    for wanted in injection.hooks:
-        hook = wanted.hook
-        if not handler.config.program:
-            raise NotImplementedYet(
-                f"{wanted.device}: its {hook.hook_name} hook {hook.path} can't be run: the "
-                "embedded runtime has no hooks; give the pod a RuntimeClass with a handler of "
-                f'type "{OCI}" or "{SHIM}"'
-            )
-        made = Hook(hook.path, hook.args, hook.env, hook.timeout)
-        found[hook.hook_name] = (*found.get(hook.hook_name, ()), made)
-    return found
-
-
-def applied(spec: Spec, injection: Injection, handler: RuntimeHandler) -> Spec:
-    """The spec with what the devices bring: of one place or name, theirs counts.
-
-    Raises NotImplementedYet: see `hooks`.
-    """
+def applied(spec: Spec, injection: Injection) -> Spec:
+    """The spec with what the devices bring: of one place or name, theirs counts."""
     if injection == Injection():
         return spec
     process, linux = spec.process, spec.linux
@@ -91,13 +67,22 @@ def applied(spec: Spec, injection: Injection, handler: RuntimeHandler) -> Spec:
             process, env=(*process.env, *injection.env), user_lookup=lookup
         ),
         mounts=tuple(mounts),
-        hooks=hooks(injection, handler),
+        hooks=_hooks(spec, injection),
         linux=dataclasses.replace(
             linux,
             devices=(*linux.devices, *injection.devices),
             resources=dataclasses.replace(linux.resources, devices=rules),
         ),
     )
+
+
+def _hooks(spec: Spec, injection: Injection) -> dict[str, tuple[Hook, ...]]:
+    """Of each kind the spec's own, and after them the devices'."""
+    found = dict(spec.hooks)
+    for hook in injection.hooks:
+        made = Hook(hook.path, hook.args, hook.env, hook.timeout)
+        found[hook.hook_name] = (*found.get(hook.hook_name, ()), made)
+    return found
 
 
 def _tidy(path: str) -> str:

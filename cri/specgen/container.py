@@ -17,7 +17,7 @@ def spec(subject: Subject) -> Spec:
     """Raises InvalidRequest, NotImplementedYet: they name the field of the request."""
     config = subject.config
     security.check_privileged(subject)
-    classes.refuse(config, subject.sandbox)
+    classes.refuse_rdt(config, subject.sandbox)
     capabilities = security.capabilities(subject.security)
     uid_mappings, gid_mappings = namespaces.id_mappings(
         subject.sandbox.linux.security_context.namespace_options
@@ -51,7 +51,7 @@ def spec(subject: Subject) -> Spec:
         ),
     )
     made = handler.completed(made, subject)
-    return cdi.applied(made, subject.facts.injection, subject.handler)
+    return cdi.applied(made, subject.facts.injection)
 
 
 def _text(label: Label | None) -> str | None:

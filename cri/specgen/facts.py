@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cri import blockio
 from cri.cdi import injection
 from cri.errors import ImageVolumeFailed, InvalidRequest, WrongState
 from cri.specgen import apparmor, cdi, mounts, security, selinux
@@ -22,7 +23,7 @@ from runtime.errors import InvalidSpec
 from runtime.init import capabilities, rootfs
 from runtime.seccomp import profile
 from runtime.selinux import node
-from runtime.spec import Device, DeviceRule
+from runtime.spec import BlockIo, Device, DeviceRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +44,10 @@ class Wanted:
 
     log_directory: made if it isn't there, "" for none; default_profile: a seccomp profile that the
     node's configuration puts in place of the built-in one; apparmor_profile: what RuntimeDefault
-    is; cdi_spec_dirs: where devices that are asked for by name are described; labels: SELinux's,
-    which the policy has to know; progress: the paths that were looked at, the last one is where it
-    hangs, if it does; node_devices: a privileged container gets all of them.
+    is; cdi_spec_dirs: where devices that are asked for by name are described; blockio_class: see
+    `classes.asked`; labels: SELinux's, which the policy has to know; progress: the paths that were
+    looked at, the last one is where it hangs, if it does; node_devices: a privileged container gets
+    all of them.
     """
 
     config: api.ContainerConfig
@@ -55,6 +57,8 @@ class Wanted:
     apparmor_profile: str = profiles.DEFAULT
     cdi_spec_dirs: tuple[str, ...] = ()
     labels: selinux.Labels = selinux.NONE
+    blockio_class: tuple[str, str] | None = None
+    blockio_config_file: str = ""
     image_layers: tuple[tuple[str, ...], ...] = ()
     progress: list[str] = field(default_factory=list)
 
@@ -83,11 +87,20 @@ def gather(wanted: Wanted) -> Facts:
         device_rules=rules,
         seccomp=_seccomp(config, wanted.default_profile),
         lowest_oom_score=lowest_oom_score(),
+        block_io=_block_io(wanted),
         injection=injection.resolve(named, wanted.cdi_spec_dirs),
         apparmor_profile=_apparmor(config, wanted.apparmor_profile),
         image_layers=wanted.image_layers,
         labels=_labels(wanted.labels),
     )
+
+
+def _block_io(wanted: Wanted) -> BlockIo | None:
+    if wanted.blockio_class is None:
+        return None
+    name, field = wanted.blockio_class
+    wanted.progress.append(wanted.blockio_config_file)
+    return blockio.resolve(name, field, wanted.blockio_config_file)
 
 
 def _check_sub_paths(

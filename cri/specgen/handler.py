@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cri.handlers import SHIM, HandlerConfig
+from cri.specgen.resources import filled
 from runtime import codec
-from runtime.spec import Device, Mount, Resources, Rlimit
+from runtime.errors import InvalidSpec
+from runtime.monitor.hooks.plan import checked
+from runtime.spec import Device, Hook, Mount, Resources, Rlimit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,18 +62,17 @@ class Base:
     process: BaseProcess = field(default_factory=BaseProcess)
     mounts: tuple[Mount, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
     linux: BaseLinux = field(default_factory=BaseLinux)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeHandler:
-    """A handler as this node has it. hooks: the base's, as they are, for a program;
-    recursive_read_only: whether it knows such mounts."""
+    """A handler as this node has it. recursive_read_only: whether it knows such mounts."""
 
     name: str = ""
     config: HandlerConfig = field(default_factory=HandlerConfig)
     base: Base = field(default_factory=Base)
-    hooks: Mapping[str, object] = field(default_factory=dict)
     recursive_read_only: bool = True
 
     @property
@@ -83,8 +85,8 @@ class BaseRefused(ValueError):
     """A base spec that can't be used; the text says why."""
 
 
-def load_base(path: Path, config: HandlerConfig) -> tuple[Base, dict[str, object]]:
-    """A base spec and its hooks. Blocks. Raises BaseRefused."""
+def load_base(path: Path) -> Base:
+    """A base spec. Blocks. Raises BaseRefused, OSError."""
     try:
         document: object = json.loads(path.read_bytes())
         json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is no text
@@ -92,16 +94,13 @@ def load_base(path: Path, config: HandlerConfig) -> tuple[Base, dict[str, object
             raise BaseRefused("not a JSON object")
         _check_keys(document)
         base = codec.decode(Base, document, camel=True)
+        return replace(base, hooks=checked(base.hooks))
     except RecursionError:
         raise BaseRefused(f"base_runtime_spec {path}: nested too deeply") from None
     except OSError as error:
         raise BaseRefused(f"base_runtime_spec {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, InvalidSpec) as error:
         raise BaseRefused(f"base_runtime_spec {path}: {error}") from error
-    hooks = document.get("hooks") or {}
-    if hooks and not config.program:
-        raise BaseRefused(f'base_runtime_spec {path}: hooks: only with type = "oci" or "shim"')
-    return base, hooks
 
 
 def _check_keys(document: Mapping[str, object]) -> None:
@@ -154,6 +153,7 @@ def completed(spec: Spec, subject: Subject) -> Spec:
     return replace(
         spec,
         process=_process(spec.process, base.process),
+        hooks=base.hooks,
         linux=_linux(spec.linux, base.linux, hides=hides),
     )
 
@@ -177,16 +177,8 @@ def _linux(linux: Linux, base: BaseLinux, *, hides: bool) -> Linux:
 
 
 def _resources(asked: Resources, base: Resources) -> Resources:
-    pages = {limit.page_size for limit in asked.hugepage_limits}
-    more = (limit for limit in base.hugepage_limits if limit.page_size not in pages)
-    return Resources(
-        devices=(*asked.devices, *(rule for rule in base.devices if rule.allow)),
-        memory=asked.memory or base.memory,
-        cpu=asked.cpu or base.cpu,
-        pids=asked.pids or base.pids,
-        hugepage_limits=(*asked.hugepage_limits, *more),
-        unified={**base.unified, **asked.unified},
-    )
+    rules = (*asked.devices, *(rule for rule in base.devices if rule.allow))
+    return replace(filled(asked, base), devices=rules)
 
 
 def _union(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest
@@ -21,7 +22,8 @@ def resources(subject: Subject) -> Resources:
         subject.security.privileged and not subject.handler.config.privileged_without_host_devices
     )
     rules = (EVERYTHING,) if everything else (NOTHING, *subject.facts.device_rules)
-    return translated(subject.config.linux.resources, "config.linux.resources", devices=rules)
+    made = translated(subject.config.linux.resources, "config.linux.resources", devices=rules)
+    return replace(made, block_io=subject.facts.block_io) if subject.facts.block_io else made
 
 
 def translated(
@@ -36,6 +38,42 @@ def translated(
             HugepageLimit(limit.page_size, limit.limit) for limit in wanted.hugepage_limits
         ),
         unified=dict(wanted.unified),
+    )
+
+
+def filled(asked: Resources, base: Resources) -> Resources:
+    """What is asked for, and of the base what nothing is said of; the devices are the asker's."""
+    pages = {limit.page_size for limit in asked.hugepage_limits}
+    others = (limit for limit in base.hugepage_limits if limit.page_size not in pages)
+    return Resources(
+        devices=asked.devices,
+        memory=_filled_memory(asked.memory, base.memory),
+        cpu=_filled_cpu(asked.cpu, base.cpu),
+        pids=asked.pids or base.pids,
+        block_io=asked.block_io or base.block_io,
+        hugepage_limits=(*asked.hugepage_limits, *others),
+        unified={**base.unified, **asked.unified},
+    )
+
+
+def _filled_memory(asked: Memory | None, base: Memory | None) -> Memory | None:
+    """CRI knows the limit and that of swap, which belong together."""
+    if asked is None or base is None:
+        return asked or base
+    return replace(base, limit=asked.limit, swap=asked.swap)
+
+
+def _filled_cpu(asked: Cpu | None, base: Cpu | None) -> Cpu | None:
+    """Quota and period belong together."""
+    if asked is None or base is None:
+        return asked or base
+    time = asked if asked.quota or asked.period else base
+    return Cpu(
+        shares=asked.shares or base.shares,
+        quota=time.quota,
+        period=time.period,
+        cpus=asked.cpus or base.cpus,
+        mems=asked.mems or base.mems,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cri.cdi.injection import NOTHING, Injection
 from cri.specgen.handler import RuntimeHandler
 from cri.specgen.selinux import NONE, Labels
-from runtime.spec import Device, DeviceRule, Seccomp
+from runtime.spec import BlockIo, Device, DeviceRule, Seccomp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +24,9 @@ class Facts:
     devices, device_rules: what the requested device paths turned out to be (privileged: all the
     node's); seccomp: the profile file that the request or the configuration names;
     lowest_oom_score: what we may set at all; injection: what devices asked for by name bring;
-    apparmor_profile: one that the kernel has, "" for none; labels: SELinux's; image_layers: of the
-    images that are mounted, in the order of the mounts, each topmost first.
+    block_io: what its class means; apparmor_profile: one that the kernel has, "" for none; labels:
+    SELinux's; image_layers: of the images that are mounted, in the order of the mounts, each
+    topmost first.
     """
 
     devices: tuple[Device, ...] = ()
@@ -33,6 +34,7 @@ class Facts:
     seccomp: Seccomp | None = None
     lowest_oom_score: int = -1000
     injection: Injection = NOTHING
+    block_io: BlockIo | None = None
     apparmor_profile: str = ""
     labels: Labels = NONE
     image_layers: tuple[tuple[str, ...], ...] = ()

@@ -68,12 +68,16 @@ def touched(
     return part
 
 
-def respecified(spec: Spec, new: api.LinuxContainerResources, lowest_oom_score: int) -> Spec:
-    """The spec of a container with new resources."""
-    changed = resources.translated(new, FIELD, devices=spec.linux.resources.devices)
-    score = max(new.oom_score_adj, lowest_oom_score)
+def respecified(spec: Spec, part: api.LinuxContainerResources, lowest_oom_score: int) -> Spec:
+    """The spec of a container with what of its resources is touched; others may have added more."""
+    old = spec.linux.resources
+    asked = resources.translated(part, FIELD, devices=old.devices)
+    process = spec.process
+    if part.oom_score_adj:
+        score = max(part.oom_score_adj, lowest_oom_score)
+        process = dataclasses.replace(process, oom_score_adj=score)
     return dataclasses.replace(
         spec,
-        process=dataclasses.replace(spec.process, oom_score_adj=score),
-        linux=dataclasses.replace(spec.linux, resources=changed),
+        process=process,
+        linux=dataclasses.replace(spec.linux, resources=resources.filled(asked, old)),
     )

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from network.pod_network import PodNetwork
 
 IMAGE_ID = "sha256:" + "ab" * 32
+MANIFEST = "sha256:" + "2" * 64
 FOREVER = ("sleep", "1000")
 STUBBORN = ("sh", "-c", 'trap "echo asked" TERM; echo ready; while true; do sleep 0.05; done')
 APPLETS = ("sh", "sleep", "cat", "echo", "true", "false", "id", "kill")
@@ -92,7 +93,7 @@ class Images:
 
     def find(self, text: str) -> Image | None:
         config = ImageConfig(Platform(), (), cmd=("sh",), env=("PATH=/bin",))
-        image = Image(IMAGE_ID, ("busybox:1",), (), 1, config, False, IMAGE_ID, 0)
+        image = Image(IMAGE_ID, ("busybox:1",), (), 1, config, False, MANIFEST, 0)
         return image if text in ("busybox", IMAGE_ID) else None
 
     def prepare(self, image_id: str, container_id: str, owner: tuple[int, int] = (0, 0)) -> Overlay:

@@ -15,9 +15,8 @@ from cri.cdi import registry
 from cri.cdi.injection import Injection, Request, resolve
 from cri.cdi.spec import parse
 from cri.errors import CriFault, InvalidRequest, NotImplementedYet, WrongState
-from cri.handlers import HandlerConfig
 from cri.specgen import cdi, container
-from cri.specgen.handler import RuntimeHandler
+from cri.specgen.handler import Base, RuntimeHandler
 from cri.specgen.subject import Facts
 from cri.tests.test_specgen import image, secured, subject
 from runtime.handlers.oci_cli import config
@@ -198,6 +197,14 @@ def test_a_file_that_can_t_be_says_where(changed: dict[str, object], problem: st
         ({"env": ["X"]}, r"env\[0\]: 'X' is not of the form"),
         ({"hooks": [{"hookName": "later", "path": "/x"}]}, "'later' is none of"),
         ({"hooks": [{"hookName": "poststop", "path": "x"}]}, r"hooks\[0\]\.path: 'x' is not an"),
+        (
+            {"hooks": [{"hookName": "poststop", "path": "/x", "timeout": 0}]},
+            r"hooks\[0\]\.timeout: 0 is not above 0",
+        ),
+        (
+            {"hooks": [{"hookName": "poststop", "path": "/x", "env": ["A"]}]},
+            r"hooks\[0\]\.env\[0\]: 'A' can't be given",
+        ),
         ({"additionalGids": [-1]}, r"additionalGids\[0\]: -1 is not in"),
         ({"env": "A=1"}, "expected array"),
     ],
@@ -294,16 +301,22 @@ def test_what_a_device_brings_goes_before_the_request() -> None:
     assert sources == ["/device", "/in", "/deep"]  # parents first
 
 
-def test_hooks_are_for_handlers_that_can_run_them(tmp_path: Path) -> None:
+def test_hooks_of_devices_come_after_those_of_the_handler(tmp_path: Path) -> None:
     hook = {"hookName": "createContainer", "path": "/usr/bin/links", "args": ["links", "-v"]}
     write(tmp_path / "a.json", {"0": {"hooks": [hook]}})
-    asking = subject(secured(), facts=Facts(injection=ask(tmp_path, "vendor.com/gpu=0")))
-    with pytest.raises(NotImplementedYet, match=r"gpu=0 .*createContainer hook /usr/bin/links"):
-        container.spec(asking)
-    binary = RuntimeHandler("runc", HandlerConfig(type="oci"))
-    spec = container.spec(dataclasses.replace(asking, handler=binary))
-    assert spec.hooks == {"createContainer": (Hook("/usr/bin/links", ("links", "-v")),)}
-    written = config(spec, Path("/place"), {"createContainer": [{"path": "/first"}]})
-    assert written["hooks"] == {
-        "createContainer": [{"path": "/first"}, {"path": "/usr/bin/links", "args": ["links", "-v"]}]
+    first = {"createContainer": (Hook("/first"),), "poststop": (Hook("/last"),)}
+    asking = dataclasses.replace(
+        subject(secured(), facts=Facts(injection=ask(tmp_path, "vendor.com/gpu=0"))),
+        handler=RuntimeHandler("x", base=Base(hooks=first)),
+    )
+    spec = container.spec(asking)
+    links = Hook("/usr/bin/links", ("links", "-v"))
+    assert spec.hooks == {
+        "createContainer": (Hook("/first"), links),
+        "poststop": (Hook("/last"),),
+    }
+    written = {"path": "/usr/bin/links", "args": ["links", "-v"]}
+    assert config(spec, Path("/place"))["hooks"] == {
+        "createContainer": [{"path": "/first"}, written],
+        "poststop": [{"path": "/last"}],
     }

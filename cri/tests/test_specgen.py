@@ -335,7 +335,7 @@ def test_namespaces_that_contradict_the_pod_are_refused(
     [
         ({"io.kubernetes.cri.rdt-class": "gold"}, {}),
         ({}, {"rdt.resources.beta.kubernetes.io/pod": "gold"}),
-        ({}, {"blockio.resources.beta.kubernetes.io/container.main": "gold"}),
+        ({}, {"rdt.resources.beta.kubernetes.io/container.main": "gold"}),
     ],
 )
 def test_a_class_of_service_that_nobody_defines_is_named(

@@ -18,7 +18,7 @@ from cri.specgen.handler import Base, BaseRefused, RuntimeHandler, load_base
 from cri.tests.test_specgen import secured, subject
 from runtime.handlers.oci_cli import OciCli
 from runtime.handlers.shim_v2 import ShimV2
-from runtime.spec import Spec
+from runtime.spec import Hook, Spec
 
 OCI = HandlerConfig(type="oci", path="/usr/sbin/runc")
 SHIM = HandlerConfig(type="shim", path="/opt/kata/bin/containerd-shim-kata-v2")
@@ -36,7 +36,7 @@ def spec_with(
 def base(tmp_path: Path, **parts: object) -> Base:
     file = tmp_path / "base.json"
     file.write_text(json.dumps(parts))
-    return load_base(file, HandlerConfig())[0]
+    return load_base(file)
 
 
 def test_only_annotations_that_a_pattern_allows_reach_the_spec_and_the_containers_win() -> None:
@@ -117,7 +117,8 @@ def test_a_base_fills_what_the_pod_leaves_open_and_nothing_else(tmp_path: Path) 
     [
         ({"linux": {"intelRdt": {}}}, "linux.intelRdt: nobody would honour it"),
         ({"vm": {}}, "vm: nobody would honour it"),
-        ({"hooks": {"poststop": []}}, 'hooks: only with type = "oci"'),
+        ({"hooks": {"poststopp": [{"path": "/x"}]}}, "hooks.poststopp: no such hook: there are"),
+        ({"hooks": {"poststop": [{"path": "x"}]}}, 'hooks.poststop[0].path: "x" is not absolute'),
         ({"process": {"env": [1]}}, "process.env[0]: expected str"),
     ],
 )
@@ -142,7 +143,7 @@ def test_a_base_that_is_no_document_is_refused_by_its_name(
     if content is not None:
         path.write_text(content)
     with pytest.raises(BaseRefused, match=f"base_runtime_spec {path}: .*{says}"):
-        load_base(path, HandlerConfig())
+        load_base(path)
 
 
 def test_variants_hold_back_sysfs_and_devices_from_privileged_containers() -> None:
@@ -171,11 +172,11 @@ def test_a_recursive_read_only_mount_is_refused_where_nobody_knows_it() -> None:
 
 
 def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) -> None:
-    hooks = {"createRuntime": [{"path": "/hook"}]}
+    hooks = {"createRuntime": [{"path": "/hook"}], "poststop": []}
     (tmp_path / "base.json").write_text(json.dumps({"hooks": hooks}))
     config = parse(
         "[runtime.handlers.other]\ntype = 'oci'\npath = '/no/such'\narguments = ['-x']\n"
-        f"base_runtime_spec = '{tmp_path}/base.json'\n[runtime.handlers.strict]\n"
+        f"[runtime.handlers.strict]\nbase_runtime_spec = '{tmp_path}/base.json'\n"
         "[runtime.handlers.kata]\ntype = 'shim'\npath = '/no/such/containerd-shim-kata-v2'\n"
         "options = {ConfigPath = '/k.toml'}\nsandbox_task = true\n"
     )
@@ -184,11 +185,12 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
     recursive = [one.recursive_read_only for one in found.values()]
     assert recursive == [True, True, False, True, False]
     assert node_handlers.runtimes(found) == {
-        "other": OciCli("other", "/no/such", ("-x",), hooks=hooks),
+        "other": OciCli("other", "/no/such", ("-x",)),
         "kata": ShimV2(
             "kata", "/no/such/containerd-shim-kata-v2", {"ConfigPath": "/k.toml"}, sandbox_task=True
         ),
     }
+    assert spec_with(found["strict"]).hooks == {"createRuntime": (Hook("/hook"),)}
 
 
 @pytest.mark.parametrize(

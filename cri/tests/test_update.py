@@ -12,14 +12,24 @@ from cri.rpc.container_update import update_container_resources
 from cri.rpc.sandbox_status import pod_sandbox_status
 from cri.rpc.sandbox_update import update_pod_sandbox_resources
 from cri.specgen import resources
-from cri.specgen.update import merged, touched
+from cri.specgen.update import merged, respecified, touched
 from cri.store.container import Container
 from cri.store.store import Store
 from cri.tests.pods import FOREVER, Node
 from cri.tests.test_store import container
 from runtime.cgroup.errors import CgroupRefused
 from runtime.errors import InvalidSpec
-from runtime.spec import Cpu, Memory
+from runtime.spec import (
+    Cpu,
+    DeviceRule,
+    HugepageLimit,
+    Memory,
+    Pids,
+    Process,
+    Resources,
+    Spec,
+)
+from runtime.spec import Linux as Runtime
 
 MIB = 1 << 20
 Linux = api.LinuxContainerResources
@@ -99,6 +109,33 @@ def test_a_limit_above_the_old_limit_of_both_says_what_is_missing() -> None:
     new = merged(old, Linux(memory_limit_in_bytes=128))
     with pytest.raises(InvalidRequest, match=r"linux.memory_swap_limit_in_bytes: 96 is below"):
         resources.translated(new, "linux")
+
+
+def test_a_new_spec_keeps_what_the_request_never_said() -> None:
+    base = Resources(
+        devices=(DeviceRule(allow=False),),
+        memory=Memory(limit=512 * MIB, reservation=MIB, swap=-1),
+        cpu=Cpu(shares=7, quota=9_000, period=90_000, mems="0"),
+        pids=Pids(33),
+        hugepage_limits=(HugepageLimit("1GB", 0), HugepageLimit("2MB", 5)),
+        unified={"io.weight": "3", "memory.low": "5"},
+    )
+    spec = Spec(Process(("x",), oom_score_adj=444), linux=Runtime(resources=base))
+    asked = Linux(memory_limit_in_bytes=64 * MIB, cpu_shares=100, unified={"memory.low": "6"},
+                  hugepage_limits=[api.HugepageLimit(page_size="2MB", limit=6)])  # fmt: skip
+    made = respecified(spec, touched(asked, merged(Linux(), asked)), -1000)
+    assert made.process.oom_score_adj == 444
+    assert made.linux.resources == Resources(
+        devices=base.devices,
+        memory=Memory(limit=64 * MIB, reservation=MIB, swap=64 * MIB),
+        cpu=Cpu(shares=100, quota=9_000, period=90_000, mems="0"),
+        pids=Pids(33),
+        hugepage_limits=(HugepageLimit("2MB", 6), HugepageLimit("1GB", 0)),
+        unified={"io.weight": "3", "memory.low": "6"},
+    )
+    time = touched(Linux(cpu_quota=-1), merged(Linux(), Linux(cpu_quota=-1)))
+    assert respecified(spec, time, 0).linux.resources.cpu == Cpu(shares=7, quota=-1, mems="0")
+    assert respecified(spec, Linux(oom_score_adj=-5), 0).process.oom_score_adj == 0
 
 
 def test_a_score_out_of_range_is_named() -> None:

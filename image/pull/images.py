@@ -22,6 +22,7 @@ from image.errors import (
     RegistryBusy,
     RegistryUnavailable,
     StorageFull,
+    UnsupportedImage,
     WorkerLost,
 )
 from image.manifest import (
@@ -30,6 +31,7 @@ from image.manifest import (
     Manifest,
     Platform,
     check_runnable,
+    files,
     parse,
     parse_config,
 )
@@ -122,7 +124,9 @@ class Images:
             what = f"{reference.name}@{resolved.manifest}"
             manifest = parse(data, "", what)
             assert isinstance(manifest, Manifest)
-            config = self._content.read(manifest.config.digest, CONFIG_LIMIT)
+            config = b""
+            if not manifest.artifact:
+                config = self._content.read(manifest.config.digest, CONFIG_LIMIT)
             remote = replace(remote, authorizations=resolved.authorizations, dead=resolved.dead)
             found = Found(resolved.manifest, data, config, (), (), verified=True)
             names = [(reference.at(resolved.target), resolved.target)]
@@ -178,6 +182,9 @@ class Images:
         """Layers with everything that is known about them. Raises UnsupportedImage."""
         manifest = parse(found.manifest, "", name)
         assert isinstance(manifest, Manifest)
+        if manifest.artifact:
+            wanted_files = self._files(name, manifest, found, remote)
+            return _Plan(found.manifest_digest, found.manifest_digest, wanted_files, names)
         config = parse_config(found.config, f"{name}, config {manifest.config.digest}")
         check_runnable(name, manifest, config, self._platform)
         layers: list[Wanted] = []
@@ -196,6 +203,31 @@ class Images:
             )
             layers.append(wanted)
         return _Plan(manifest.config.digest, found.manifest_digest, tuple(layers), names)
+
+    def _files(
+        self, name: str, manifest: Manifest, found: Found, remote: Remote | None
+    ) -> tuple[Wanted, ...]:
+        """The files of an artifact, a layer each."""
+        if remote is None:
+            raise UnsupportedImage(f"{name}: it is an artifact, which can be pulled, not imported")
+        wanted: list[Wanted] = []
+        for title, descriptor in files(manifest, name):
+            both = Digest.of(f"{descriptor.digest} {title}".encode())
+            wanted.append(
+                Wanted(
+                    what=f"{name}, file {title!r} ({descriptor.digest})",
+                    diff_id=both,
+                    chain_id=both,
+                    digest=descriptor.digest,
+                    size=descriptor.size,
+                    source=self._source(found, 0, descriptor.digest),
+                    remote=remote,
+                    content=str(self._content.root) if self._settings.keep_blobs else "",
+                    below=(),
+                    title=title,
+                )
+            )
+        return tuple(wanted)
 
     def _source(self, found: Found, position: int, digest: Digest) -> Source | None:
         """A file: of the archive, or the blob that was kept when the layer was here before."""

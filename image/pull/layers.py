@@ -33,7 +33,7 @@ from image.worker.pool import Pool, expect, finished
 class Wanted:
     """A layer of an image. what: its name in messages; digest: of its blob, None: not known.
 
-    below: the layers under it, from the bottom up; source, remote: see `messages.Unpack`.
+    below: the layers under it, from the bottom up; source, remote, title: see `messages.Unpack`.
     """
 
     what: str
@@ -45,10 +45,13 @@ class Wanted:
     remote: Remote | None
     content: str
     below: tuple[Wanted, ...]
+    title: str = ""
 
     @property
-    def keys(self) -> tuple[str, str]:
+    def keys(self) -> tuple[str, ...]:
         """How the catalog may know it."""
+        if self.title:
+            return (f"file:{self.diff_id}",)
         return f"diff:{self.diff_id}", f"chain:{self.chain_id}"
 
 
@@ -152,6 +155,7 @@ class Layers:
             wanted.remote,
             wanted.content,
             self._limits,
+            wanted.title,
         )
         try:
             result = (await expect(Unpacked, self._pool.run(job, report))).result

@@ -152,6 +152,33 @@ def image(
     return BuiltImage(data, config_data, built, str(shape["mediaType"]), index_data, foreign, blobs)
 
 
+def artifact(contents: dict[str, bytes], *, note: str = "") -> BuiltImage:
+    """An artifact as oras makes one: each content a layer, with its name as the title."""
+    config = b"{}"
+    shape = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.test.model",
+        "config": {
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": digest(config),
+            "size": len(config),
+        },
+        "layers": [
+            {
+                "mediaType": "application/octet-stream",
+                "digest": digest(data),
+                "size": len(data),
+                "annotations": {"org.opencontainers.image.title": name},
+            }
+            for name, data in contents.items()
+        ],
+        "annotations": {"note": note},
+    }
+    blobs = {digest(data): data for data in (config, *contents.values())}
+    return BuiltImage(json.dumps(shape).encode(), config, (), blobs=blobs)
+
+
 def _index(shape: dict[str, object], data: bytes, platform: dict[str, str]) -> tuple[bytes, bytes]:
     """A manifest for another machine, and an index of both."""
     foreign = json.dumps({**shape, "annotations": {"for": "another machine"}}).encode()

@@ -15,12 +15,14 @@ from image.manifest import (
     DOCKER_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
+    TITLE,
     Descriptor,
     Index,
     Manifest,
     Platform,
     check_runnable,
     choose,
+    files,
     parse,
     parse_config,
 )
@@ -99,8 +101,54 @@ def test_artifacts_and_encrypted_layers_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedImage, match=r"layer 1 .* decrypt"):
         parse(json.dumps(shape).encode(), "", "x")
     shape["config"]["mediaType"] = "application/vnd.oci.empty.v1+json"
-    with pytest.raises(UnsupportedImage, match="no container image but an artifact"):
+    with pytest.raises(
+        UnsupportedImage, match=r"no container image but an artifact.* without files"
+    ):
         parse(json.dumps(shape).encode(), "", "x")
+
+
+def artifact(*titles: str | None) -> bytes:
+    layers = [
+        {
+            "mediaType": "text/plain",
+            "digest": build.digest(str(title).encode()),
+            "size": 1,
+            "annotations": {} if title is None else {TITLE: title},
+        }
+        for title in titles
+    ]
+    config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": build.digest(b"{}"),
+              "size": 2}  # fmt: skip
+    return json.dumps({"schemaVersion": 2, "config": config, "layers": layers}).encode()
+
+
+def test_an_artifacts_files_are_its_layers_with_a_title() -> None:
+    names = ("weights.bin", "a b", ".wh.x", "é" * 127, "-rf", "..x", "nested:1")
+    manifest = parse(artifact(names[0], None, *names[1:]), "", "x")
+    assert isinstance(manifest, Manifest)
+    assert manifest.artifact
+    assert [title for title, _ in files(manifest, "x")] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("titles", "why"),
+    [
+        (("../x",), "is a path"),
+        (("/etc/passwd",), "is a path"),
+        (("a/b",), "is a path"),
+        (("",), "is a path"),
+        ((".",), "is a path"),
+        (("..",), "is a path"),
+        (("a\0b",), "has characters"),
+        (("a\nb",), "has characters"),
+        (("x" * 256,), "longer than 255 bytes"),
+        (("é" * 128,), "longer than 255 bytes"),
+        (("same", "same"), "is the name of two files"),
+    ],
+)
+def test_a_title_that_is_no_name_of_a_file_is_refused(titles: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UnsupportedImage, match=f"layer {len(titles)} has the title .*{why}"):
+        parse(artifact(*titles), "", "x")
 
 
 def test_the_best_variant_that_runs_here_is_chosen() -> None:

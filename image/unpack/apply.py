@@ -74,6 +74,16 @@ class Result:
     links: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def require_free(directory_fd: int, limits: UnpackLimits) -> None:
+    """Stop before the node's disk is full: others live on it too. Raises StorageFull."""
+    status = os.statvfs(directory_fd)
+    free = status.f_bavail * status.f_frsize
+    if free < limits.reserve_bytes:
+        path = os.readlink(f"/proc/self/fd/{directory_fd}")
+        kept = f"{free} bytes free, {limits.reserve_bytes} are kept in reserve"
+        raise StorageFull(path, kept)
+
+
 def unpack(
     chunks: Iterator[bytes], target: Path, limits: UnpackLimits, counters: Counters
 ) -> Result:
@@ -153,14 +163,8 @@ class _Unpacker:
             self._check_space()
 
     def _check_space(self) -> None:
-        """Stop before the node's disk is full: others live on it too."""
         self.next_check = self.size + (self.inodes << 12) + _SPACE_CHECK
-        status = os.statvfs(self.root)
-        free = status.f_bavail * status.f_frsize
-        if free < self.limits.reserve_bytes:
-            path = os.readlink(f"/proc/self/fd/{self.root}")
-            kept = f"{free} bytes free, {self.limits.reserve_bytes} are kept in reserve"
-            raise StorageFull(path, kept)
+        require_free(self.root, self.limits)
 
     def _describe_root(self, entry: Entry) -> None:
         if entry.kind != tar.DIRECTORY:

@@ -18,7 +18,7 @@ from image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, Manifest, choose, parse
 from image.reference import Reference
 from image.settings import RegistrySettings
 from image.unpack import Result, settle, unpack
-from image.unpack.apply import Counters
+from image.unpack.apply import Counters, require_free
 from image.worker.messages import (
     Answer,
     ApplyDiff,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from image.registry.transport import Transport
 
 _FILE_CHUNK: Final = 1 << 20
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NESTING: Final = 4  # indexes inside of indexes
 _LAST: Final = 19  # the lowest priority there is
 
@@ -131,7 +132,8 @@ def resolve(job: Resolve, client: Client) -> Resolved:
         data = _document(client, content, digest, data)
         document = parse(data, media_type, what)
         if isinstance(document, Manifest):
-            _keep_config(client, content, document)
+            if not document.artifact:
+                _keep_config(client, content, document)
             return Resolved(target, digest, client.authorizations, client.dead)
         chosen = choose(document, job.platform, what)
         digest, media_type, data = chosen.digest, chosen.media_type, None
@@ -190,6 +192,8 @@ def _unpack_from(chunks: Iterator[bytes], job: Unpack, counters: Counters) -> Re
     target = Path(job.target)
     target.mkdir(mode=0o755)
     counters.fetched = 0
+    if job.title:
+        return _file_of_artifact(chunks, job, counters)
     diff = Verifier(f"{job.what} unpacked", job.diff_id)
     with ExitStack() as stack:
         verifier, blob = _blob(job, stack)
@@ -209,6 +213,28 @@ def _unpack_from(chunks: Iterator[bytes], job: Unpack, counters: Counters) -> Re
     if not (result.implicit or result.links):
         directory.sync_file_system(target)
     return result
+
+
+def _file_of_artifact(chunks: Iterator[bytes], job: Unpack, counters: Counters) -> Result:
+    """The blob as it is, as the only file in its directory; `manifest.files` checked its name."""
+    target = Path(job.target)
+    with ExitStack() as stack:
+        verifier, blob = _blob(job, stack)
+        fetched = layer.ahead(_counted(chunks, counters, verifier, blob))
+        stack.enter_context(closing(fetched))
+        fd = os.open(target / job.title, _NEW_FILE, 0o644)
+        with open(fd, "wb", buffering=0) as file:
+            for chunk in fetched:
+                require_free(fd, job.limits)
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                counters.written += len(chunk)
+            used = os.fstat(fd).st_blocks * 512
+        if blob is not None:
+            blob.commit()
+    directory.sync_file_system(target)
+    return Result(used + 4096, 2, None, opaque=False)
 
 
 def _blob(job: Unpack, stack: ExitStack) -> tuple[Verifier | None, Ingest | None]:

@@ -83,7 +83,8 @@ class Unpack:
     """Turn a layer into the new directory `target`, which also becomes durable.
 
     what: the layer's name in messages; digest: of the blob, None if only the diff id is known;
-    source: a file, or None for the registry `remote`; content: where to keep the blob too, or "".
+    source: a file, or None for the registry `remote`; content: where to keep the blob too, or "";
+    title: of an artifact's file, which is no archive: the only thing in the directory then.
     """
 
     what: str
@@ -95,6 +96,7 @@ class Unpack:
     remote: Remote | None
     content: str
     limits: UnpackLimits
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

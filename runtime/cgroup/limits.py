@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 from runtime.cgroup import devices
 from runtime.errors import InvalidSpec
-from runtime.spec import Cpu, DeviceRule, HugepageLimit, Memory, Pids, Resources
+from runtime.spec import (
+    BlockIo,
+    Cpu,
+    DeviceRule,
+    HugepageLimit,
+    Memory,
+    Pids,
+    Resources,
+    Throttle,
+)
 
 PREFIX = "linux.resources"
 MIN_SHARES, MAX_SHARES = 2, 262144  # the kernel's bounds of cpu.shares
@@ -75,6 +84,8 @@ def _v1(resources: Resources) -> Iterator[Setting]:
         yield from _cpuset(resources.cpu)
     if resources.pids:
         yield from _pids(resources.pids)
+    if resources.block_io:
+        yield from _v1_block_io(resources.block_io)
     for index, page in enumerate(resources.hugepage_limits):
         yield from _hugetlb(page, index, "limit_in_bytes")
 
@@ -87,6 +98,8 @@ def _v2(resources: Resources) -> Iterator[Setting]:
         yield from _cpuset(resources.cpu)
     if resources.pids:
         yield from _pids(resources.pids)
+    if resources.block_io:
+        yield from _v2_block_io(resources.block_io)
     for index, page in enumerate(resources.hugepage_limits):
         yield from _hugetlb(page, index, "max")
     yield from _unified(resources)
@@ -172,8 +185,10 @@ def _cpu_numbers(cpu: Cpu) -> tuple[int, int, int]:
     """(shares, quota, period), checked, 0 for "not asked for"."""
     shares, quota, period = cpu.shares or 0, cpu.quota or 0, cpu.period or 0
     path = f"{PREFIX}.cpu"
-    if not 0 <= shares < 1 << 64:
-        raise InvalidSpec(f"{path}.shares", f"{shares} is out of range: give {MIN_SHARES} or more")
+    if not 0 <= shares <= MAX_SHARES:
+        raise InvalidSpec(
+            f"{path}.shares", f"{shares}; the kernel takes {MIN_SHARES} to {MAX_SHARES}"
+        )
     if quota and quota != UNLIMITED and quota < MIN_QUOTA:
         raise InvalidSpec(
             f"{path}.quota", f"{quota} µs; the kernel takes {MIN_QUOTA} or more, or -1 for no limit"
@@ -182,7 +197,7 @@ def _cpu_numbers(cpu: Cpu) -> tuple[int, int, int]:
         raise InvalidSpec(
             f"{path}.period", f"{period} µs; the kernel takes {MIN_PERIOD} to {MAX_PERIOD}"
         )
-    return shares and min(max(shares, MIN_SHARES), MAX_SHARES), quota, period
+    return shares and max(shares, MIN_SHARES), quota, period
 
 
 def _v1_cpu(cpu: Cpu) -> Iterator[Setting]:
@@ -226,9 +241,62 @@ def _pids(pids: Pids) -> Iterator[Setting]:
     yield Setting(f"{PREFIX}.pids.limit", "pids", "pids.max", limit)
 
 
+_THROTTLES = (  # field of BlockIo, of the specification, v1's file, v2's key
+    ("throttle_read_bps_device", "throttleReadBpsDevice", "read_bps_device", "rbps"),
+    ("throttle_write_bps_device", "throttleWriteBpsDevice", "write_bps_device", "wbps"),
+    ("throttle_read_iops_device", "throttleReadIOPSDevice", "read_iops_device", "riops"),
+    ("throttle_write_iops_device", "throttleWriteIOPSDevice", "write_iops_device", "wiops"),
+)
+
+
+def _throttles(block_io: BlockIo) -> Iterator[tuple[str, str, str, str]]:
+    """(the spec's field, v1's file, v2's key, "major:minor rate") of each."""
+    for name, words, file, key in _THROTTLES:
+        listed: tuple[Throttle, ...] = getattr(block_io, name)
+        for index, item in enumerate(listed):
+            path = f"{PREFIX}.blockIO.{words}[{index}]"
+            if not 0 < item.rate < 1 << 63:
+                raise InvalidSpec(f"{path}.rate", f"{item.rate} is not above 0, and below 2^63")
+            yield path, file, key, f"{item.major}:{item.minor} {item.rate}"
+
+
+def _weights(block_io: BlockIo, controller: str) -> Iterator[Setting]:
+    """Of BFQ, the only scheduler that knows them on both versions; a note where a disk has none."""
+    path = f"{PREFIX}.blockIO"
+    prefix = "blkio" if controller == "blkio" else "io"
+    if block_io.weight is not None:
+        weight = _checked_weight(block_io.weight, f"{path}.weight")
+        yield Setting(f"{path}.weight", controller, f"{prefix}.bfq.weight", weight, optional=True)
+    own = "blkio.bfq.weight_device" if controller == "blkio" else "io.bfq.weight"
+    for index, item in enumerate(block_io.weight_device):
+        field = f"{path}.weightDevice[{index}].weight"
+        value = f"{item.major}:{item.minor} {_checked_weight(item.weight, field)}"
+        yield Setting(field, controller, own, value, optional=True)
+
+
+def _checked_weight(weight: int, path: str) -> str:
+    if not 10 <= weight <= 1000:
+        raise InvalidSpec(path, f"{weight} is not in 10..1000")
+    return str(weight)
+
+
+def _v1_block_io(block_io: BlockIo) -> Iterator[Setting]:
+    yield from _weights(block_io, "blkio")
+    for path, file, _, value in _throttles(block_io):
+        yield Setting(path, "blkio", f"blkio.throttle.{file}", value)
+
+
+def _v2_block_io(block_io: BlockIo) -> Iterator[Setting]:
+    yield from _weights(block_io, "io")
+    for path, _, key, value in _throttles(block_io):
+        device, rate = value.split(" ")
+        yield Setting(path, "io", "io.max", f"{device} {key}={rate}")
+
+
 def _hugetlb(page: HugepageLimit, index: int, suffix: str) -> Iterator[Setting]:
     path = f"{PREFIX}.hugepageLimits[{index}]"
-    if not _PAGE_SIZE.fullmatch(page.page_size):
+    count = int(page.page_size[:-2]) if _PAGE_SIZE.fullmatch(page.page_size) else 0
+    if not count or count & (count - 1):  # pages are powers of two, on every machine
         raise InvalidSpec(f"{path}.pageSize", f"{page.page_size!r} is no size such as 2MB or 1GB")
     if not 0 <= page.limit < 1 << 64:
         raise InvalidSpec(f"{path}.limit", f"{page.limit} is no number of bytes")

@@ -106,10 +106,12 @@ class CgroupV1:
         """Sets the limits, devices excepted, on a living cgroup. Answers as `create` does."""
         notes = []
         by_file = {setting.file: setting for setting in limits.settings}
+        paired = set()
         for first, second in _PAIRS.items():
             if first in by_file and second in by_file:
-                notes += self._apply_pair(by_file.pop(first), by_file.pop(second))
-        notes += [self._apply(setting) for setting in by_file.values()]
+                notes += self._apply_pair(by_file[first], by_file[second])
+                paired |= {first, second}
+        notes += [self._apply(one) for one in limits.settings if one.file not in paired]
         return tuple(dict.fromkeys(note for note in notes if note))  # some have two files
 
     def _apply_pair(self, first: Setting, second: Setting) -> list[str | None]:

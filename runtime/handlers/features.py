@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 
 from runtime.handlers.shim_options import Options, made_for_runc
-from runtime.monitor.oci.program import PATH
+from runtime.monitor.program import PATH
 
 _PATIENCE = 10.0
 

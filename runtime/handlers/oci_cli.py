@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -37,7 +37,7 @@ class OciCli:
 
     arguments: global ones; root: its state directory, None: below ours; own_cgroup: it makes the
     container's cgroup, else we do and start it in there; hidden: mounts of the node that it is not
-    to see; hooks: the OCI specification's, for the binary to run.
+    to see.
     """
 
     name: str
@@ -46,7 +46,6 @@ class OciCli:
     root: Path | None = None
     own_cgroup: bool = True
     hidden: tuple[str, ...] = ()
-    hooks: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def shim(self) -> bool:
@@ -64,7 +63,7 @@ class OciCli:
             root=os.fspath(root),
             place=os.fspath(place),
             rootfs=compiled.root,
-            config=json.dumps(config(work.spec, place, self.hooks)),
+            config=json.dumps(config(work.spec, place)),
             lookup=compiled.process.lookup,
             hidden=self.hidden,
         )
@@ -73,9 +72,7 @@ class OciCli:
         return begin(ground.place, work.directory, work.spec, made)
 
 
-def config(
-    spec: Spec, place: Path, hooks: Mapping[str, object] | None = None
-) -> Mapping[str, object]:
+def config(spec: Spec, place: Path) -> Mapping[str, object]:
     """config.json of a spec, but for what only the monitor's child knows. Pure.
 
     place: where the bundle is to be mounted.
@@ -85,25 +82,11 @@ def config(
     written = cast(dict[str, object], encode(replace(spec, mounts=mounts, root=root), camel=True))
     written = cast(dict[str, object], _said(written))
     written["ociVersion"] = _VERSION
-    if hooks or spec.hooks:
-        written["hooks"] = _all_hooks(hooks or {}, spec)
     cast(dict[str, object], written["process"]).pop("userLookup", None)
     linux = cast(dict[str, object], written["linux"])
     if not spec.linux.rootfs_propagation:
         linux["rootfsPropagation"] = _propagation(spec.mounts)
     return written
-
-
-def _all_hooks(hooks: Mapping[str, object], spec: Spec) -> Mapping[str, object]:
-    """The handler's, and after them the container's own."""
-    merged = dict(hooks)
-    for name, own in spec.hooks.items():
-        first = merged.get(name)
-        merged[name] = [
-            *(first if isinstance(first, list) else ()),
-            *(encode(hook, camel=True) for hook in own),
-        ]
-    return merged
 
 
 def _said(value: object) -> object:

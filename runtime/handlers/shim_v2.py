@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class ShimV2:
 
     options: the runtime's, by the names that containerd's configuration has for them; sandbox_task:
     it wants a container for the pod itself, first; hidden: mounts of the node that it is not to
-    see; hooks: the OCI specification's, for what it makes containers with.
+    see.
     """
 
     name: str
@@ -45,7 +44,6 @@ class ShimV2:
     options: Options = field(default_factory=dict)
     sandbox_task: bool = False
     hidden: tuple[str, ...] = ()
-    hooks: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def shim(self) -> bool:
@@ -60,7 +58,7 @@ class ShimV2:
         made = ShimPlan(
             binary=self.binary,
             rootfs=compiled.root,
-            config=json.dumps(config(spec, Path(bundle(work.container_id)), self.hooks)),
+            config=json.dumps(config(spec, Path(bundle(work.container_id)))),
             sandbox=json.dumps(config(sandbox, Path(bundle(sandbox_id)))),
             options_type=kind,
             options=options,

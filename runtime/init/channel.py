@@ -6,6 +6,8 @@
        │ ◀─ console (the terminal's master) ──│ only with a terminal
        │ ◀─ born    (pid) ────────────────────│ only of a command: who is the process from here on
        │ ◀─ ready   (identity, stages, warnings)
+       │ ◀─ paused  (stage, descriptors) ─────│ only with hooks, at two places: init waits
+       │ ── go ─────────────────────────────▶ │
        │                                      │ seccomp, execve
        │ ◀─ end of file ──────────────────────│ the descriptor was close-on-exec: exec succeeded
        │
@@ -18,6 +20,7 @@ socket pair.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -31,6 +34,7 @@ from runtime.linux.fds import Socket
 Stage = tuple[str, int, int]  # name, start (CLOCK_MONOTONIC, ns), duration (ns)
 
 _MOST_TEXT = 4096  # characters of a failure's text: a user's name may be as long as an image likes
+_GO = b"go"
 EXIT_FAILED = 127  # of an init that could not become the process it should
 
 
@@ -66,6 +70,14 @@ class Born:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Init waits for `resume`. The receiver owns the descriptors."""
+
+    stage: str
+    descriptors: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """See `runtime.errors.InitFailed`, which the facade makes of it."""
 
@@ -74,7 +86,7 @@ class Failed:
     text: str
 
 
-Said = Ready | Console | Born | Failed
+Said = Ready | Console | Born | Paused | Failed
 
 
 def receive(peer: Socket) -> Said | None:
@@ -86,6 +98,8 @@ def receive(peer: Socket) -> Said | None:
     kind = message["type"]
     if kind == "console":
         return Console(descriptors[0])
+    if kind == "paused":
+        return Paused(str(message["stage"]), descriptors)
     fds.close_all(descriptors)
     if kind == "born":
         return Born(cast(int, message["pid"]))
@@ -102,6 +116,11 @@ def receive(peer: Socket) -> Said | None:
     )
 
 
+def resume(peer: Socket) -> None:
+    """The monitor's side: init may go on."""
+    peer.send(_GO)
+
+
 class Reporter:
     """Init's side. Works with nothing but write(2) once `settle` has been called."""
 
@@ -113,6 +132,15 @@ class Reporter:
 
     def console(self, master_fd: int) -> None:
         fds.send(self._socket, {"type": "console"}, (master_fd,))
+
+    def pause(self, stage: str, descriptors: Sequence[int] = ()) -> None:
+        """Waits until the monitor says that we may go on. descriptors: for it, before `settle`."""
+        if descriptors:
+            fds.send(self._socket, {"type": "paused", "stage": stage}, descriptors)
+        else:
+            self._write({"type": "paused", "stage": stage})
+        if os.read(self._fd, 16) != _GO:
+            raise OSError(errno.ECANCELED, "the monitor has given the container up")
 
     def settle(self, fd: int) -> None:
         """From now on the channel is descriptor `fd`."""

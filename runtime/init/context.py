@@ -64,6 +64,7 @@ class Context:
     one: before exec everything above the channel goes at once. (Defaults of the class, as each
     attribute that is set touches, and in a fresh fork copies, pages of memory.)"""
 
+    shm = b"/shm"  # the pod's shared memory in the mount namespace in which we are: see sandbox.py
     root_fd = dev_fd = pts_fd = null_fd = cwd_fd = console_fd = -1
     sources: Sequence[int] = ()
     late_readonly: Sequence[int] = ()

@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.init import steps
 from runtime.init.capabilities import full, held
 from runtime.init.channel import Reporter
 from runtime.init.context import Context, Ourselves, Surroundings, Target
+from runtime.init.steps import Step
 from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux.fds import Socket, pair
 from runtime.linux.namespace import Clone, setns
@@ -37,19 +38,28 @@ class Child:
     channel: Socket
 
 
-def container(load: Callable[[], ContainerPlan], surroundings: Surroundings) -> Child:
+def container(
+    load: Callable[[], ContainerPlan],
+    surroundings: Surroundings,
+    sequence: Sequence[Step] = steps.CONTAINER,
+) -> Child:
     """Starts the first process of a container."""
     return _fork(
         surroundings,
         lambda report: steps.run(
-            steps.CONTAINER, lambda: Context(load(), surroundings, warm_up(), report), report
+            sequence, lambda: Context(load(), surroundings, warm_up(), report), report
         ),
         pid_ns_fd=surroundings.pid_ns_fd,
         own_pid_namespace=surroundings.own_pid_namespace,
     )
 
 
-def process(load: Callable[[], ProcessPlan], target: Target, surroundings: Surroundings) -> Child:
+def process(
+    load: Callable[[], ProcessPlan],
+    target: Target,
+    surroundings: Surroundings,
+    sequence: Sequence[Step] = steps.PROCESS,
+) -> Child:
     """Starts a process in a running container; surroundings.mount_ns_fd is not used.
 
     Who is forked prepares all, and forks in turn: see `namespaces.be_born`, and `channel.Born`.
@@ -58,7 +68,7 @@ def process(load: Callable[[], ProcessPlan], target: Target, surroundings: Surro
     return _fork(
         surroundings,
         lambda report: steps.run(
-            steps.PROCESS, lambda: Context(load(), surroundings, warm_up(), report, target), report
+            sequence, lambda: Context(load(), surroundings, warm_up(), report, target), report
         ),
     )
 

@@ -12,7 +12,6 @@ from runtime.init.values import MountKind, MountStep, Origin
 from runtime.linux import mount, resolve
 from runtime.linux.mount import AT_FDCWD, PROC_SUPER_MAGIC, MountAttr
 
-_SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace: see sandbox.py
 _KINDS_DIFFER = "a directory can only be mounted on a directory, a file only on a file"
 _RDONLY = int(MountAttr.RDONLY)
 _MS_FLAGS = 0xF  # ro, nosuid, nodev, noexec: MS_* and MOUNT_ATTR_* agree in these
@@ -117,7 +116,7 @@ def attach(context: Context) -> None:
 def _attach(context: Context, step: MountStep, source: int) -> None:
     fd = source if source >= 0 else _make(context, step)
     if step.layers and step.source:
-        fd = _part(fd, step.source)
+        fd = _part(fd, step.source, context.shm)
     if _is_prepared(context, step):
         mount.move_mount(fd, context.dev_fd, step.destination[5:].encode())
         return
@@ -132,13 +131,13 @@ def _attach(context: Context, step: MountStep, source: int) -> None:
         context.late_readonly = (*context.late_readonly, fd)
 
 
-def _part(image: int, path: str) -> int:
+def _part(image: int, path: str, stage: bytes) -> int:
     """What lies at a path in an image, its links resolved in there, as a mount.
 
-    The image is attached for a moment, over the pod's shared memory in our copy of the pod's
-    mounts: of a detached one no kernel before Linux 6.15 clones anything.
+    The image is attached for a moment at `stage`, over the pod's shared memory in our copy of the
+    pod's mounts: of a detached one no kernel before Linux 6.15 clones anything.
     """
-    mount.move_mount(image, AT_FDCWD, _SHM)
+    mount.move_mount(image, AT_FDCWD, stage)
     try:
         found = resolve.open_in_root(image, os.fsencode(path))
         part = mount.clone_tree(found)
@@ -148,7 +147,7 @@ def _part(image: int, path: str) -> int:
             error.errno, f'"{path}" in the image: {os.strerror(error.errno or 0)}'
         ) from None
     finally:
-        mount.umount(_SHM, lazy=True)
+        mount.umount(stage, lazy=True)
     return part
 
 
@@ -160,7 +159,7 @@ def _is_prepared(context: Context, step: MountStep) -> bool:
 
 def _make(context: Context, step: MountStep) -> int:
     if step.kind is MountKind.SHM:
-        fd = mount.clone_tree(AT_FDCWD, _SHM)
+        fd = mount.clone_tree(AT_FDCWD, context.shm)
         if step.attributes:
             mount.mount_setattr(fd, attributes=step.attributes.set)
         return fd

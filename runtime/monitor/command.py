@@ -98,7 +98,7 @@ class Command:
         pid_ns_fd, tasks = -1, list[int]()
         try:
             clone_fd = container.cgroup.clone_fd(beside=container.pid)
-            pid_ns_fd = pod.pid_namespace_fd(container.id)
+            pid_ns_fd = container.pid_namespace_fd()
             tasks = container.cgroup.attach_fds()
             surroundings = launch.Surroundings(
                 stdio=(stdio[0], stdio[1], stdio[2]),
@@ -109,9 +109,7 @@ class Command:
                 subreaper=True,
                 user_ns_fd=pod.facts.user_fd,
             )
-            child = launch.process(
-                self._load_plan, launch.Target(container.pidfd, who), surroundings
-            )
+            child = self._fork(launch.Target(container.pidfd, who), surroundings)
         finally:
             fds.close_all((-1 if clone_fd is None else clone_fd, pid_ns_fd, *tasks))
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
@@ -122,6 +120,9 @@ class Command:
         pod.loop.watch(child.channel.fileno(), self._on_message)
         if isinstance(self._request, Exec) and self._request.timeout > 0:
             self._timer = pod.loop.after(self._request.timeout, self._time_out)
+
+    def _fork(self, target: launch.Target, surroundings: launch.Surroundings) -> launch.Child:
+        return launch.process(self._load_plan, target, surroundings)
 
     def _load_plan(self) -> ProcessPlan:
         """Only for the forked child: the container's process, but for what it runs."""

@@ -36,13 +36,18 @@ if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
 Answer = Callable[[object], None]
+Said = channel.Said | None
 
 
 class State(enum.Enum):
-    """STARTING -> RUNNING -> EXITED; a start that fails leaves no container."""
+    """STARTING -> RUNNING -> EXITED; a start that fails leaves no container.
+
+    ENDING, before EXITED: its processes are gone, and its last hooks run.
+    """
 
     STARTING = "starting"
     RUNNING = "running"
+    ENDING = "ending"
     EXITED = "exited"
 
 
@@ -82,6 +87,12 @@ class Container:
         return self._pod.hierarchy.cgroup(self.request.cgroup_path)
 
     @property
+    def runs(self) -> bool:
+        """As the daemon sees it: it has been started, and its end has not been told."""
+        ending = self.state is State.ENDING and self._failure is None
+        return ending or self.state is State.RUNNING
+
+    @property
     def running(self) -> RunningContainer:
         who = self.who
         identity = Identity(who.uid, who.gid, who.groups) if who else Identity()
@@ -105,6 +116,10 @@ class Container:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
+
+    def pid_namespace_fd(self) -> int:
+        """Of its first process; the caller's to close."""
+        return os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def command(self, request: Exec | ExecStream) -> Command:
         """One that is to be run in it."""
@@ -191,7 +206,7 @@ class Container:
                 tasks=() if unified else tuple(cgroup_fds),
                 user_ns_fd=pod.facts.user_fd,
             )
-            child = pod.launch_container(self.load_plan, surroundings)
+            child = self._fork_init(surroundings)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
         self.pid, self.pidfd = child.pid, child.pidfd
@@ -199,6 +214,9 @@ class Container:
         pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
         self._stages.append(("fork init", begin, time.monotonic_ns() - begin))
+
+    def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
+        return self._pod.launch_container(self.load_plan, surroundings)
 
     def load_plan(self) -> ContainerPlan:
         """Only for a forked child: see runtime.init.launch."""
@@ -233,7 +251,7 @@ class Container:
         except (OSError, ValueError) as error:
             self._give_up(error)
 
-    def _hear(self, said: channel.Said | None) -> None:
+    def _hear(self, said: Said) -> None:
         match said:
             case channel.Ready():
                 self.who = said.identity
@@ -288,10 +306,7 @@ class Container:
     def _end(self, code: int, finished_at: int = 0) -> None:
         finished_at = finished_at or time.time_ns()
         self._release()
-        self.state = State.EXITED
-        if self._failure is not None:
-            self._say(self._failure)
-        else:
+        if self._failure is None:
             self.exit = ContainerExit(
                 self._pod.sandbox_id,
                 self.id,
@@ -300,6 +315,14 @@ class Container:
                 oom_killed=bool(self._oom_killed) and code != 0,
                 message=self._complaint,
             )
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Everything is given back: says so."""
+        self.state = State.EXITED
+        if self._failure is not None:
+            self._say(self._failure)
+        else:
             self._pod.ended(self)
         for callback in self._when_ended:
             callback()

@@ -80,7 +80,8 @@ class Start:
     cgroup descriptors the binary makes the cgroup; empty: the embedded runtime. shim: the binary is
     a shim of containerd's, and the plan a ShimPlan.
     checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
-    program which restores it. The plan says what it is to be, as of any container.
+    program which restores it. The plan says what it is to be, as of any container. hooks: the plan
+    is a HookedPlan, and the node's network, IPC and UTS namespaces follow it.
     """
 
     container_id: str
@@ -91,6 +92,7 @@ class Start:
     stdin: bool = False
     stdin_once: bool = False
     handler: str = ""
+    hooks: bool = False
     shim: bool = False
     checkpoint: str = ""
     criu: str = ""

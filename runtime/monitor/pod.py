@@ -236,14 +236,14 @@ class Pod:
             return
         self._containers.pop(container_id, None)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._exit_path(container_id))
+            os.unlink(self.exit_path(container_id))
         done()
 
     def ended(self, container: Container) -> None:
         """A running container has ended: written down first, told then."""
         ended = container.exit
         assert ended is not None
-        container.write_exit(self._exit_path(ended.container_id))
+        container.write_exit(self.exit_path(ended.container_id))
         self.on_exit(ended)
         self._end_if_asked()
 
@@ -255,8 +255,8 @@ class Pod:
 
     def report(self) -> SandboxReport:
         containers = self._containers.values()
-        running = (item.running for item in containers if item.state is State.RUNNING)
-        exited = (item.exit for item in containers if item.exit is not None)
+        running = (item.running for item in containers if item.runs)
+        exited = (item.exit for item in containers if item.exit and item.state is State.EXITED)
         return SandboxReport(self.sandbox_id, os.getpid(), tuple(running), tuple(exited))
 
     def shutdown(self, done: Callable[[], None]) -> None:
@@ -275,8 +275,7 @@ class Pod:
             return -1
         if name == "pod":
             return os.dup(self.facts.pid_fd)
-        target = self.container(name)
-        return os.open(f"/proc/{target.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        return self.container(name).pid_namespace_fd()
 
     def _end_if_asked(self) -> None:
         done = self._ending
@@ -299,7 +298,7 @@ class Pod:
         self._ending = None
         done()
 
-    def _exit_path(self, container_id: str) -> str:
+    def exit_path(self, container_id: str) -> str:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
 
 
@@ -317,4 +316,8 @@ def _container(pod: Pod, request: Start) -> Container:
         from runtime.monitor.criu.container import RestoredContainer
 
         return RestoredContainer(pod, request)
+    if request.hooks:
+        from runtime.monitor.hooks.container import HookedContainer
+
+        return HookedContainer(pod, request)
     return Container(pod, request)

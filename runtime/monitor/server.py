@@ -167,6 +167,7 @@ class Server:
             stdin=bool(get("stdin")),
             stdin_once=bool(get("stdin_once")),
             handler=str(get("handler", "")),
+            hooks=bool(get("hooks")),
             shim=bool(get("shim")),
             checkpoint=str(get("checkpoint", "")),
             criu=str(get("criu", "")),

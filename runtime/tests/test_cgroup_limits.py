@@ -8,7 +8,16 @@ from runtime.cgroup.files import checked_path
 from runtime.cgroup.limits import cpu_weight, limits
 from runtime.cgroup.units import refuse_units
 from runtime.errors import InvalidSpec
-from runtime.spec import Cpu, HugepageLimit, Memory, Pids, Resources
+from runtime.spec import (
+    BlockIo,
+    Cpu,
+    HugepageLimit,
+    Memory,
+    Pids,
+    Resources,
+    Throttle,
+    WeightDevice,
+)
 
 MIB = 1 << 20
 
@@ -82,8 +91,33 @@ def test_shares_become_weights_with_defaults_kept(shares: int, weight: int) -> N
     assert cpu_weight(shares) == weight
 
 
-@pytest.mark.parametrize(("shares", "value"), [(1, 2), (2, 2), (262145, 262144)])
-def test_shares_are_clamped_to_what_v1_takes(shares: int, value: int) -> None:
+BLOCK_IO = BlockIo(
+    weight=200,
+    weight_device=(WeightDevice(8, 0, 50),),
+    throttle_read_bps_device=(Throttle(8, 0, 1000), Throttle(8, 16, 2000)),
+    throttle_write_iops_device=(Throttle(8, 0, 30),),
+)
+
+
+def test_block_io_has_a_line_a_disk() -> None:
+    assert written(Resources(block_io=BLOCK_IO), 1) == [
+        "blkio.bfq.weight=200",
+        "blkio.bfq.weight_device=8:0 50",
+        "blkio.throttle.read_bps_device=8:0 1000",
+        "blkio.throttle.read_bps_device=8:16 2000",
+        "blkio.throttle.write_iops_device=8:0 30",
+    ]
+    assert written(Resources(block_io=BLOCK_IO), 2) == [
+        "io.bfq.weight=200",
+        "io.bfq.weight=8:0 50",
+        "io.max=8:0 rbps=1000",
+        "io.max=8:16 rbps=2000",
+        "io.max=8:0 wiops=30",
+    ]
+
+
+@pytest.mark.parametrize(("shares", "value"), [(1, 2), (2, 2), (262144, 262144)])
+def test_shares_are_raised_to_what_v1_takes(shares: int, value: int) -> None:
     assert written(Resources(cpu=Cpu(shares=shares)), 1) == [f"cpu.shares={value}"]
 
 
@@ -150,6 +184,21 @@ def test_unified_comes_last_and_line_by_line() -> None:
         (Resources(memory=Memory(swap=MIB)), 1, "memory.swap", "set the limit too"),
         (Resources(memory=Memory(disable_oom_killer=True)), 2, "memory.disableOOMKiller", "v2"),
         (Resources(cpu=Cpu(shares=-1)), 1, "cpu.shares", "-1"),
+        (Resources(block_io=BlockIo(weight=9)), 1, "blockIO.weight", "10..1000"),
+        (
+            Resources(block_io=BlockIo(throttle_read_bps_device=(Throttle(8, 0, 0),))),
+            2,
+            "blockIO.throttleReadBpsDevice[0].rate",
+            "0 is not above 0",
+        ),
+        (Resources(cpu=Cpu(shares=262145)), 2, "cpu.shares", "the kernel takes 2 to 262144"),
+        (Resources(cpu=Cpu(shares=(1 << 63) - 1)), 1, "cpu.shares", "the kernel takes 2 to"),
+        (
+            Resources(hugepage_limits=(HugepageLimit("3MB", 0),)),
+            2,
+            "hugepageLimits[0].pageSize",
+            "'3MB' is no size such as 2MB",
+        ),
         (Resources(cpu=Cpu(quota=999)), 2, "cpu.quota", "1000"),
         (Resources(cpu=Cpu(quota=-2)), 2, "cpu.quota", "1000"),
         (Resources(cpu=Cpu(period=999)), 1, "cpu.period", "1000000"),

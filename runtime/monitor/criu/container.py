@@ -20,7 +20,7 @@ from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Start
-from runtime.monitor.oci.program import Program
+from runtime.monitor.program import Program
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod

@@ -10,7 +10,7 @@ from runtime.checkpoint import criu
 from runtime.errors import CheckpointFailed, InitFailed
 from runtime.linux.fds import Socket
 from runtime.monitor.messages import Done, Dump
-from runtime.monitor.oci.program import Program, execute
+from runtime.monitor.program import Program, execute
 
 if TYPE_CHECKING:
     from runtime.monitor.container import Container

@@ -37,8 +37,8 @@ from runtime.linux import fds, mount, resolve
 from runtime.linux.fds import Socket
 from runtime.linux.mount import AT_FDCWD
 from runtime.linux.namespace import Clone, setns, unshare
+from runtime.monitor import program
 from runtime.monitor.criu.container import Order
-from runtime.monitor.oci import program
 
 ROOT = "root"  # an empty directory in that of the checkpoint
 _RESOURCES = 16  # RLIM_NLIMITS

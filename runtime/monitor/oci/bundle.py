@@ -20,7 +20,9 @@ import os
 import posixpath
 import socket
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runtime.init import capabilities, identity, rootfs
 from runtime.init.launch import warm_up
@@ -31,9 +33,13 @@ from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor.oci import plan as documents
 from runtime.monitor.oci.plan import CONFIG, CREATE, ROOTFS, SHM, Json, OciPlan
-from runtime.monitor.oci.program import execute
+from runtime.monitor.program import execute
 from runtime.spec import UserLookup
 
+if TYPE_CHECKING:
+    from runtime.monitor.pod import Pod
+
+_SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
 _POD_SHM = b"/shm"  # in the pod's mount namespace: see runtime.init.sandbox
 _TMPFS = ((b"mode", b"0711"), (b"size", b"16777216"))
 _PID_DIGITS = 9
@@ -64,7 +70,7 @@ def create(peer: Socket, plan: OciPlan, around: Around) -> None:
     config = plan.document()
     root_fd = root(plan.rootfs)
     shm_fd = shared_memory(around.mount_ns_fd)
-    bundle_fd = _assemble(plan, root_fd, shm_fd)
+    bundle_fd = assemble(plan.place, plan.hidden, root_fd, shm_fd)
     for fd in around.tasks:
         os.write(fd, b"0")
     said = settle(config, root_fd, plan.lookup, around.namespaces)
@@ -112,7 +118,20 @@ def run_command(peer: Socket, plan: OciPlan, inside: Inside, wanted: Wanted) -> 
     words += _run_files(plan, name, terminal=wanted.terminal)
     command = plan.command(f"{name}.log", "exec", *words, inside.container_id)
     stdio = (-1, -1, -1) if wanted.terminal else wanted.stdio
-    execute(command, stdio=stdio, namespace_fd=inside.namespace_fd)
+    setns(inside.namespace_fd, Clone.NEWNS)
+    execute(command, stdio=stdio)
+
+
+def namespaces(pod: Pod, pid_namespace: str) -> dict[str, str]:
+    """Paths of those that a pod's containers share, by the specification's names: the monitor is in
+    them. pid_namespace: as `Start` says."""
+    own = f"/proc/{os.getpid()}"
+    paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
+    if pid_namespace == "pod":
+        paths["pid"] = f"{own}/fd/{pod.facts.pid_fd}"
+    elif pid_namespace not in ("own", "node"):
+        paths["pid"] = f"/proc/{pod.container(pid_namespace).pid}/ns/pid"
+    return paths
 
 
 def read(bundle_fd: int, name: str, *, most: int = 65536) -> bytes:
@@ -196,16 +215,17 @@ def shared_memory(mount_ns_fd: int) -> int:
         os.close(node)
 
 
-def _assemble(plan: OciPlan, root_fd: int, shm_fd: int) -> int:
+def assemble(place: str, hidden: Iterable[str], root_fd: int, shm_fd: int) -> int:
+    """Moves this process into a copy of the node's mounts with the bundle; its descriptor."""
     unshare(Clone.NEWNS)
-    for path in (plan.place, *plan.hidden):
-        receive_only(path if path == plan.place else posixpath.dirname(path))
-    for path in plan.hidden:
+    for path in (place, *map(posixpath.dirname, hidden)):
+        receive_only(path)
+    for path in hidden:
         hide(path)
     bundle_fd = mount.new_mount(b"tmpfs", _TMPFS, _ATTRIBUTES)
     for name in (ROOTFS, SHM):
         os.mkdir(name, 0o755, dir_fd=bundle_fd)
-    mount.move_mount(bundle_fd, AT_FDCWD, os.fsencode(plan.place))
+    mount.move_mount(bundle_fd, AT_FDCWD, os.fsencode(place))
     mount.move_mount(root_fd, bundle_fd, ROOTFS.encode())
     if shm_fd >= 0:
         mount.move_mount(shm_fd, bundle_fd, SHM.encode())

@@ -12,7 +12,7 @@ from runtime.linux.fds import Message, Socket
 from runtime.monitor.command import Command
 from runtime.monitor.messages import Exec, ExecStream
 from runtime.monitor.oci import bundle
-from runtime.monitor.oci.program import Program
+from runtime.monitor.program import Program
 
 if TYPE_CHECKING:
     from runtime.monitor.oci.container import OciContainer

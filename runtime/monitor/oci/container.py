@@ -18,12 +18,13 @@ from runtime.errors import InitFailed, RuntimeFault
 from runtime.init.values import Identity
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
+from runtime.linux.namespace import Clone, setns
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.oci import bundle
 from runtime.monitor.oci.command import OciCommand, claim
 from runtime.monitor.oci.plan import CREATE, OciPlan, last_error
-from runtime.monitor.oci.program import OnEnd, Program, execute
+from runtime.monitor.program import OnEnd, Program, execute
 from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class OciContainer(Container):
                 container_id=self.id,
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 mount_ns_fd=pod.facts.mount_fd,
-                namespaces=namespaces(pod, request.pid_namespace),
+                namespaces=bundle.namespaces(pod, request.pid_namespace),
                 tasks=() if unified else tuple(cgroup_fds),
             )
 
@@ -210,7 +211,8 @@ class OciContainer(Container):
         def body(_peer: Socket) -> None:
             plan = self.load_oci()
             command = plan.command(f"{verb}.log", verb, *_order(verb, self.id, words))
-            execute(command, namespace_fd=self.namespace_fd)
+            setns(self.namespace_fd, Clone.NEWNS)
+            execute(command)
 
         try:
             program.start(body, patience=_PATIENCE)
@@ -223,23 +225,6 @@ class OciContainer(Container):
         now = time.monotonic_ns()
         self._stages.append((self.step(verb), self._began, now - self._began))
         self._began = now
-
-
-_SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
-
-
-def namespaces(pod: Pod, pid_namespace: str) -> dict[str, str]:
-    """Paths of the pod's, which are the monitor's own, by the specification's names.
-
-    pid_namespace: as Start says.
-    """
-    own = f"/proc/{os.getpid()}"
-    paths = {kind: f"{own}/ns/{name}" for kind, name in _SHARED.items()}
-    if pid_namespace == "pod":
-        paths["pid"] = f"{own}/fd/{pod.facts.pid_fd}"
-    elif pid_namespace not in ("own", "node"):
-        paths["pid"] = f"/proc/{pod.container(pid_namespace).pid}/ns/pid"
-    return paths
 
 
 def _order(verb: str, container_id: str, words: tuple[str, ...]) -> tuple[str, ...]:

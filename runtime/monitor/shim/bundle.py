@@ -38,7 +38,7 @@ from runtime.monitor.oci.bundle import (
     write,
 )
 from runtime.monitor.oci.plan import CONFIG, ROOTFS, SHM
-from runtime.monitor.oci.program import execute
+from runtime.monitor.program import execute
 from runtime.monitor.shim import pause
 from runtime.monitor.shim.plan import EVENTS, NAMESPACE, PLACE, TASKS, ShimPlan, bundle
 
@@ -131,10 +131,11 @@ def delete(_peer: Socket, plan: ShimPlan, house: House, ids: tuple[str, str]) ->
     ids: the sandbox's and the task's.
     """
     sandbox_id, task_id = ids
+    null = os.open(os.devnull, os.O_WRONLY)  # it prints a message for machines
+    setns(house.namespace_fd, Clone.NEWNS)
     execute(
         plan.command(task_id, "delete"),
-        stdio=(-1, os.open(os.devnull, os.O_WRONLY), -1),  # it prints a message for machines
-        namespace_fd=house.namespace_fd,
+        stdio=(-1, null, -1),
         environment=plan.environment(sandbox_id),
         directory=bundle(task_id),
     )

@@ -25,7 +25,7 @@ from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
-from runtime.monitor.oci.program import OnEnd, OnWord, Program
+from runtime.monitor.program import OnEnd, OnWord, Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.command import ShimCommand, pipe_name
 from runtime.monitor.shim.link import TookTooLong, gone, nobody

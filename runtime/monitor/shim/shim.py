@@ -18,8 +18,8 @@ from google.protobuf.message import Message
 
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.linux import fds, marks
-from runtime.monitor.oci.container import namespaces
-from runtime.monitor.oci.program import Program
+from runtime.monitor.oci.bundle import namespaces
+from runtime.monitor.program import Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.bundle import Around, House
 from runtime.monitor.shim.events import Events

@@ -1,4 +1,5 @@
-"""One run of an OCI runtime's binary: a child of the monitor, with a deadline.
+"""One run of a program of the node: a child of the monitor, with a deadline. An OCI runtime's
+binary, or a hook; loaded by monitors that need it.
 
 child:  body(peer)  prepares, tells what it made, ends in `execute`
 peer:   {"type": …} with descriptors, any number  │ {"type": "failed", …}  │ the end: execve
@@ -41,37 +42,46 @@ class Program:
         self._on_word = on_word
         self._channel: Socket | None = None
         self._timer: Timer | None = None
-        self._pid = 0
+        self.pid = 0
         self._failure: InitFailed | None = None
 
     @property
     def running(self) -> bool:
-        return self._pid > 0
+        return self.pid > 0
 
     def start(
-        self, body: Callable[[Socket], None], *, patience: float, cgroup_fd: int = -1
+        self,
+        body: Callable[[Socket], None],
+        *,
+        patience: float,
+        cgroup_fd: int = -1,
+        pid_ns_fd: int = -1,
     ) -> None:
-        """Forks. patience: seconds, then it is killed. Raises OSError."""
+        """Forks. patience: seconds, then it is killed; pid_ns_fd: it is born in there. OSError."""
         ours, theirs = fds.pair()
+        if pid_ns_fd >= 0:
+            setns(pid_ns_fd, Clone.NEWPID)
         try:
             pid, pidfd = clone3(0, cgroup_fd=cgroup_fd)
             if pid == 0:
                 ours.close()
-                _become(theirs, body)
+                _become(theirs, self.step, body)
         except BaseException:
             ours.close()
             raise
         finally:
+            if pid_ns_fd >= 0:
+                setns(warm_up().pid_ns_fd, Clone.NEWPID)
             theirs.close()
         os.close(pidfd)  # nobody else reaps it, so its pid is its own until we do
-        self._pid, self._channel = pid, ours
+        self.pid, self._channel = pid, ours
         self._pod.reaper.expect(pid, self._end)
         self._pod.loop.watch(ours.fileno(), self._hear)
         self._timer = self._pod.loop.after(patience, lambda: self._time_out(patience))
 
     def kill(self) -> None:
-        if self._pid:
-            os.kill(self._pid, _SIGKILL)
+        if self.pid:
+            os.kill(self.pid, _SIGKILL)
 
     def _time_out(self, patience: float) -> None:
         self._failure = InitFailed(self.step, 0, f"killed: it had not ended after {patience:g} s")
@@ -98,7 +108,7 @@ class Program:
     def _end(self, code: int) -> None:
         while self._channel is not None:
             self._hear()
-        self._pid = 0
+        self.pid = 0
         if self._timer is not None:
             self._timer.cancel()
         self._on_end(code, self._failure)
@@ -113,20 +123,18 @@ class Program:
 def execute(
     command: Sequence[str],
     *,
+    path: str = "",
     stdio: Sequence[int] = (-1, -1, -1),
-    namespace_fd: int = -1,
     environment: Mapping[str, str] | None = None,
     directory: str = "/",
     keep: Sequence[int] = (),
 ) -> None:
     """Becomes the binary. Only in a child; raises OSError.
 
-    stdio: -1 as stdin: nothing to read; as output: where the monitor's own goes, for people.
-    namespace_fd: the mount namespace in which the bundle is; environment: beside PATH; directory:
-    to start in; keep: what it is to find as 3, 4, ….
+    path: of the program, if it is not the first word; stdio: -1 as stdin: nothing to read; as
+    output: where the monitor's own goes, for people; environment: beside PATH; directory: to start
+    in; keep: what it is to find as 3, 4, ….
     """
-    if namespace_fd >= 0:
-        setns(namespace_fd, Clone.NEWNS)
     os.chdir(directory)
     stdin, stdout, stderr = stdio
     if stdin < 0:
@@ -141,13 +149,14 @@ def execute(
     for number, fd in enumerate(kept, 3):
         os.dup2(fd, number)
     try:
-        os.execve(command[0], list(command), {"PATH": PATH, **(environment or {})})  # noqa: S606 - a list, no shell
+        env = {"PATH": PATH, **(environment or {})}
+        os.execve(path or command[0], list(command), env)  # noqa: S606 - a list, no shell
     except OSError as error:
-        text = f"the binary {command[0]!r} can't be run; is it installed?"
+        text = f"the binary {path or command[0]!r} can't be run; is it installed?"
         raise OSError(error.errno, text) from None
 
 
-def _become(peer: Socket, body: Callable[[Socket], None]) -> None:
+def _become(peer: Socket, step: str, body: Callable[[Socket], None]) -> None:
     """The child: never returns."""
     try:
         reset_signals(warm_up().ignored)
@@ -156,5 +165,5 @@ def _become(peer: Socket, body: Callable[[Socket], None]) -> None:
         os.umask(0o022)
         body(peer)
     except BaseException as error:  # noqa: BLE001 - it must not unwind into the monitor
-        Reporter(peer).failed("handler", error)
+        Reporter(peer).failed(step, error)
     os._exit(EXIT_FAILED)
