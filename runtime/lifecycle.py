@@ -23,7 +23,6 @@ from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
     ExecTimedOut,
-    InvalidSpec,
     MonitorLost,
     MonitorSilent,
     RuntimeFault,
@@ -231,8 +230,6 @@ class Runtime:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
         handler = self._handlers.get(request.handler, _EMBEDDED)
         spec = request.spec
-        if request.checkpoint and any(spec.hooks.values()):
-            raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
         start = Start(
             container_id=request.container_id,
             cgroup_path=spec.linux.cgroups_path,

@@ -106,6 +106,8 @@ async def make(
             asked = nri_calls.Adjusted(metadata, config, spec)
             made = await nri_calls.create_container(services, sandbox, asked, undo)
             metadata, config, spec = made.metadata, made.config, made.spec
+        if source is not None:
+            checkpoint_source.check_spec(spec)
         ready(services, sandbox.id)  # it may have been stopped while we looked at the node
         services.specs[container_id] = spec
         undo.push("forget the spec", services.specs.pop, container_id, None)
