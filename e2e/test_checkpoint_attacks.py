@@ -24,6 +24,8 @@ from e2e.checkpoints import (
     write,
 )
 from e2e.kubelet import Kubelet, refused
+from e2e.test_apparmor import DEFAULT as PROFILE
+from e2e.test_apparmor import kind, needs_apparmor
 from e2e.test_container import security
 
 
@@ -141,6 +143,15 @@ def test_filters_and_promises_of_the_request_hold_for_what_is_restored(
     status = container.shell("cat /proc/1/status")
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
+
+
+@needs_apparmor
+def test_the_profile_of_apparmor_is_the_requests(criu: Kubelet, archive: Path) -> None:
+    write(counting(criu.pod(), linux=security(apparmor=kind("Unconfined"))), archive)
+    confined = security(apparmor=kind("RuntimeDefault"))
+    container = restored(criu.pod(), archive, linux=confined).start()
+    goes_on(container)
+    assert container.shell("cat /proc/1/attr/current") == PROFILE
 
 
 def test_root_does_not_come_back_as_somebody_else(criu: Kubelet, archive: Path) -> None:

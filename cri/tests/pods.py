@@ -74,6 +74,13 @@ class Writable:
         return FileSystem(1 << 30, 1000, 900, 8, 0)
 
 
+class NoCheckpoints:
+    """busybox is none."""
+
+    async def is_one(self, _image_id: str) -> bool:
+        return False
+
+
 @dataclass(slots=True)
 class Images:
     """One image, busybox; snapshots are directories."""
@@ -81,6 +88,7 @@ class Images:
     path: Path
     overlays: dict[str, Overlay] = field(default_factory=dict)
     discard_error: Exception | None = None
+    checkpoints: NoCheckpoints = field(default_factory=NoCheckpoints)
     writable: Writable = field(default_factory=lambda: Writable("/var/lib/podwright"))
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
     capabilities, users      more than the container's: refused
     seccomp                  the container's filter is put beneath all others
     no_new_privs, AppArmor,  the container's, whatever the checkpoint says
-      death signal
+      SELinux, death signal
     resource limits          no more than the container's; scores and cgroups: none
     namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
     open files               see files.py
@@ -14,6 +14,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 import stat
@@ -45,14 +46,23 @@ _STATE, _RLIMITS, _OLD_MODE, _OLD_FILTER, _LOGINUID, _OOM_SCORE = 1, 8, 11, 12, 
 _USERS, _GROUP_IDS, _GROUPS = (1, 3, 5, 7), (2, 4, 6, 8), 14
 _SETS: Final = {"inheritable": 9, "permitted": 10, "effective": 11, "bounding": 12, "ambient": 19}
 _LSM, _SOCKET_LSM, _LSM_DATA, _NO_NEW_PRIVS = 15, 16, 17, 18
-_LSM_TYPE, _PLUGINS, _APPARMOR = 6, 12, 2  # of the inventory
+_LSM_TYPE, _PLUGINS = 6, 12  # of the inventory
+
+
+class Lsm(enum.IntEnum):
+    """Whose label processes have: enum lsmtype of CRIU's inventory.proto."""
+
+    NONE = 0
+    SELINUX = 1
+    APPARMOR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
-    resource -> the most that may be; seccomp: its program, empty without; pids: whose its pid
-    namespace is: "own", "pod" or "node"."""
+    resource -> the most that may be; seccomp: its program, empty without; label: the profile of
+    AppArmor or SELinux's label, as lsm says; pids: whose its pid namespace is: "own", "pod" or
+    "node"."""
 
     identity: Identity
     bounding: int
@@ -61,7 +71,8 @@ class Bounds:
     limits: tuple[tuple[int, int], ...]
     seccomp: bytes = b""
     seccomp_flags: int = 0
-    apparmor_profile: str = ""
+    label: str = ""
+    lsm: Lsm = Lsm.NONE
     pids: str = "own"
 
     @property
@@ -144,7 +155,7 @@ def _inventory(images: Images, bounds: Bounds) -> Message:
     if inventory.number(1) != _VERSION:
         raise MalformedImage(f"images of format {inventory.number(1)}; {_VERSION} is known")
     inventory.drop(_LSM_TYPE, _PLUGINS)
-    inventory.add(_LSM_TYPE, _APPARMOR if bounds.apparmor_profile else 0)
+    inventory.add(_LSM_TYPE, int(bounds.lsm))
     images.save("inventory.img", write("inventory", [inventory]))
     return inventory
 
@@ -318,8 +329,8 @@ def _creds(thread: Message, bounds: Bounds) -> Message:
     if bounds.fixed:
         _check_users(creds, bounds.identity)
     creds.drop(_LSM, _SOCKET_LSM, _LSM_DATA)
-    if bounds.apparmor_profile:
-        creds.add(_LSM, bounds.apparmor_profile.encode())
+    if bounds.label:
+        creds.add(_LSM, bounds.label.encode())
     if bounds.no_new_privileges:
         creds.set(_NO_NEW_PRIVS, 1)
     return creds

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from runtime.checkpoint import confine, criu, mounts
-from runtime.checkpoint.confine import Bounds, Images
+from runtime.checkpoint.confine import Bounds, Images, Lsm
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.init import (
     capabilities,
@@ -32,7 +32,7 @@ from runtime.init import mounts as init_mounts
 from runtime.init.channel import EXIT_FAILED, Reporter
 from runtime.init.context import Context, Surroundings
 from runtime.init.launch import warm_up
-from runtime.init.values import ContainerPlan
+from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux import fds, mount, resolve
 from runtime.linux.fds import Socket
 from runtime.linux.mount import AT_FDCWD
@@ -134,9 +134,16 @@ def bounds(context: Context) -> Bounds:
         limits=_limits(context),
         seccomp=process.seccomp,
         seccomp_flags=process.seccomp_flags,
-        apparmor_profile=process.apparmor_profile,
+        label=process.selinux_label or process.apparmor_profile,
+        lsm=_lsm(process),
         pids=_pids(context.surroundings),
     )
+
+
+def _lsm(process: ProcessPlan) -> Lsm:
+    if process.selinux_label:
+        return Lsm.SELINUX
+    return Lsm.APPARMOR if process.apparmor_profile else Lsm.NONE
 
 
 def _pids(surroundings: Surroundings) -> str:

@@ -238,7 +238,7 @@ class ShimContainer(Container):
     def _begun(self, answer: PidResponse) -> None:
         self._mark("start")
         self.pid = answer.pid
-        self._close_ends()
+        self._close_outputs()
         if not self.request.terminal and not self.request.stdin:
             self._end_input()
         self._run()
@@ -363,6 +363,11 @@ class ShimContainer(Container):
     def _release(self) -> None:
         self._close_ends()
         super()._release()
+
+    def _close_outputs(self) -> None:
+        """The input stays until the end: the shim may open it only after it has answered."""
+        fds.close_all(self._ends[1:])
+        del self._ends[1:]
 
     def _close_ends(self) -> None:
         fds.close_all(self._ends)
