@@ -240,6 +240,7 @@ class Runtime:
             stdin_once=request.stdin_once,
             handler=handler.name,
             hooks=not handler.name and any(spec.hooks.values()),
+            untraced="CAP_SYS_PTRACE" not in spec.process.capabilities.ever,
             shim=handler.shim,
             checkpoint=request.checkpoint,
             criu=await self.checkpoints.program() if request.checkpoint else "",

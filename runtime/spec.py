@@ -45,6 +45,12 @@ class Capabilities:
     inheritable: tuple[str, ...] = ()
     ambient: tuple[str, ...] = ()
 
+    @property
+    def ever(self) -> frozenset[str]:
+        """Whatever a process can come to have, if by a program with file capabilities."""
+        sets = (self.bounding, self.effective, self.permitted, self.inheritable, self.ambient)
+        return frozenset().union(*sets)
+
 
 @dataclass(frozen=True, slots=True)
 class Rlimit:

@@ -15,7 +15,8 @@ class Surroundings:
 
     stdio: stdin, stdout, stderr (-1: the container's /dev/null); unused with a terminal.
     mount_ns_fd: the pod's mount namespace, in a copy of which the root is built (`sandbox.py`).
-    pid_ns_fd: join this pid namespace; own_pid_namespace: make a new one instead.
+    pid_ns_fd: join this pid namespace; own_pid_namespace: make a new one instead. sheltered: what
+    is exec'ed comes into it last of all; False: at once, since nobody in there may trace it.
     cgroup_fd: a cgroup v2 directory to be born in; tasks: v1's files to join by.
     user_ns_fd: the pod's user namespace.
     subreaper: orphaned descendants become this process's children (for exec with a time-out).
@@ -25,6 +26,7 @@ class Surroundings:
     mount_ns_fd: int = -1
     pid_ns_fd: int = -1
     own_pid_namespace: bool = True
+    sheltered: bool = True
     cgroup_fd: int = -1
     tasks: tuple[int, ...] = ()
     subreaper: bool = False

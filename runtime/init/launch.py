@@ -62,14 +62,15 @@ def process(
 ) -> Child:
     """Starts a process in a running container; surroundings.mount_ns_fd is not used.
 
-    Who is forked prepares all, and forks in turn: see `namespaces.be_born`, and `channel.Born`.
-    With surroundings.pid_ns_fd -1 (the container has the node's) it becomes the process itself.
+    If sheltered, who is forked prepares all, and forks in turn: see `namespaces.be_born`, and
+    `channel.Born`. Else it becomes the process itself; OSError ENOMEM: the namespace has ended.
     """
     return _fork(
         surroundings,
         lambda report: steps.run(
             sequence, lambda: Context(load(), surroundings, warm_up(), report, target), report
         ),
+        pid_ns_fd=-1 if surroundings.sheltered else surroundings.pid_ns_fd,
     )
 
 

@@ -22,7 +22,7 @@ def join(context: Context) -> None:
         setns(context.target.pidfd, _CONTAINERS)
     except ProcessLookupError:
         raise OSError(errno.ESRCH, "the container has exited") from None
-    if context.surroundings.pid_ns_fd >= 0:
+    if context.surroundings.sheltered:
         try:
             setns(context.surroundings.pid_ns_fd, Clone.NEWPID)  # for whom we fork: `be_born`
         except OSError as error:
@@ -38,7 +38,7 @@ def be_born(context: Context) -> None:
     Whoever is in there may trace us, if it has SYS_PTRACE, or open /proc/PID/root and /proc/PID/fd.
     So only now, as there is nothing of the node left in us, nor a privilege that is not its own.
     """
-    if context.surroundings.pid_ns_fd < 0:  # the node's, where all is to be seen anyway
+    if not context.surroundings.sheltered:
         return
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid, _ = _fork()

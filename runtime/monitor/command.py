@@ -99,21 +99,27 @@ class Command:
         try:
             clone_fd = container.cgroup.clone_fd(beside=container.pid)
             pid_ns_fd = container.pid_namespace_fd()
+            sheltered = not pod.untraced
             tasks = container.cgroup.attach_fds()
             surroundings = launch.Surroundings(
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=False,
+                sheltered=sheltered,
                 cgroup_fd=-1 if clone_fd is None else clone_fd,
                 tasks=tuple(tasks),
                 subreaper=True,
                 user_ns_fd=pod.facts.user_fd,
             )
             child = self._fork(launch.Target(container.pidfd, who), surroundings)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:  # its pid namespace has no first process any more
+                raise ContainerNotFound(container.id) from error
+            raise
         finally:
             fds.close_all((-1 if clone_fd is None else clone_fd, pid_ns_fd, *tasks))
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
-        self._is_born = pid_ns_fd < 0
+        self._is_born = not sheltered
         if not self._is_born:
             pod.reaper.hold()
         pod.reaper.expect(child.pid, self._on_exit if self._is_born else self._prepared)

@@ -83,7 +83,8 @@ class Start:
     a shim of containerd's, and the plan a ShimPlan.
     checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
     program which restores it. The plan says what it is to be, as of any container. hooks: the plan
-    is a HookedPlan, and the node's network, IPC and UTS namespaces follow it.
+    is a HookedPlan, and the node's network, IPC and UTS namespaces follow it. untraced: no process
+    of it can come to trace others.
     """
 
     container_id: str
@@ -95,6 +96,7 @@ class Start:
     stdin_once: bool = False
     handler: str = ""
     hooks: bool = False
+    untraced: bool = False
     shim: bool = False
     checkpoint: str = ""
     criu: str = ""

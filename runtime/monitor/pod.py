@@ -268,6 +268,11 @@ class Pod:
             container.kill()
         self._end_if_asked()
 
+    @property
+    def untraced(self) -> bool:
+        """No container of it can trace what comes into its sight."""
+        return all(one.request.untraced for one in self._containers.values() if one.exit is None)
+
     def pid_namespace_fd(self, name: str) -> int:
         """A descriptor of the pid namespace to join; -1 for one's own and for the node's.
 

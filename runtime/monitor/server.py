@@ -168,6 +168,7 @@ class Server:
             stdin_once=bool(get("stdin_once")),
             handler=str(get("handler", "")),
             hooks=bool(get("hooks")),
+            untraced=bool(get("untraced")),
             shim=bool(get("shim")),
             checkpoint=str(get("checkpoint", "")),
             criu=str(get("criu", "")),
