@@ -54,7 +54,7 @@ async def test_what_was_not_told_to_a_monitor_that_has_gone_is_forgotten() -> No
 
 
 def test_both_ways_to_find_descendants_find_the_same() -> None:
-    script = "sh -c 'sleep 100 & echo up; wait' & sleep 100 & wait"
+    script = "sleep 100 & exec sh -c \"sh -c 'sleep 100 & echo up; wait' & wait\""
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
