@@ -23,7 +23,6 @@ from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
     ExecTimedOut,
-    InvalidSpec,
     MonitorLost,
     MonitorSilent,
     RuntimeFault,
@@ -231,8 +230,6 @@ class Runtime:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
         handler = self._handlers.get(request.handler, _EMBEDDED)
         spec = request.spec
-        if request.checkpoint and any(spec.hooks.values()):
-            raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
         start = Start(
             container_id=request.container_id,
             cgroup_path=spec.linux.cgroups_path,
@@ -245,7 +242,7 @@ class Runtime:
             hooks=not handler.name and any(spec.hooks.values()),
             shim=handler.shim,
             checkpoint=request.checkpoint,
-            criu=await self.checkpoints.program() if request.checkpoint else "",
+            criu=await self.checkpoints.restorer(spec) if request.checkpoint else "",
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id
