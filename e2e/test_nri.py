@@ -17,7 +17,7 @@ from e2e.kubelet import Container, Kubelet, Pod, refused, until
 from e2e.node import Node
 from e2e.nri import Plugins
 from e2e.test_devices import GPU, KNOWN, Specs
-from e2e.test_limits import MIB, UNIFIED, control, resources
+from e2e.test_limits import DISK, MIB, UNIFIED, control, resources
 from e2e.test_update import update
 
 Code = grpc.StatusCode
@@ -246,3 +246,35 @@ def test_the_same_request_again_gets_the_container_that_plugins_changed(
     plugins("limits", create=limits(memory={"limit": value(64 * MIB)}))
     config = pod.container_config(["true"])
     assert pod.create(config).id == pod.create(config).id
+
+
+def test_hooks_of_plugins_run_at_their_moments(pod: Pod, plugins: Plugins, tmp_path: Path) -> None:
+    def hook(kind: str) -> list[dict[str, object]]:
+        script = f'grep -o \'"id": *"[0-9a-f]*"\' > {tmp_path}/{kind}'
+        return [{"path": "/bin/sh", "args": ["sh", "-c", script]}]
+
+    kinds = ("create_runtime", "poststart", "poststop")
+    plugins("hooks", create=adjusting(hooks={kind: hook(kind) for kind in kinds}))
+    container = pod.container()
+    assert list(tmp_path.iterdir()) == []
+    container.start()
+    until(lambda: (tmp_path / "poststart").exists(), "it has been started")
+    assert not (tmp_path / "poststop").exists()
+    container.stop()
+    container.remove()
+    until(lambda: (tmp_path / "poststop").exists(), "it is gone")
+    for kind in kinds:
+        assert container.id in (tmp_path / kind).read_text()
+
+
+@pytest.mark.skipif(DISK is None, reason="this machine has no disk")
+def test_a_class_of_block_io_is_what_plugins_want(node: Node, pod: Pod, plugins: Plugins) -> None:
+    assert DISK is not None
+    meaning = f"Classes:\n  slow:\n    - {{Devices: [{DISK}], ThrottleReadBps: 1M}}\n"
+    (node.directory / "blockio.yaml").write_text(meaning)
+    plugins("classes", create=limits(blockio_class={"value": "slow"}))
+    container = pod.container().start()
+    said = control(container, "blkio", "blkio.throttle.read_bps_device", "io.max")
+    disk = DISK.stat().st_rdev
+    assert said.startswith(f"{os.major(disk)}:{os.minor(disk)} ")
+    assert "1000000" in said

@@ -19,7 +19,7 @@ import pytest
 from cri.api import api_pb2 as api
 from e2e import nri
 from e2e.kubelet import Kubelet, Pod, refused, until
-from e2e.node import REPOSITORY, Node
+from e2e.node import REPOSITORY, Node, tool
 from e2e.nri import Plugins
 from e2e.test_limits import MIB, control
 from e2e.test_nri import adjusting, value
@@ -155,6 +155,28 @@ def test_the_plugin_that_is_shipped_as_an_example_works(
     assert pod.run("ulimit -Sn; ulimit -Hn") == ["77", "88"]
     pod = kubelet.pod(kubelet.config(annotations={"ulimits.example/nofile": "many"}))
     assert "'many' is not soft:hard" in refused(lambda: pod.container()).message
+
+
+def test_a_handler_that_is_a_program_runs_what_plugins_want(
+    kubelet: Kubelet, node: Node, plugins: Plugins, configured: None, tmp_path: Path
+) -> None:
+    (node.directory / "conf.d").mkdir()
+    (node.directory / "conf.d" / "runc.toml").write_text(
+        f'[runtime.handlers.runc]\ntype = "oci"\npath = "{tool("runc")}"\n'
+    )
+    node.restart_daemon()
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {tmp_path}/state"]}
+    wish = adjusting(
+        env=[{"key": "WISH", "value": "granted"}],
+        hooks={"create_runtime": [hook]},
+        linux={"resources": {"pids": {"limit": 77}}},
+    )
+    plugins("wisher", create=wish)
+    container = kubelet.pod(handler="runc").container().start()
+    assert container.shell("echo $WISH") == "granted"
+    assert control(container, "pids", "pids.max", "pids.max") == "77"
+    assert container.id in (tmp_path / "state").read_text()
+    kubelet.clean()  # while the handler is configured
 
 
 def test_without_a_required_plugin_no_container_is_made(

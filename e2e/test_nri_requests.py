@@ -46,7 +46,7 @@ def test_two_plugins_that_disagree_are_named_and_nothing_is_left(
         (linux(cgroups_path="/elsewhere"), "NRI plugin 10-much: linux.cgroups_path: "),
         (linux(net_devices={"eth7": {"name": "x"}}), "NRI plugin 10-much: linux.net_devices[eth7]"),
         (linux(sysctl={"net.ipv4.ip_forward": "1"}), "NRI plugin 10-much: linux.sysctl["),
-        (limits(blockio_class={"value": "slow"}), "linux.resources.blockio_class: "),
+        (limits(blockio_class={"value": "gold"}), "blockio_class of NRI plugin 10-much"),
         (limits(pids={"limit": -7}), "linux.resources.pids.limit"),
         (limits(memory={"limit": value(-7)}), "memory"),
         (linux(devices=[{"path": "/dev/x", "type": "c", "major": 99999}]), "linux.devices[0]"),
@@ -64,7 +64,7 @@ def test_what_can_not_be_had_is_refused_by_name_when_it_is_created(
 ) -> None:
     plugins("much", create=wish)
     error = refused(lambda: pod.container())
-    assert error.code in (Code.UNIMPLEMENTED, Code.INVALID_ARGUMENT)
+    assert error.code in (Code.UNIMPLEMENTED, Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION)
     assert words in error.message
     assert kubelet.containers(pod_sandbox_id=pod.id) == []
 

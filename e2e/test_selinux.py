@@ -145,6 +145,17 @@ def test_commands_have_the_containers_label(pod: Pod) -> None:
 
 
 @needs_selinux
+def test_the_first_process_of_a_pod_that_shares_its_pids_is_labelled_as_the_others(
+    kubelet: Kubelet,
+) -> None:
+    pod = kubelet.pod(kubelet.config(pid=api.POD))
+    container = pod.container(FOREVER).start()
+    label = str(process(container, pod))
+    assert container.shell("cat /proc/1/attr/current").rstrip("\0") == label
+    assert "container_file_t" in container.shell("cat /proc/1/mountinfo")
+
+
+@needs_selinux
 def test_all_that_is_mounted_for_a_container_has_the_label_of_its_files(pod: Pod) -> None:
     linux = security(masked_paths=["/proc/acpi", "/proc/timer_list", "/sys/firmware"])
     container = pod.container(FOREVER, linux=linux).start()

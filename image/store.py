@@ -201,10 +201,7 @@ class ImageStore:
         return self._view.find(text)
 
     async def read_config(self, image_id: str) -> bytes:
-        """An image's config document, an artifact's manifest, as its maker wrote it.
-
-        Raises ImageNotFound.
-        """
+        """An image's config document, or an artifact's manifest. Raises ImageNotFound."""
         try:
             digest = Digest.parse(image_id)
             return await asyncio.to_thread(self._content.read, digest, CONFIG_LIMIT)

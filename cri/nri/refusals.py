@@ -20,6 +20,7 @@ Refusal = tuple[nri.Field, str, str, str]
 
 _CGROUP_REASON = "statistics and limits are podwright's, and look for the container where it is"
 _NAMESPACE_REASON = "namespaces are the pod's; only `cgroup` can be added or taken away"
+_SYSCTL_REASON = "namespaces are the pod's, and ready: set it in the pod's security context"
 _RESOURCES_WITHOUT = {
     "memory.kernel": "the kernel has no such limit any more",
     "memory.kernel_tcp": "not supported",
@@ -27,18 +28,17 @@ _RESOURCES_WITHOUT = {
     "memory.use_hierarchy": "cgroups always are hierarchical here",
     "cpu.realtime_runtime": "not supported",
     "cpu.realtime_period": "not supported",
-    "blockio_class": "there are no block I/O classes here",
     "rdt_class": "there are no RDT classes here",
 }
 
 
-def check(wanted: nri.ContainerAdjustment, owner: Owner, *, embedded: bool) -> None:
-    """embedded: podwright's own runtime will run it. Raises AdjustmentImpossible."""
-    for field, entry, where, reason in _refusals(wanted, embedded=embedded):
+def check(wanted: nri.ContainerAdjustment, owner: Owner) -> None:
+    """Raises AdjustmentImpossible."""
+    for field, entry, where, reason in _refusals(wanted):
         raise AdjustmentImpossible(owner(field, entry) or "(unknown)", where, reason)
 
 
-def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Refusal]:
+def _refusals(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
     linux = wanted.linux
     if linux.cgroups_path:
         yield nri.CgroupsPath, "", "linux.cgroups_path", _CGROUP_REASON
@@ -54,9 +54,10 @@ def _refusals(wanted: nri.ContainerAdjustment, *, embedded: bool) -> Iterator[Re
     if linux.seccomp_policy.listener_path:
         reason = "there is nobody here to hand a listener to"
         yield nri.SeccompPolicy, "", "linux.seccomp_policy.listener_path", reason
+    for name in linux.sysctl:
+        key = removed(name) or name
+        yield nri.Sysctl, key, f"linux.sysctl[{key}]", _SYSCTL_REASON
     yield from _of_hooks(wanted.hooks)
-    if embedded:
-        yield from _of_embedded(wanted)
 
 
 def _of_namespaces(linux: nri.LinuxContainerAdjustment) -> Iterator[Refusal]:
@@ -78,10 +79,3 @@ def _of_hooks(hooks: nri.Hooks) -> Iterator[Refusal]:
                 yield nri.OciHooks, "", f"{where}.env", "not all are of the form NAME=value"
             if hook.HasField("timeout") and not 0 < hook.timeout.value < 1 << 31:
                 yield nri.OciHooks, "", f"{where}.timeout", f"{hook.timeout.value} seconds"
-
-
-def _of_embedded(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
-    for name in wanted.linux.sysctl:
-        key = removed(name) or name
-        reason = "the pod's namespaces are made by now: set it in the pod's security context"
-        yield nri.Sysctl, key, f"linux.sysctl[{key}]", reason

@@ -11,12 +11,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from cri.errors import AdjustmentImpossible
-from cri.handlers import EMBEDDED
 from cri.nri import refusals
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 from cri.nri.refusals import Owner
-from cri.specgen.handler import RuntimeHandler
 from runtime.errors import InvalidSpec
 from runtime.init import options
 from runtime.spec import (
@@ -49,15 +47,11 @@ class _Enum(Protocol):
     def values(self) -> list[int]: ...
 
 
-def applied(
-    spec: Spec, wanted: nri.ContainerAdjustment, handler: RuntimeHandler, owner: Owner
-) -> Spec:
-    """The spec with all of the adjustment but CDI devices, which the node has to be asked for.
-
-    Raises AdjustmentImpossible.
+def applied(spec: Spec, wanted: nri.ContainerAdjustment, owner: Owner) -> Spec:
+    """The spec with all of the adjustment but CDI devices and classes of block I/O, for which the
+    node has to be asked. Raises AdjustmentImpossible.
     """
-    embedded = handler.config.type == EMBEDDED
-    refusals.check(wanted, owner, embedded=embedded)
+    refusals.check(wanted, owner)
     return replace(
         spec,
         annotations=_mapped(spec.annotations, wanted.annotations),
@@ -66,16 +60,6 @@ def applied(
         hooks=_hooks(spec.hooks, wanted.hooks),
         linux=_linux(spec.linux, wanted.linux, owner),
     )
-
-
-def with_limits(spec: Spec, wanted: nri.LinuxResources) -> Spec:
-    """The spec with limits that were asked for before, when others have just replaced all of them.
-    Device rules are not among those that were replaced."""
-    limits = nri.LinuxResources()
-    limits.CopyFrom(wanted)
-    del limits.devices[:]
-    resources = _resources(spec.linux.resources, limits, ())
-    return replace(spec, linux=replace(spec.linux, resources=resources))
 
 
 def _mapped(old: Mapping[str, str], wanted: Mapping[str, str]) -> Mapping[str, str]:
@@ -226,7 +210,6 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
         namespaces=tuple(namespaces),
         resources=_resources(linux.resources, wanted.resources, new),
         seccomp=seccomp,
-        sysctl=_mapped(linux.sysctl, wanted.sysctl),
     )
 
 
@@ -266,7 +249,8 @@ def _resources(
     )
     pages = {page.page_size: page.limit for page in old.hugepage_limits}
     pages |= {page.page_size: page.limit for page in wanted.hugepage_limits}
-    return Resources(
+    return replace(
+        old,
         devices=(*old.devices, *rules),
         memory=_memory(old.memory, wanted.memory),
         cpu=_cpu(old.cpu, wanted.cpu),

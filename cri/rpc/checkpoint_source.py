@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cri.store.sandbox import Sandbox
     from cri.undo import Undo
     from image.store import Image
+    from runtime.spec import Spec
 
 _workers = Workers()
 _ROOT = "root"  # where the container's root is put together: see runtime.monitor.criu.restore
@@ -82,6 +83,12 @@ def check_config(config: api.ContainerConfig) -> None:
     """Raises NotImplementedYet for a container that can't go on from a checkpoint."""
     if config.tty:
         raise NotImplementedYet("config.tty: a terminal is no part of a checkpoint")
+
+
+def check_spec(spec: Spec) -> None:
+    """The same, with what handlers, devices and plugins have added."""
+    if any(spec.hooks.values()):
+        raise NotImplementedYet("hooks: a container that goes on from a checkpoint runs none")
 
 
 async def sweep(services: Services) -> None:

@@ -94,17 +94,20 @@ async def make(
         undo.push("discard the snapshots", services.images.discard, container_id)
         image_volumes.hold(services, sandbox, container_id, config)
         spec = await container_spec.make(services, sandbox, container_id, config, image.config)
+        await selinux.relabel_volumes(services, config, spec.linux.mount_label)
+        with trace.stage("prepare snapshot"):
+            services.images.prepare(image.id, container_id, _owner(sandbox))
+        if source is not None:
+            await checkpoint_source.apply(services, container_id)
+        # Nothing waits between this look and the record: a plugin that joins would not know of it.
         if services.nri.active:
             from cri.rpc import nri_calls  # few nodes have plugins
 
             asked = nri_calls.Adjusted(metadata, config, spec)
             made = await nri_calls.create_container(services, sandbox, asked, undo)
             metadata, config, spec = made.metadata, made.config, made.spec
-        await selinux.relabel_volumes(services, config, spec.linux.mount_label)
-        with trace.stage("prepare snapshot"):
-            services.images.prepare(image.id, container_id, _owner(sandbox))
         if source is not None:
-            await checkpoint_source.apply(services, container_id)
+            checkpoint_source.check_spec(spec)
         ready(services, sandbox.id)  # it may have been stopped while we looked at the node
         services.specs[container_id] = spec
         undo.push("forget the spec", services.specs.pop, container_id, None)

@@ -66,12 +66,7 @@ async def apply(services: Services, container_id: str, asked: api.LinuxContainer
             undo.commit()
         spec = services.specs.get(container_id)
         if spec is not None:  # else it is made of the record when it is wanted
-            spec = update.respecified(spec, part, facts.lowest_oom_score())
-            if container.metadata.adjustment:
-                from cri.rpc import nri_spec  # few nodes have plugins
-
-                spec = nri_spec.with_limits(spec, container.metadata.adjustment)
-            services.specs[container_id] = spec
+            services.specs[container_id] = update.respecified(spec, part, facts.lowest_oom_score())
 
 
 async def _change(

@@ -6,11 +6,12 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
+from cri import blockio
 from cri.cdi import injection
 from cri.errors import InvalidRequest
 from cri.nri import spec as nri_spec
 from cri.nri.api import nri_pb2 as nri
-from cri.rpc import container_spec, image_volumes, runtime_handlers
+from cri.rpc import container_spec, image_volumes
 from cri.specgen import cdi, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts
@@ -41,7 +42,6 @@ async def adjusted(
 
     Raises AdjustmentImpossible, InvalidRequest, WrongState, NotImplementedYet (CDI), PathHangs.
     """
-    handler = runtime_handlers.of(services, sandbox)
     names = [
         injection.Request(
             device.name, f"CDI device of NRI plugin {owner(nri.CdiDevices, device.name)}"
@@ -52,7 +52,9 @@ async def adjusted(
         directories = services.config.devices.cdi_spec_dirs
         found = await container_spec.call(injection.resolve, names, directories)
         spec = cdi.applied(spec, found)
-    spec = _scored(nri_spec.applied(spec, wanted, handler, owner))
+    if wanted.linux.resources.HasField("blockio_class"):
+        spec = await _of_class(services, spec, wanted.linux.resources.blockio_class.value, owner)
+    spec = _scored(nri_spec.applied(spec, wanted, owner))
     try:
         if spec.linux.seccomp is not None and wanted.linux.HasField("seccomp_policy"):
             program(spec.linux.seccomp)
@@ -63,16 +65,21 @@ async def adjusted(
     return spec
 
 
+async def _of_class(services: Services, spec: Spec, name: str, owner: Owner) -> Spec:
+    """name: of a class of block I/O; "" takes it away. Raises InvalidRequest, WrongState."""
+    meaning = None
+    if name:
+        field = f"blockio_class of NRI plugin {owner(nri.BlockioClass, '')}"
+        file = services.config.devices.blockio_config_file
+        meaning = await container_spec.call(blockio.resolve, name, field, file)
+    resources = dataclasses.replace(spec.linux.resources, block_io=meaning)
+    return dataclasses.replace(spec, linux=dataclasses.replace(spec.linux, resources=resources))
+
+
 async def again(services: Services, sandbox: Sandbox, spec: Spec, adjustment: bytes) -> Spec:
     """The spec of a container whose plugins have been asked by an earlier daemon."""
     wanted = nri.ContainerAdjustment.FromString(adjustment)
     return await adjusted(services, sandbox, spec, wanted, _nobody)
-
-
-def with_limits(spec: Spec, adjustment: bytes) -> Spec:
-    """A spec whose resources an update has replaced, with those that only plugins can ask for."""
-    wanted = nri.ContainerAdjustment.FromString(adjustment)
-    return nri_spec.with_limits(spec, wanted.linux.resources)
 
 
 def sketch(services: Services, container: Container) -> Spec:
@@ -88,7 +95,7 @@ def sketch(services: Services, container: Container) -> Spec:
     )
     spec = specgen.spec(subject)
     wanted = nri.ContainerAdjustment.FromString(container.metadata.adjustment or b"")
-    return nri_spec.applied(spec, wanted, subject.handler, _nobody)
+    return nri_spec.applied(spec, wanted, _nobody)
 
 
 def _nobody(_field: nri.Field, _entry: str) -> str:

@@ -87,8 +87,13 @@ def _plan(services: Services, request: api.RunPodSandboxRequest, sandbox_id: str
     defaults = specgen.Defaults(
         config_.containers, config_.cgroup.parent, systemd=services.runtime.systemd
     )
-    label = selinux.pod_label(services, config)
-    wanted = replace(specgen.request(sandbox_id, config, defaults, node), mount_label=label)
+    labels = selinux.pod_labels(services, config)
+    label = labels.mount_text
+    wanted = replace(
+        specgen.request(sandbox_id, config, defaults, node),
+        mount_label=label,
+        process_label=labels.process_text,
+    )
     own_network = wanted.network == "pod"
     netns_path = f"{services.config.netns_dir}/cni-{sandbox_id}" if own_network else ""
     metadata = SandboxMetadata(

@@ -71,18 +71,18 @@ def label_images(found: Selinux, root: Path) -> None:
             log.warning(text, path, found.policy.image, error.strerror)
 
 
-def pod_label(services: Services, config: api.PodSandboxConfig) -> str:
-    """The label of a new pod's files, "": it gets none. Raises InvalidRequest, WrongState."""
+def pod_labels(services: Services, config: api.PodSandboxConfig) -> specgen.Labels:
+    """A new pod's, of what it has for all its containers. Raises InvalidRequest, WrongState."""
     asked = config.linux.security_context.selinux_options
     specgen.check(asked)
     policy = services.selinux.policy
     if policy is None or services.config.containers.selinux == "off":
         _tell(services, asked)
-        return ""
+        return specgen.NONE
     made = specgen.pod_mount(asked, policy, set(_taken(services)))
     usual = specgen.container(policy, made, config, api.ContainerConfig())
     specgen.check_known(usual, node.knows)
-    return str(made)
+    return usual
 
 
 def labels(services: Services, sandbox: Sandbox, config: api.ContainerConfig) -> specgen.Labels:

@@ -10,7 +10,6 @@ from runtime.spec import Linux, Process, Root, Spec
 
 if TYPE_CHECKING:
     from cri.specgen.subject import Subject
-    from runtime.selinux.label import Label
 
 
 def spec(subject: Subject) -> Spec:
@@ -33,7 +32,7 @@ def spec(subject: Subject) -> Spec:
             no_new_privileges=subject.security.no_new_privs,
             oom_score_adj=process.oom_score(config, subject.facts.lowest_oom_score),
             apparmor_profile=subject.facts.apparmor_profile or None,
-            selinux_label=_text(subject.facts.labels.process),
+            selinux_label=subject.facts.labels.process_text or None,
         ),
         root=Root(readonly=subject.security.readonly_rootfs),
         mounts=mounts.mounts(subject),
@@ -47,12 +46,8 @@ def spec(subject: Subject) -> Spec:
             seccomp=security.seccomp(subject, capabilities.bounding),
             masked_paths=security.masked_paths(subject),
             readonly_paths=security.readonly_paths(subject),
-            mount_label=_text(subject.facts.labels.mount),
+            mount_label=subject.facts.labels.mount_text or None,
         ),
     )
     made = handler.completed(made, subject)
     return cdi.applied(made, subject.facts.injection)
-
-
-def _text(label: Label | None) -> str | None:
-    return None if label is None else str(label)

@@ -91,8 +91,18 @@ def user(security: api.LinuxContainerSecurityContext, image: ImageConfig) -> Use
             _id(number, f"supplemental_groups[{index}]")
             for index, number in enumerate(security.supplemental_groups)
         ),
-        merge=security.supplemental_groups_policy != api.Strict,
+        merge=_merges(security.supplemental_groups_policy),
     )
+
+
+def _merges(policy: int) -> bool:
+    """Whether the image's groups are the process's too. A policy of tomorrow is no "yes"."""
+    if policy not in (api.Merge, api.Strict):
+        raise InvalidRequest(
+            "config.linux.security_context.supplemental_groups_policy",
+            f"{policy} is neither Merge (0) nor Strict (1)",
+        )
+    return policy == api.Merge
 
 
 def oom_score(config: api.ContainerConfig, lowest: int) -> int:

@@ -37,6 +37,16 @@ class Labels:
     mount: Label | None = None
     default: Label = _ANY
 
+    @property
+    def process_text(self) -> str:
+        """ "": as podwright's own are."""
+        return "" if self.process is None else str(self.process)
+
+    @property
+    def mount_text(self) -> str:
+        """ "": as podwright's own are."""
+        return "" if self.mount is None else str(self.mount)
+
 
 NONE = Labels()
 

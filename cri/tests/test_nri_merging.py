@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cri.errors import AdjustmentImpossible, PluginsDisagree
@@ -260,6 +260,7 @@ def test_numbers_too_large_for_cri_are_the_largest() -> None:
     assert resources.to_cri(said).cpu_shares == (1 << 63) - 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40))), st.integers(1, 9))
 def test_pieces_come_out_as_they_went_in_however_they_are_cut(
     pieces: list[tuple[int, bytes]], step: int

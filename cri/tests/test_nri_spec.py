@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cri.api import api_pb2 as api
 from cri.errors import AdjustmentImpossible
-from cri.handlers import OCI, HandlerConfig
 from cri.nri import messages
 from cri.nri.api import nri_pb2 as nri
-from cri.nri.spec import applied, with_limits
-from cri.specgen.handler import RuntimeHandler
+from cri.nri.spec import applied
 from cri.store.container import Container, ContainerMetadata, ContainerState, ContainerStatus
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxStatus
 from runtime.spec import (
+    BlockIo,
     Cpu,
     Device,
     DeviceRule,
@@ -66,12 +66,11 @@ SPEC = Spec(
         ),
     ),
 )
-EMBEDDED, BINARY = RuntimeHandler(), RuntimeHandler("runc", HandlerConfig(type=OCI, path="/runc"))
 
 
-def adjusted(spec: Spec = SPEC, handler: RuntimeHandler = EMBEDDED, **fields: object) -> Spec:
+def adjusted(spec: Spec = SPEC, **fields: object) -> Spec:
     wanted = nri.ContainerAdjustment(**fields)  # type: ignore[arg-type]  # by name
-    return applied(spec, wanted, handler, lambda field, entry: f"10-a({field},{entry})")
+    return applied(spec, wanted, lambda field, entry: f"10-a({field},{entry})")
 
 
 def linux(**fields: object) -> nri.LinuxContainerAdjustment:
@@ -144,16 +143,6 @@ def test_resources_replace_what_they_name() -> None:
     assert made.devices == (NOTHING, DeviceRule(False, "c", 10, None, "w"))
 
 
-def test_limits_come_back_when_an_update_has_replaced_the_others() -> None:
-    wanted = nri.LinuxResources(pids=nri.LinuxPids(limit=9))
-    wanted.memory.reservation.value = 50
-    wanted.devices.add(allow=True)
-    made = with_limits(SPEC, wanted).linux.resources
-    assert made.pids == Pids(9)
-    assert made.memory == Memory(limit=100, swap=100, reservation=50)
-    assert made.devices == SPEC.linux.resources.devices
-
-
 def test_swap_may_be_said_apart() -> None:
     wanted = nri.LinuxResources()
     wanted.memory.limit.value, wanted.memory.swap.value = 200, 300
@@ -219,13 +208,21 @@ def test_the_cgroup_namespace_may_come_and_go() -> None:
     assert [one.type for one in back.linux.namespaces] == ["pid", "cgroup"]
 
 
-def test_hooks_and_sysctls_are_for_programs() -> None:
+def test_hooks_are_added_to_those_of_the_spec() -> None:
     hook = nri.Hook(path="/h", args=["h"], timeout=nri.OptionalInt(value=3))
-    made = adjusted(
-        handler=BINARY, hooks=nri.Hooks(create_runtime=[hook]), linux=linux(sysctl={"net.x": "1"})
-    )
-    assert made.hooks == {"createRuntime": (Hook("/h", ("h",), (), 3),)}
-    assert made.linux.sysctl == {"net.x": "1"}
+    old = replace(SPEC, hooks={"createRuntime": (Hook("/first"),), "poststop": (Hook("/last"),)})
+    made = adjusted(old, hooks=nri.Hooks(create_runtime=[hook]))
+    assert made.hooks == {
+        "createRuntime": (Hook("/first"), Hook("/h", ("h",), (), 3)),
+        "poststop": (Hook("/last"),),
+    }
+
+
+def test_a_class_of_block_io_stays_whatever_else_is_wanted() -> None:
+    resources = replace(SPEC.linux.resources, block_io=BlockIo(weight=77))
+    old = replace(SPEC, linux=replace(SPEC.linux, resources=resources))
+    made = adjusted(old, env=[nri.KeyValue(key="A", value="1")])
+    assert made.linux.resources.block_io == BlockIo(weight=77)
 
 
 def resources_with(path: str) -> nri.LinuxResources:
@@ -266,7 +263,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
         f"linux.resources.{path}": {"linux": linux(resources=resources_with(path))}
         for path in (
             *("memory.kernel", "memory.kernel_tcp", "memory.swappiness", "memory.use_hierarchy"),
-            *("cpu.realtime_runtime", "cpu.realtime_period", "blockio_class", "rdt_class"),
+            *("cpu.realtime_runtime", "cpu.realtime_period", "rdt_class"),
         )
     },
 }

@@ -135,6 +135,12 @@ def test_a_group_without_a_user_is_an_error_even_if_the_image_has_one() -> None:
         process.user(asked, image(user="joe"))
 
 
+def test_a_groups_policy_that_nobody_knows_is_refused() -> None:
+    asked = Context(supplemental_groups_policy=7)  # type: ignore[arg-type]  # open in proto3
+    with pytest.raises(InvalidRequest, match="supplemental_groups_policy: 7 is neither"):
+        process.user(asked, image())
+
+
 def test_a_terminal_gets_a_type_that_the_image_may_know_better() -> None:
     plain = api.ContainerConfig(tty=True)
     assert "TERM=xterm" in process.env(subject(plain))

@@ -59,6 +59,7 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
     kubelet.clear()
     for unit in pod_units():  # kubelet lets them be
         systemctl("stop", unit)
+    systemctl("daemon-reload")  # else systemd 252 goes on saying that these can't be found
     subprocess.run(["ip", "link", "delete", "kube0"], check=True)
 
 

@@ -85,6 +85,7 @@ def test_who_has_swap_survives_what_kills_who_has_none(pod: Pod, swap: None) -> 
     until(lambda: with_swap.log() == ["full"], "the hog is full", PATIENCE)
     assert int(written(with_swap, "memory.swap.current")) > 2 * MIB
     assert with_swap.status().state == api.CONTAINER_RUNNING
+    with_swap.stop()  # or there would be no room for what is swapped out
 
 
 def test_files_of_cgroups_are_written_by_name_and_hold(pod: Pod) -> None:

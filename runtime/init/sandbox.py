@@ -259,23 +259,25 @@ def sysctl_path(name: str) -> str:
     return "/proc/sys/" + (name if "/" in name else name.replace(".", "/"))
 
 
-def start_reaper(mount_ns_fd: int, user_ns_fd: int = -1) -> tuple[int, int]:
+def start_reaper(mount_ns_fd: int, user_ns_fd: int = -1, label: str = "") -> tuple[int, int]:
     """The shared pid namespace, and a pidfd of its first process, which does nothing but reap.
 
     mount_ns_fd: the pod's mount namespace, of which it gets a copy; user_ns_fd: the pod's user
-    namespace; it lives in there. When we return it has given up all that a container could want.
+    namespace; it lives in there; label: SELinux's, for it to be as the pod's other processes are,
+    where the policy lets us change ours without an execve. When we return it has given up all that
+    a container could want.
     """
     settled, ours = os.pipe2(os.O_CLOEXEC)
     pid, pidfd = clone3(Clone.NEWPID)
     if pid == 0:
-        _reap_forever(mount_ns_fd, user_ns_fd)
+        _reap_forever(mount_ns_fd, user_ns_fd, label)
     os.close(ours)
     os.read(settled, 1)  # until it has closed all that it has
     os.close(settled)
     return os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC), pidfd
 
 
-def _reap_forever(mount_ns_fd: int, user_ns_fd: int) -> None:
+def _reap_forever(mount_ns_fd: int, user_ns_fd: int, label: str) -> None:
     """Process 1 of a pod that shares its pid namespace. The kernel reaps for SIG_IGN.
 
     It handles no signal, so that none from inside reaches it: with it all of the pod would end.
@@ -283,6 +285,7 @@ def _reap_forever(mount_ns_fd: int, user_ns_fd: int) -> None:
     that nobody can change, and it may do nothing.
     """
     set_title(b"podwright-reaper")
+    current = os.open("/proc/self/attr/current", os.O_WRONLY | os.O_CLOEXEC) if label else -1
     setns(mount_ns_fd, Clone.NEWNS)
     unshare(Clone.NEWNS)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -295,6 +298,9 @@ def _reap_forever(mount_ns_fd: int, user_ns_fd: int) -> None:
     capset(0, 0, 0)
     prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if label:  # last: from now on we may hardly do anything
+        with contextlib.suppress(OSError):
+            os.write(current, label.encode())
     close_from(0)  # the daemon must see the monitor's end by its sockets
     while True:
         signal.pause()

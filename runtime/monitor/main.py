@@ -27,7 +27,9 @@ def run(facts: Facts, hierarchy: Hierarchy, listener: Socket, connection: Socket
     """
     prctl(_SUBREAPER, 1)
     if facts.shared_pids:
-        facts.pid_fd, facts.reaper_pidfd = start_reaper(facts.mount_fd, facts.user_fd)
+        facts.pid_fd, facts.reaper_pidfd = start_reaper(
+            facts.mount_fd, facts.user_fd, facts.reaper_label
+        )
     loop = Loop()
     if facts.shared_pids:
         loop.watch(facts.reaper_pidfd, loop.stop)  # without it no process could be made in the pod

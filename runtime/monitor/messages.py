@@ -33,7 +33,8 @@ class SandboxRequest:
     network, ipc: "pod" (namespaces of its own) or "node"; pid: "pod" (one for all containers),
     "container" or "node"; sysctls: namespaced ones only; shm_bytes: size of the shared /dev/shm;
     user_map: of a user namespace of its own, which then owns the others and in which ids of
-    sysctls are meant; mount_label: SELinux's, of the files in /dev/shm.
+    sysctls are meant; mount_label: SELinux's, of the files in /dev/shm; process_label: of what runs
+    in the pod for all of it.
     """
 
     sandbox_id: str
@@ -46,6 +47,7 @@ class SandboxRequest:
     shm_bytes: int = 64 * 1024 * 1024
     user_map: UserMap | None = None
     mount_label: str = ""
+    process_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

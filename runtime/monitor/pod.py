@@ -52,7 +52,7 @@ class Facts:
 
     directory: its own; netns_path: where the network namespace is pinned, empty without one;
     mount_fd: the pod's mount namespace; user_fd: its user namespace; pid_fd, reaper_pidfd: the
-    shared pid namespace and its first process; -1 without.
+    shared pid namespace and its first process; -1 without; reaper_label: that one's for SELinux.
     """
 
     __slots__ = (
@@ -61,6 +61,7 @@ class Facts:
         "mount_fd",
         "netns_path",
         "pid_fd",
+        "reaper_label",
         "reaper_pidfd",
         "sandbox_id",
         "shared_pids",
@@ -86,6 +87,7 @@ class Facts:
         self.user_fd = -1
         self.pid_fd = -1
         self.reaper_pidfd = -1
+        self.reaper_label = ""
 
 
 class Pod:

@@ -74,6 +74,7 @@ class Zygote:
             request.netns_path,
             sandbox.cgroup_parent,
             sandbox.pid,
+            sandbox.process_label,
         )
         answer = b""
         try:
@@ -144,7 +145,7 @@ def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierar
         for fd in (net, ipc, uts):
             setns(fd, 0)
             os.close(fd)
-        sandbox_id, directory, netns_path, cgroup_parent, pid = packet.decode().split("\0")
+        sandbox_id, directory, netns_path, cgroup_parent, pid, label = packet.decode().split("\0")
         facts = Facts(
             sandbox_id,
             directory,
@@ -153,6 +154,7 @@ def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierar
             shared_pids=pid == "pod",
             mount_fd=mount_fd,
         )
+        facts.reaper_label = label
         if user:
             (facts.user_fd,) = user
         monitor.run(facts, hierarchy, fds.adopt(listener), fds.adopt(connection))

@@ -160,7 +160,7 @@ class ShimCommand(Command):
             return
         self._ready = True
         self._find(answer.pid)
-        self._close_ends()
+        self._close_outputs()
         if self._input_ended:
             self._close_input()
         if self.begun is not None:
@@ -230,6 +230,11 @@ class ShimCommand(Command):
     def _close_input(self) -> None:
         request = CloseIORequest(id=self._owner.id, exec_id=self._name, stdin=True)
         self._owner.shim.call("CloseIO", request, Empty, (nobody, nobody))
+
+    def _close_outputs(self) -> None:
+        """The input stays until the end: the shim may open it only after it has answered."""
+        fds.close_all(self._ends[1:])
+        del self._ends[1:]
 
     def _close_ends(self) -> None:
         fds.close_all(self._ends)

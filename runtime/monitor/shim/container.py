@@ -238,7 +238,7 @@ class ShimContainer(Container):
     def _begun(self, answer: PidResponse) -> None:
         self._mark("start")
         self.pid = answer.pid
-        self._close_ends()
+        self._close_ends(1)  # it may open its input only after it has answered
         if not self.request.terminal and not self.request.stdin:
             self._end_input()
         self._run()
@@ -364,9 +364,9 @@ class ShimContainer(Container):
         self._close_ends()
         super()._release()
 
-    def _close_ends(self) -> None:
-        fds.close_all(self._ends)
-        self._ends.clear()
+    def _close_ends(self, first: int = 0) -> None:
+        fds.close_all(self._ends[first:])
+        del self._ends[first:]
 
     def _fork(
         self,
