@@ -34,16 +34,15 @@ ANNOTATIONS: Final = (
 
 
 class Checkpoints:
-    """Part of an `ImageStore`. layers: the directory of unpacked layers."""
+    """Part of an `ImageStore`."""
 
     def __init__(
-        self, catalog: Catalog, content: Content, snapshots: Snapshots, pool: Pool, layers: Path
+        self, catalog: Catalog, content: Content, snapshots: Snapshots, pool: Pool
     ) -> None:
         self._catalog = catalog
         self._content = content
         self._snapshots = snapshots
         self._pool = pool
-        self._layers = layers
         self._known: dict[str, bool] = {}  # by the digest of a manifest, which says it for ever
 
     async def is_one(self, image_id: str) -> bool:
@@ -83,7 +82,7 @@ class Checkpoints:
             record = self._catalog.images.get(image_id)
             if record is None:
                 raise ImageNotFound(image_id)
-            layers = tuple(str(self._layers / name) for name in reversed(record.layers))
+            layers = tuple(str(self._snapshots.layers / name) for name in reversed(record.layers))
         path = str(archive) if archive is not None else ""
         job = TakeCheckpoint(path, layers, str(target), UnpackLimits().reserve_bytes)
         return (await expect(Taken, self._pool.run(job))).config

@@ -50,7 +50,7 @@ class Snapshots:
 
     def __init__(self, layers: Path, containers: Path) -> None:
         self.used: dict[str, tuple[str, ...]] = {}  # container id -> layer ids, topmost first
-        self._layers = layers
+        self.layers = layers
         self._containers = containers
 
     def load(self) -> list[Path]:
@@ -110,7 +110,7 @@ class Snapshots:
 
     def _overlay(self, container_id: str) -> Overlay:
         path = self._containers / container_id
-        lower = tuple(f"{self._layers}/{item}" for item in self.used[container_id])
+        lower = tuple(f"{self.layers}/{item}" for item in self.used[container_id])
         return Overlay(lower, f"{path}/upper", f"{path}/work")
 
     def of(self, container_id: str) -> list[str]:

@@ -84,9 +84,7 @@ class ImageStore:
         self._images = Images(
             catalog, self._content, self._layers, self._pool, node_platform(), settings
         )
-        self.checkpoints = Checkpoints(
-            catalog, self._content, self._snapshots, self._pool, root / "layers"
-        )
+        self.checkpoints = Checkpoints(catalog, self._content, self._snapshots, self._pool)
         self._blobs = (0, 0)  # bytes and number
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -350,8 +348,6 @@ class ImageStore:
         target = self._trash.name()
         path.rename(target)
         self._trash.remove_later(target)
-
-    # --- the store as a whole ---------------------------------------------------------------------
 
     def usage(self) -> Usage:
         """What is on disk, as counted when it was written."""

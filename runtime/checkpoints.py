@@ -8,9 +8,10 @@ import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from runtime.checkpoint import criu
-from runtime.errors import CriuUnavailable
+from runtime.errors import CriuUnavailable, InvalidSpec
 from runtime.monitor.client import MonitorClient
 from runtime.monitor.messages import Done, Dump, Pause
+from runtime.spec import Spec
 
 _FREEZE_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0  # beyond what a dump may take
@@ -41,6 +42,21 @@ class Checkpoints:
         if self._checked[key]:
             text = "CRIU does not work with this node's kernel: "
             raise CriuUnavailable(f"{text}{self._checked[key]} ({path})")
+        return path
+
+    async def restorer(self, spec: Spec) -> str:
+        """The same, which can make a container of this spec what it is to be. InvalidSpec too."""
+        if any(spec.hooks.values()):
+            raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
+        path = await self.program()
+        if spec.process.no_new_privileges:
+            version = await asyncio.to_thread(criu.version, path)
+            if version < criu.KNOWS_NO_NEW_PRIVILEGES:
+                raise CriuUnavailable(
+                    f"CRIU {'.'.join(map(str, version))} ({path}) would restore processes without "
+                    "no_new_privs, which this container is to have (allowPrivilegeEscalation: "
+                    "false): 3.19 or newer is needed"
+                )
         return path
 
     @contextlib.asynccontextmanager

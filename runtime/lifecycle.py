@@ -243,7 +243,7 @@ class Runtime:
             untraced="CAP_SYS_PTRACE" not in spec.process.capabilities.ever,
             shim=handler.shim,
             checkpoint=request.checkpoint,
-            criu=await self.checkpoints.program() if request.checkpoint else "",
+            criu=await self.checkpoints.restorer(spec) if request.checkpoint else "",
         )
         client = self._client(request.sandbox_id)
         directory = self._monitors_dir / request.sandbox_id

@@ -19,6 +19,7 @@ from typing import Final
 IMAGES: Final = "checkpoint"  # CRIU's images in the directory of a checkpoint
 DUMP_LOG: Final = "dump.log"
 RESTORE_LOG: Final = "restore.log"
+KNOWS_NO_NEW_PRIVILEGES: Final = (3, 19)  # the version since which its images have the flag
 PIDS: Final = "pod-pids"  # a pid namespace that is not the container's own
 PID_FILE: Final = "restored.pid"
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")  # mountinfo writes a blank as \040
@@ -165,3 +166,20 @@ def problem(program: str) -> str:
         f"{answer.stdout.decode(errors='replace')}{answer.stderr.decode(errors='replace')}"
     )
     return f"`criu check` says: {said or f'exit status {answer.returncode}'}"
+
+
+def version(program: str) -> tuple[int, ...]:
+    """As (3, 17, 1); () if it does not say. Blocks."""
+    try:
+        answer = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_CHECK_SECONDS,
+            check=False,
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(rb"Version: (\d+(?:\.\d+)*)", answer.stdout)
+    return tuple(map(int, found[1].split(b"."))) if found else ()

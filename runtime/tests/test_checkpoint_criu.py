@@ -13,6 +13,7 @@ from runtime.checkpoint.criu import MountLine, Subject
 from runtime.checkpoints import Checkpoints
 from runtime.errors import CriuUnavailable
 from runtime.monitor.client import MonitorClient
+from runtime.spec import Process, Spec
 
 LOG = """\
 (00.01) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Not permitted
@@ -91,3 +92,20 @@ async def test_criu_is_asked_once_and_again_when_it_was_replaced(tmp_path: Path)
     assert len(asked.read_text()) == 1
     install(0)
     assert await checkpoints.program() == str(program)
+
+
+@pytest.mark.parametrize(("said", "works"), [("3.17.1", False), ("3.19", True), ("4.2", True)])
+async def test_a_criu_that_forgets_a_promise_is_not_used_where_it_was_made(
+    tmp_path: Path, said: str, *, works: bool
+) -> None:
+    program = tmp_path / "criu"
+    program.write_text(f"#!/bin/sh\n[ $1 != --version ] || echo Version: {said}\n")
+    program.chmod(0o755)
+    checkpoints = Checkpoints(str(program), nobody)
+    spec = Spec(process=Process(args=("sh",), no_new_privileges=True))
+    assert await checkpoints.restorer(Spec(process=Process(args=("sh",)))) == str(program)
+    if works:
+        assert await checkpoints.restorer(spec) == str(program)
+    else:
+        with pytest.raises(CriuUnavailable, match=f"CRIU {said} .*no_new_privs"):
+            await checkpoints.restorer(spec)
