@@ -177,7 +177,7 @@ def test_a_device_keeps_its_owner_of_the_node(pod: Pod, tmp_path: Path) -> None:
 def test_a_device_by_name_comes_with_all_that_it_brings(node: Node, pod: Pod, volume: Path) -> None:
     (volume / "lib").write_text("driver")
     specs = node.directory / "cdi" / "etc"
-    specs.mkdir(parents=True)
+    specs.mkdir(parents=True, exist_ok=True)
     link = "ln -s lib usr/lib/link; id -u > told"  # where it begins: in the container's root
     own = "id -u; cat /proc/self/uid_map"
     path = KNOWN

@@ -154,7 +154,7 @@ async def test_a_mount_that_a_hook_makes_in_the_root_is_there_and_goes(node: Nod
 async def test_a_container_with_hooks_sees_what_one_without_sees(node: Node) -> None:
     script = (
         "busybox sed 's/^[0-9]* [0-9]* [0-9:]* //;s/[a-z]*=[^ ]*//g' /proc/self/mountinfo;"
-        "busybox ls -l /dev /etc | busybox sed 's/[0-9][0-9]:[0-9][0-9]//'; id"
+        "busybox ls -l /dev /etc 2>&1 | busybox sed 's/[0-9][0-9]:[0-9][0-9]//'; id"
     )
     for name, hooks in (("c1", {}), ("c2", {"createContainer": sh("true")})):
         await start(node, name, "sh", "-c", script, **hooks)
