@@ -6,7 +6,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
     capabilities, users      more than the container's: refused
     seccomp                  the container's filter is put beneath all others
     no_new_privs, AppArmor,  the container's, whatever the checkpoint says
-      SELinux, death signal
+      death signal
     resource limits          no more than the container's; scores and cgroups: none
     namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
     open files               see files.py
@@ -53,7 +53,6 @@ class Lsm(enum.IntEnum):
     """Whose label processes have: enum lsmtype of CRIU's inventory.proto."""
 
     NONE = 0
-    SELINUX = 1
     APPARMOR = 2
 
 
@@ -61,7 +60,7 @@ class Lsm(enum.IntEnum):
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
     resource -> the most that may be; seccomp: its program, empty without; label: the profile of
-    AppArmor or SELinux's label, as lsm says; pids: whose its pid namespace is: "own", "pod" or
+    AppArmor, as lsm says; pids: whose its pid namespace is: "own", "pod" or
     "node"."""
 
     identity: Identity

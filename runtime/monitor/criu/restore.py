@@ -32,7 +32,7 @@ from runtime.init import mounts as init_mounts
 from runtime.init.channel import EXIT_FAILED, Reporter
 from runtime.init.context import Context, Surroundings
 from runtime.init.launch import warm_up
-from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.init.values import ContainerPlan
 from runtime.linux import fds, mount, resolve
 from runtime.linux.fds import Socket
 from runtime.linux.mount import AT_FDCWD
@@ -134,16 +134,10 @@ def bounds(context: Context) -> Bounds:
         limits=_limits(context),
         seccomp=process.seccomp,
         seccomp_flags=process.seccomp_flags,
-        label=process.selinux_label or process.apparmor_profile,
-        lsm=_lsm(process),
+        label=process.apparmor_profile,
+        lsm=Lsm.APPARMOR if process.apparmor_profile else Lsm.NONE,
         pids=_pids(context.surroundings),
     )
-
-
-def _lsm(process: ProcessPlan) -> Lsm:
-    if process.selinux_label:
-        return Lsm.SELINUX
-    return Lsm.APPARMOR if process.apparmor_profile else Lsm.NONE
 
 
 def _pids(surroundings: Surroundings) -> str:
