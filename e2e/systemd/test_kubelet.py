@@ -24,7 +24,7 @@ from e2e.kube_stats import wait_statistics
 from e2e.kubelet import until
 from e2e.node import REPOSITORY, Node
 from e2e.static_pods import FOREVER, busybox, static_pod
-from e2e.systemd.conftest import PATIENCE, SERVICE, Machine, pod_units, show, systemctl
+from e2e.systemd.conftest import PATIENCE, SERVICE, Machine, pod_units, show, stop_slices, systemctl
 from e2e.test_limits import EAT, MIB
 
 pytestmark = pytest.mark.skipif(bool(kube.missing()), reason=kube.missing())
@@ -57,9 +57,7 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
     classes = {"kubepods.slice", "kubepods-burstable.slice", "kubepods-besteffort.slice"}
     until(lambda: pod_units() <= classes, "only slices of no pod are left", kubelet.patience)
     kubelet.clear()
-    for unit in pod_units():  # kubelet lets them be
-        systemctl("stop", unit)
-    systemctl("daemon-reload")  # else systemd 252 goes on saying that these can't be found
+    stop_slices()
     subprocess.run(["ip", "link", "delete", "kube0"], check=True)
 
 
@@ -173,7 +171,7 @@ def test_exec_tcp_and_http_probes_find_what_they_ask_for(real: RealKubelet) -> N
 def test_the_summary_speaks_of_every_container(real: RealKubelet) -> None:
     real.wait_ready("plain")
     stats = wait_statistics(real, "plain", real.patience)
-    assert stats["memory"]["workingSetBytes"] > 0
+    assert stats["memory"]["usageBytes"] > 0  # the working set of so little may be nothing
 
 
 @pytest.mark.parametrize("how", ["restart", "kill"])

@@ -9,7 +9,7 @@ import pytest
 
 from cri.api import api_pb2 as api
 from e2e.kubelet import Container, Kubelet, Pod, refused, until
-from e2e.systemd.conftest import PATIENCE, pod_units, show, systemctl
+from e2e.systemd.conftest import PATIENCE, pod_units, show, stop_slices, systemctl
 from e2e.test_limits import MIB, resources
 from e2e.test_update import update
 
@@ -27,12 +27,9 @@ def pod(kubelet: Kubelet) -> Pod:
 
 @pytest.fixture(autouse=True)
 def no_slice_of_kubelets(kubelet: Kubelet) -> object:
-    """kubelet's slices are kubelet's to stop; here it is the tests that stand for it."""
     yield
     kubelet.clean()
-    for unit in sorted(pod_units(), reverse=True):
-        if unit.startswith("kubepods"):
-            systemctl("stop", unit)
+    stop_slices()
 
 
 def scope(container: Container) -> str:
