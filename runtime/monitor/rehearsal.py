@@ -50,7 +50,7 @@ def _play(hierarchy: Hierarchy, directory: Path) -> None:
     server.add(theirs)
     plan = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
     log_path = str(directory / "log")
-    start = encode(Start("rehearsal", "/podwright-rehearsal", log_path=log_path))
+    start = encode(Start("rehearsal", "/podwright-rehearsal", log_path=log_path, untraced=True))
     assert isinstance(start, dict)
     for message, descriptors in (
         ({"id": 0, "do": "keep"}, ()),
