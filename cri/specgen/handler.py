@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -86,8 +87,10 @@ class BaseRefused(ValueError):
 
 
 def load_base(path: Path) -> Base:
-    """A base spec. Blocks. Raises BaseRefused, OSError."""
+    """A base spec. Blocks. Raises BaseRefused."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for, a device read
+            raise BaseRefused("not a file")
         document: object = json.loads(path.read_bytes())
         json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is no text
         if not isinstance(document, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ def test_a_base_that_is_no_document_is_refused_by_its_name(
         path.write_text(content)
     with pytest.raises(BaseRefused, match=f"base_runtime_spec {path}: .*{says}"):
         load_base(path)
+
+
+def test_a_base_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
+        with pytest.raises(BaseRefused, match=f"base_runtime_spec {path}: not a file"):
+            load_base(path)
 
 
 def test_variants_hold_back_sysfs_and_devices_from_privileged_containers() -> None:
