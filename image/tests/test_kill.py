@@ -107,10 +107,17 @@ async def test_a_killed_worker_fails_the_pull_alone(
 
 
 def workers_of(parent: int) -> list[int]:
-    """Its worker processes."""
+    """Its worker processes. Threads and children may end meanwhile."""
     found = []
     for task in Path(f"/proc/{parent}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            if b"image.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        for pid in _read(task / "children").split():
+            if b"image.worker" in _read(Path(f"/proc/{int(pid)}/cmdline")):
                 found.append(int(pid))
     return found
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
