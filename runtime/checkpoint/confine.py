@@ -14,7 +14,6 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
 
 from __future__ import annotations
 
-import enum
 import os
 import re
 import stat
@@ -47,21 +46,14 @@ _USERS, _GROUP_IDS, _GROUPS = (1, 3, 5, 7), (2, 4, 6, 8), 14
 _SETS: Final = {"inheritable": 9, "permitted": 10, "effective": 11, "bounding": 12, "ambient": 19}
 _LSM, _SOCKET_LSM, _LSM_DATA, _NO_NEW_PRIVS = 15, 16, 17, 18
 _LSM_TYPE, _PLUGINS = 6, 12  # of the inventory
-
-
-class Lsm(enum.IntEnum):
-    """Whose label processes have: enum lsmtype of CRIU's inventory.proto."""
-
-    NONE = 0
-    APPARMOR = 2
+_APPARMOR: Final = 2  # enum lsmtype of inventory.proto; 0: none
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
     resource -> the most that may be; seccomp: its program, empty without; label: the profile of
-    AppArmor, as lsm says; pids: whose its pid namespace is: "own", "pod" or
-    "node"."""
+    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"."""
 
     identity: Identity
     bounding: int
@@ -71,7 +63,6 @@ class Bounds:
     seccomp: bytes = b""
     seccomp_flags: int = 0
     label: str = ""
-    lsm: Lsm = Lsm.NONE
     pids: str = "own"
 
     @property
@@ -154,7 +145,7 @@ def _inventory(images: Images, bounds: Bounds) -> Message:
     if inventory.number(1) != _VERSION:
         raise MalformedImage(f"images of format {inventory.number(1)}; {_VERSION} is known")
     inventory.drop(_LSM_TYPE, _PLUGINS)
-    inventory.add(_LSM_TYPE, int(bounds.lsm))
+    inventory.add(_LSM_TYPE, _APPARMOR if bounds.label else 0)
     images.save("inventory.img", write("inventory", [inventory]))
     return inventory
 

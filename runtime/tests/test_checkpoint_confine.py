@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.checkpoint.confine import Bounds, Images, Lsm, confine
+from runtime.checkpoint.confine import Bounds, Images, confine
 from runtime.checkpoint.files import Refused
 from runtime.checkpoint.wire import MalformedImage, Message, read, write
 from runtime.init.values import Identity
@@ -171,7 +171,7 @@ def test_a_user_with_his_own_groups_goes_on(checkpoint: Checkpoint) -> None:
 
 def test_what_the_container_promises_is_put_upon_its_processes(checkpoint: Checkpoint) -> None:
     checkpoint.put("core-1", "core", core(thread(creds(1000))))
-    checkpoint.confine(replace(NOBODY, label="podwright-default", lsm=Lsm.APPARMOR))
+    checkpoint.confine(replace(NOBODY, label="podwright-default"))
     made = checkpoint.get("core-1", "core").message(5)
     assert made.number(8) == 9
     who = made.message(10)

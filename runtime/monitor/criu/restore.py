@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from runtime.checkpoint import confine, criu, mounts
-from runtime.checkpoint.confine import Bounds, Images, Lsm
+from runtime.checkpoint.confine import Bounds, Images
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.init import (
     capabilities,
@@ -135,7 +135,6 @@ def bounds(context: Context) -> Bounds:
         seccomp=process.seccomp,
         seccomp_flags=process.seccomp_flags,
         label=process.apparmor_profile,
-        lsm=Lsm.APPARMOR if process.apparmor_profile else Lsm.NONE,
         pids=_pids(context.surroundings),
     )
 
