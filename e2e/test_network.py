@@ -122,8 +122,14 @@ def test_addresses_are_unique_and_come_back(kubelet: Kubelet) -> None:
 
 
 def test_a_stopped_pod_gives_its_network_back(node: Node, pod: Pod) -> None:
-    pod.container().start()
-    before = node.inventory()
+    end = pod.container().start().exec("cat", "/sys/class/net/eth0/iflink").stdout.decode()
+
+    def ends() -> list[str]:
+        """By number: interfaces of earlier pods may still be on their way out."""
+        links = json.loads(node.run("ip", "-json", "link").stdout)
+        return [link["ifname"] for link in links if link["ifindex"] == int(end)]
+
+    assert len(ends()) == 1
     pod.stop()
-    until(lambda: len(before["interfaces"] - node.inventory()["interfaces"]) == 1, "the veth ends")
+    until(lambda: not ends(), "the veth ends")
     assert not node.inventory()["namespaces"]
