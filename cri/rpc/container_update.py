@@ -41,14 +41,12 @@ async def _update(
     services: Services, container: Container, asked: api.LinuxContainerResources
 ) -> None:
     """Plugins are asked while no lock is held: they may want others updated."""
-    if not services.nri.active:
-        return await apply(services, container.id, asked)
-    from cri.rpc import nri_calls  # few nodes have plugins
-
-    await apply(
-        services, container.id, await nri_calls.update_container(services, container, asked)
-    )
-    return await nri_calls.container_updated(services, container.id)
+    plugins = services.plugins
+    if plugins:
+        asked = await plugins.update_container(container, asked)
+    await apply(services, container.id, asked)
+    if plugins:
+        await plugins.container_updated(container.id)
 
 
 async def apply(services: Services, container_id: str, asked: api.LinuxContainerResources) -> None:

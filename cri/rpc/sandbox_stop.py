@@ -55,10 +55,9 @@ async def release(services: Services, sandbox_id: str) -> None:
     async with undo:  # never committed: all of it is to be undone, newest first
         undo.push("remove processes and namespaces", _remove_processes, services, sandbox)
         undo.push("detach the network", _detach, services, sandbox)
-        if services.nri.active and sandbox.status.state is not SandboxState.INITIALIZING:
-            from cri.rpc import nri_calls  # few nodes have plugins
-
-            undo.push("tell NRI plugins", nri_calls.stop_pod, services, sandbox)
+        plugins = services.plugins
+        if plugins and sandbox.status.state is not SandboxState.INITIALIZING:
+            undo.push("tell NRI plugins", plugins.stop_pod, sandbox)
         undo.push("kill containers", _kill_containers, services, sandbox_id)
     if undo.leftovers:
         error = undo.leftovers[0].error

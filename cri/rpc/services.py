@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cri.config import Config
     from cri.paths import Paths
+    from cri.rpc.nri_calls import NriCalls
     from cri.store.store import Store
     from cri.streaming.server import StreamServer
     from image.store import ImageStore
@@ -54,3 +55,12 @@ class Services:
     def __post_init__(self) -> None:
         object.__setattr__(self, "events", Events(self.store))
         object.__setattr__(self, "nri", Nri(self.config.nri))
+
+    @property
+    def plugins(self) -> NriCalls | None:
+        """What NRI plugins are asked and told by; None: there is nobody to be asked."""
+        if not self.nri.active:
+            return None
+        from cri.rpc.nri_calls import NriCalls  # few nodes have plugins
+
+        return NriCalls(self)
