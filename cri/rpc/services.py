@@ -11,6 +11,7 @@ from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
 from cri.nri.listen import Nri
 from cri.rpc import selinux
+from cri.rpc.worker import Workers
 from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
 
@@ -50,6 +51,7 @@ class Services:
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)
     specs: dict[str, Spec] = field(default_factory=dict)  # by container id: see container_spec
+    workers: Workers = field(default_factory=Workers)  # for calls on paths that users gave
     busy: set[asyncio.Task[object]] = field(default_factory=set)  # requests that change something
 
     def __post_init__(self) -> None:
