@@ -10,8 +10,8 @@ import click
 
 from cri.config import ConfigError
 
-# gRPC reads these when it is loaded. The daemon starts programs, but never forks to go on as two.
-# Its older event loop answers a request in 0.5 ms where the newer one takes 0.7 (gRPC 1.85).
+# gRPC reads these when it is loaded. Its fork support is for processes that fork and then go on
+# using gRPC, which the daemon never does; its older event loop answers sooner (cri/README.md).
 GRPC_ENVIRONMENT = {
     "GRPC_VERBOSITY": "ERROR",
     "GRPC_ENABLE_FORK_SUPPORT": "0",

@@ -117,7 +117,7 @@ def namespaces(place: Place) -> Iterator[Finding]:
         remedy = "use a kernel built with CONFIG_NAMESPACES, NET_NS, PID_NS, IPC_NS and UTS_NS"
         yield fail("namespaces", f"the kernel has no {', '.join(absent)} namespaces", remedy)
     else:
-        yield ok("namespaces", f"{', '.join(kinds)}")
+        yield ok("namespaces", ", ".join(kinds))
     users = place.sysctl("user.max_user_namespaces")
     if (place.proc / "self/ns/user").exists() and users not in ("", "0"):
         yield ok("user namespaces", f"up to {users}")
