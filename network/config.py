@@ -28,7 +28,7 @@ class NetworkSettings:
     enabled: bool
     state_dir: Path
     bridge: str = "podwright0"
-    subnets: tuple[str, ...] = ("10.88.0.0/16",)
+    subnets: tuple[str, ...] = ("10.87.0.0/16",)
     mtu: int = 0
     masquerade: bool = True
     cni_conf_dir: Path = Path("/etc/cni/net.d")
