@@ -15,7 +15,7 @@ from cri.api import api_pb2 as api
 from cri.errors import ContainerNotFound, WrongState
 from cri.guard import Rpc
 from cri.tests.parts import call, parts, serving
-from cri.tests.test_store import container, sandbox
+from cri.tests.records import container, sandbox
 from image.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
