@@ -1,4 +1,4 @@
-"""What the built-in network is configured to be, checked once at the border."""
+"""The built-in network's configuration, checked once when it is made."""
 
 from __future__ import annotations
 

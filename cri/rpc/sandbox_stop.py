@@ -84,7 +84,7 @@ async def _kill_containers(services: Services, sandbox_id: str) -> None:
         outcomes = await asyncio.gather(
             *(container_stop.kill(services, one) for one in running), return_exceptions=True
         )
-    for outcome in outcomes:  # what follows takes the processes without anybody's help
+    for outcome in outcomes:  # they go with their monitor, next
         if isinstance(outcome, Exception):
             log.warning("stop sandbox %s: %s", sandbox_id, outcome)
 

@@ -75,7 +75,7 @@ class Images:
         settings: ImageSettings,
     ) -> None:
         self.under_way: list[Tracker] = []
-        self.sweeping = asyncio.Lock()  # held by who sweeps blobs; no pull begins meanwhile
+        self.sweeping = asyncio.Lock()  # held while blobs are swept; no pull begins meanwhile
         self._catalog = catalog
         self._content = content
         self._layers = layers
