@@ -144,7 +144,7 @@ class SpdyForwarding:
             for event in self._spdy.receive(data):
                 self._meant(event, events)
         except spdy_events.SpdyError as error:
-            self._status = error.status
+            self._status = spdy_events.GOAWAY_PROTOCOL_ERROR
             raise WireError(f"SPDY: {error}") from error
         return events
 

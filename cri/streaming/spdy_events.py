@@ -12,11 +12,8 @@ GOAWAY_OK, GOAWAY_PROTOCOL_ERROR = 0, 1
 
 
 class SpdyError(Exception):
-    """The peer broke the protocol. Nothing more can be read: send `goaway(status)` and close."""
-
-    def __init__(self, text: str, status: int = GOAWAY_PROTOCOL_ERROR) -> None:
-        super().__init__(text)
-        self.status = status
+    """The peer broke the protocol. Nothing more can be read: send
+    `goaway(GOAWAY_PROTOCOL_ERROR)` and close."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from cri.streaming.remotecommand import WireError
 from cri.tests.forward_sides import Client
 
 
-def forwarded(wire: SpdyForwarding | None = None) -> tuple[Client, int, int]:
+def forwarded() -> tuple[Client, int, int]:
     """A client with one connection, number 1."""
-    client = Client(wire or SpdyForwarding())
+    client = Client(SpdyForwarding())
     error, data = client.stream("error", request=7), client.stream("data", request=7)
     assert client.say() == [Begun(1), Asked(1, 80)]
     client.hear()

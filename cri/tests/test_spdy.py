@@ -248,9 +248,8 @@ def test_a_peer_that_counts_never_waits_for_credit(announcement: bytes) -> None:
 
 
 def refused(data: bytes, text: str) -> None:
-    with pytest.raises(SpdyError, match=text) as caught:
+    with pytest.raises(SpdyError, match=text):
         Connection().receive(data)
-    assert caught.value.status == spdy_events.GOAWAY_PROTOCOL_ERROR
 
 
 def test_what_breaks_the_protocol_is_named() -> None:
