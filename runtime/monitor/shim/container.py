@@ -28,33 +28,18 @@ from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.program import OnEnd, OnWord, Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.command import ShimCommand, pipe_name
-from runtime.monitor.shim.link import TookTooLong, gone, nobody
-from runtime.monitor.shim.plan import ShimPlan
+from runtime.monitor.shim.link import TookTooLong, gone
+from runtime.monitor.shim.plan import TaskPlan
 from runtime.monitor.shim.plan import bundle as bundle_path
-from runtime.monitor.shim.shim import (
-    CREATE_PATIENCE,
-    KILL_PATIENCE,
-    PATIENCE,
-    Shim,
-    give_options,
-)
-from runtime.monitor.shim.task_pb2 import (
-    CloseIORequest,
-    CreateTaskRequest,
-    Empty,
-    KillRequest,
-    PidResponse,
-    ProcessRequest,
-    ResizePtyRequest,
-    WaitResponse,
-)
+from runtime.monitor.shim.shim import KILL_PATIENCE, Shim
+from runtime.monitor.shim.task import CREATE_PATIENCE, PATIENCE, OnFailure, Task
+from runtime.monitor.shim.task_pb2 import CreateTaskRequest, PidResponse, WaitResponse
 from runtime.monitor.stdio import OutputStream
 from runtime.ttrpc.errors import CallFailed
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
-_OnFailure = Callable[[RuntimeFault], None]
 _Body = Callable[[Socket], None]
 _KILLED = 128 + int(signal.SIGKILL)
 
@@ -64,9 +49,10 @@ class ShimContainer(Container):
 
     def __init__(self, pod: Pod, request: Start) -> None:
         super().__init__(pod, request)
-        if pod.shim is None or (pod.shim.ended and not pod.shim.containers):
+        if pod.shim is None or (pod.shim.gone and not pod.shim.containers and not pod.shim.alone):
             pod.shim = Shim(pod, request.handler)
         self.shim: Shim = pod.shim
+        self._task = Task(self.shim, self.id)
         self.out_of_memory = False
         self.commands: set[ShimCommand] = set()
         self._ends: list[int] = []  # the shim's of our pipes, until it has opened them
@@ -81,9 +67,9 @@ class ShimContainer(Container):
         self._numbers = itertools.count(1)
         self._began = 0
 
-    def load_shim(self) -> ShimPlan:
+    def load_shim(self) -> TaskPlan:
         """What the daemon has compiled."""
-        return decode(ShimPlan, self._plan())
+        return decode(TaskPlan, self._plan())
 
     def next_name(self) -> str:
         """Of a command: what the shim knows it by."""
@@ -101,15 +87,14 @@ class ShimContainer(Container):
         if self.request.terminal or self._stdin_fd < 0:
             return
         super().close_stdin()
-        self._end_input()
+        self._task.end_input(self._log_failure("close stdin"))
 
     @property
     def remote_terminal(self) -> bool:
         return self.request.terminal
 
     def resize(self, width: int, height: int) -> None:
-        request = ResizePtyRequest(id=self.id, width=width, height=height)
-        self.shim.call("ResizePty", request, Empty, (nobody, self._log_failure("resize")))
+        self._task.resize(width, height, self._log_failure("resize"))
 
     def signal(self, number: int) -> None:
         if number == signal.SIGKILL:
@@ -130,8 +115,6 @@ class ShimContainer(Container):
             self._send(int(signal.SIGKILL), everyone=True)
 
     def _send(self, number: int, *, everyone: bool) -> None:
-        request = KillRequest(id=self.id, signal=number, all=everyone)
-
         def failed(error: RuntimeFault) -> None:
             if self.state is State.EXITED or gone(error):
                 return
@@ -142,7 +125,7 @@ class ShimContainer(Container):
                 self._kill_cgroup()
 
         patience = KILL_PATIENCE if everyone else PATIENCE
-        self.shim.call("Kill", request, Empty, (nobody, failed), patience=patience)
+        self._task.kill(number, failed, everyone=everyone, patience=patience)
 
     def _kill_cgroup(self) -> None:
         """Where the shim does not. A machine's processes are not in it."""
@@ -200,7 +183,7 @@ class ShimContainer(Container):
             id=self.id, bundle=bundle_path(self.id), terminal=self.request.terminal
         )
         request.stdin, request.stdout, request.stderr = map(pipe_name, self._ends)
-        give_options(request, self.load_shim())
+        self.load_shim().give_options(request)
         told = self._created, self._refused("create")
         self.shim.call("Create", request, PidResponse, told, patience=CREATE_PATIENCE)
 
@@ -226,28 +209,21 @@ class ShimContainer(Container):
         self._mark("create")
         self._made = True
         self.pid = answer.pid
-        process = ProcessRequest(id=self.id)
-        told = self._exited, self._lost
-        self._waiting = self.shim.call("Wait", process, WaitResponse, told, patience=0.0)
+        self._waiting = self._task.wait((self._exited, self._lost))
         if self._unwanted:
             self._fail(self._unwanted_fault())
             return
-        begun = self._begun, self._refused("start")
-        self.shim.call("Start", process, PidResponse, begun, patience=CREATE_PATIENCE)
+        self._task.start((self._begun, self._refused("start")))
 
     def _begun(self, answer: PidResponse) -> None:
         self._mark("start")
         self.pid = answer.pid
         self._close_ends(1)  # it may open its input only after it has answered
         if not self.request.terminal and not self.request.stdin:
-            self._end_input()
+            self._task.end_input(self._log_failure("close stdin"))
         self._run()
         if self._finished_at:
             self._finish()
-
-    def _end_input(self) -> None:
-        request = CloseIORequest(id=self.id, stdin=True)
-        self.shim.call("CloseIO", request, Empty, (nobody, self._log_failure("close stdin")))
 
     def _exited(self, answer: WaitResponse) -> None:
         """The first process has ended; if it is being started, its start is told before."""
@@ -270,8 +246,7 @@ class ShimContainer(Container):
                 self._look_for_oom_kills()
                 self.cgroup.kill()  # of a shared pid namespace others may live on
         told = (lambda _answer: self._deleted(None)), self._deleted
-        process = ProcessRequest(id=self.id)
-        self.shim.call("Delete", process, Empty, told, patience=KILL_PATIENCE)
+        self._task.delete(told, patience=KILL_PATIENCE)
 
     def _deleted(self, failure: RuntimeFault | None) -> None:
         if not self._made:
@@ -327,7 +302,7 @@ class ShimContainer(Container):
     def _unwanted_fault(self) -> InitFailed:
         return InitFailed(self.shim.step("start"), 0, "killed before it could start")
 
-    def _refused(self, verb: str) -> _OnFailure:
+    def _refused(self, verb: str) -> OnFailure:
         def refused(error: RuntimeFault) -> None:
             if self._leaving or self.shim.ended:
                 return  # `lose_shim` has heard of it
@@ -384,7 +359,7 @@ class ShimContainer(Container):
             return None
         return program
 
-    def _log_failure(self, what: str) -> _OnFailure:
+    def _log_failure(self, what: str) -> OnFailure:
         def failed(error: RuntimeFault) -> None:
             if self.state is State.RUNNING and not gone(error):
                 fds.log(f"container {self.id}: {what}: {error}")

@@ -64,7 +64,8 @@ class Link:
         *,
         patience: float = 0.0,
     ) -> int:
-        """told: who gets the answer, and who the failure: CallFailed in the shim's words,
+        """method: of the task service, or of another, by its name: "service/method"; told: who gets
+        the answer, and who the failure: CallFailed in the shim's words,
         TookTooLong, or whatever ended the connection; never from within this call. patience:
         seconds, 0.0: for ever. The number of the call, for `forget`.
         """
@@ -73,7 +74,9 @@ class Link:
             self._loop.after(0, lambda: fail(RuntimeFault("the shim is gone")))
             return 0
         payload = request.SerializeToString()
-        stream, data = self._asking.ask(self._service, method, payload, timeout=patience)
+        service, _, method = method.rpartition("/")
+        service = service or self._service
+        stream, data = self._asking.ask(service, method, payload, timeout=patience)
 
         def parse(answered: bytes) -> None:
             try:
