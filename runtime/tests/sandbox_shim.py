@@ -171,8 +171,7 @@ async def answer(sandbox: Sandbox, back: Back, question: Question) -> bytes:
         else:
             payload = await back.ask(question.service, question.method, question.payload)
     except CallFailed as failure:
-        known = failure.code if failure.code in iter(Code) else Code.UNKNOWN
-        return refusal(question.stream, Code(known), failure.text)
+        return refusal(question.stream, Code(failure.code), failure.text)
     return reply(question.stream, payload)
 
 

@@ -23,7 +23,7 @@ from runtime.handlers.shim_v2 import ShimV2
 from runtime.lifecycle import ContainerRequest, Runtime
 from runtime.linux.process import kill_and_wait
 from runtime.tests.node import Node, spawner_pid, until
-from runtime.tests.test_shim import SHIM, alive, shims
+from runtime.tests.test_shim import POD, SHIM, alive, shims
 
 CODE = Path(__file__).parents[2]
 pytestmark = [
@@ -60,13 +60,13 @@ class ShimNode(Node):
             handlers=getattr(self, "handlers", {}),
         )
 
-    async def make(self, sandbox_id: str = "s1") -> None:
+    async def make(self, sandbox_id: str = POD) -> None:
         made = self.sandbox(sandbox_id)
         config = b"\x0a\x05\x0a\x03pod"
         await self.runtime.sandboxes.make(ShimSandbox(made, "box", config, {"org.example/a": "b"}))
 
     def boxed(self, name: str, *args: str) -> ContainerRequest:
-        return dataclasses.replace(self.request("s1", name, *args), handler="box")
+        return dataclasses.replace(self.request(POD, name, *args), handler="box")
 
     def calls(self) -> list[str]:
         return (self.told / "calls").read_text().split()
@@ -78,17 +78,17 @@ class ShimNode(Node):
 
 @pytest.fixture
 async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ShimNode]:
-    """A pod, s1, on a node whose shim does something wrong, or `none`; then nothing is left."""
+    """A pod on a node whose shim does something wrong, or `none`; then nothing is left."""
     fault = getattr(request, "param", "none")
     node = ShimNode(tmp_path, SHIM if fault == "plain" else shim(tmp_path / "box", fault))
     await node.runtime.start()
-    await node.create("s1")
+    await node.create(POD)
     yield node
-    await node.remove("s1")
+    await node.remove(POD)
     await node.runtime.close()
     await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
     assert node.leftovers() == []
-    assert [pid for pid in shims("s1") if alive(pid)] == []
+    assert [pid for pid in shims(POD) if alive(pid)] == []
     for top in tree.mount_points():
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(top + node.cgroup)
@@ -104,14 +104,14 @@ async def test_the_sandbox_is_made_with_the_pod_and_told_what_the_pod_is(node: S
     told = json.loads((node.told / "sandbox.json").read_text())
     assert base64.b64decode(told.pop("options")) == b"\x0a\x05\x0a\x03pod"
     assert told == {
-        "id": "s1",
-        "bundle": "/run/containerd/io.containerd.runtime.v2.task/k8s.io/s1",
-        "netns": f"{node.netns_dir}/cni-s1",
+        "id": POD,
+        "bundle": f"/run/containerd/io.containerd.runtime.v2.task/k8s.io/{POD}",
+        "netns": f"{node.netns_dir}/cni-{POD}",
         "type": "runtime.v1.PodSandboxConfig",
         "annotations": {
             "org.example/a": "b",
             "io.kubernetes.cri.container-type": "sandbox",
-            "io.kubernetes.cri.sandbox-id": "s1",
+            "io.kubernetes.cri.sandbox-id": POD,
         },
         "config": True,
     }
@@ -119,19 +119,19 @@ async def test_the_sandbox_is_made_with_the_pod_and_told_what_the_pod_is(node: S
 
 async def test_containers_are_made_in_the_shim_that_has_the_sandbox(node: ShimNode) -> None:
     await node.make()
-    before = shims("s1")
+    before = shims(POD)
     await node.runtime.start_container(node.boxed("c1", "sh", "-c", "echo out; exit 7"))
     assert (await node.ended("c1")).exit_code == 7
     assert node.lines("c1") == ["out"]
     await node.runtime.start_container(node.boxed("c2", "sleep", "1000"))
-    assert await node.exec("s1", "c2", "echo", "in") == b"in\n"
-    assert shims("s1") == before
+    assert await node.exec(POD, "c2", "echo", "in") == b"in\n"
+    assert shims(POD) == before
     assert node.calls() == [*UP, "PingSandbox", "PingSandbox"]
     sandbox = node.pid()
-    await node.remove("s1")
+    await node.remove(POD)
     assert node.calls()[-2:] == ["StopSandbox", "ShutdownSandbox"]
     assert not alive(sandbox)
-    await node.create("s1")
+    await node.create(POD)
 
 
 async def test_another_daemon_finds_the_sandbox_and_what_is_in_it(node: ShimNode) -> None:
@@ -140,7 +140,7 @@ async def test_another_daemon_finds_the_sandbox_and_what_is_in_it(node: ShimNode
     await node.runtime.close()
     node.runtime = node.new_runtime()
     await node.runtime.start()
-    report = await node.runtime.reconnect("s1")
+    report = await node.runtime.reconnect(POD)
     assert report is not None
     assert (report.sandbox_end, [one.container_id for one in report.running]) == ("", ["c1"])
     await node.runtime.start_container(node.boxed("c2", "true"))
@@ -174,13 +174,13 @@ async def test_a_sandbox_that_can_not_be_made_says_why_and_leaves_nothing(
 ) -> None:
     with pytest.raises(InitFailed, match=f"box start: .*({words})"):
         await node.make()
-    await node.remove("s1")
-    assert not any(alive(pid) for pid in shims("s1"))
+    await node.remove(POD)
+    assert not any(alive(pid) for pid in shims(POD))
     assert node.calls()[-1] == "delete"
     if "gone" not in words:
         assert node.calls()[-3:-1] == ["StopSandbox", "ShutdownSandbox"]
     assert node.lost == []
-    await node.create("s1")
+    await node.create(POD)
 
 
 @pytest.mark.parametrize("node", ["hang=CreateSandbox"], indirect=True)
@@ -188,20 +188,20 @@ async def test_a_pod_can_be_removed_while_its_sandbox_does_not_come_up(node: Shi
     making = asyncio.create_task(node.make())
     await until(lambda: (node.told / "calls").exists())
     began = time.monotonic()
-    await node.remove("s1")
+    await node.remove(POD)
     assert time.monotonic() - began < 10
     with pytest.raises(InitFailed, match="the pod ends"):
         await making
-    await node.create("s1")
+    await node.create(POD)
 
 
 @pytest.mark.parametrize("node", ["hang=StopSandbox", "hang=ShutdownSandbox"], indirect=True)
 async def test_a_pod_ends_though_its_shim_does_not_end_the_sandbox(node: ShimNode) -> None:
     await node.make()
     sandbox = node.pid()
-    await node.remove("s1")
+    await node.remove(POD)
     assert not alive(sandbox)
-    await node.create("s1")
+    await node.create(POD)
 
 
 @pytest.mark.parametrize("node", ["hang=PingSandbox"], indirect=True)
@@ -216,14 +216,14 @@ async def test_a_pod_is_lost_with_its_sandbox_when_all_its_containers_have_ended
     node: ShimNode, dying: str
 ) -> None:
     await node.make()
-    running = shims("s1")
+    running = shims(POD)
     await node.runtime.start_container(node.boxed("c1", "sleep", "1000"))
     os.kill(node.pid() if dying == "sandbox" else running[0], signal.SIGKILL)
-    await until(lambda: node.lost == ["s1"])
+    await until(lambda: node.lost == [POD])
     ended = node.expected("c1").result()  # told before
     assert ended.exit_code == 137
     assert "the box shim of the pod is gone" in ended.message
-    report = await node.runtime.reconnect("s1")
+    report = await node.runtime.reconnect(POD)
     assert report is not None
     if dying == "sandbox":
         assert report.sandbox_end == "the pod's sandbox has ended, with status 137"
@@ -232,19 +232,19 @@ async def test_a_pod_is_lost_with_its_sandbox_when_all_its_containers_have_ended
     with pytest.raises(InitFailed, match="the pod's shim is gone"):  # it does not get another
         await node.runtime.start_container(node.boxed("c2", "true"))
     assert not any(map(alive, running))
-    await node.remove("s1")
+    await node.remove(POD)
     assert node.calls()[-1] == "delete"
-    await node.create("s1")
+    await node.create(POD)
 
 
 async def test_nothing_is_left_of_a_sandbox_whose_monitor_was_killed(node: ShimNode) -> None:
-    await node.remove("s1")
-    monitor = await node.create("s1")
+    await node.remove(POD)
+    monitor = await node.create(POD)
     await node.make()
     await node.runtime.start_container(node.boxed("c1", "sleep", "1000"))
-    running = [*shims("s1"), node.pid()]
+    running = [*shims(POD), node.pid()]
     os.kill(monitor, signal.SIGKILL)
-    await until(lambda: node.lost == ["s1"])
-    await node.remove("s1")
+    await until(lambda: node.lost == [POD])
+    await node.remove(POD)
     assert not any(map(alive, running))
-    await node.create("s1")
+    await node.create(POD)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _Body = Callable[[Socket], None]
 _KILLED = 128 + int(signal.SIGKILL)
+_CREATE_GRACE = 5.0  # seconds that a creation which is unwanted may take to fail
 
 
 class ShimContainer(Container):
@@ -58,6 +59,7 @@ class ShimContainer(Container):
         self._ends: list[int] = []  # the shim's of our pipes, until it has opened them
         self._queued = False  # the shim is being started
         self._program: Program | None = None  # makes the bundle
+        self._creating = False  # the shim is at it, and somebody waits
         self._made = False  # the shim knows the container
         self._unwanted = False
         self._leaving = False  # its bundle is being removed, then it has ended
@@ -111,8 +113,17 @@ class ShimContainer(Container):
             self._fail(self._unwanted_fault())
         if self._program is not None:
             self._program.kill()
+        if self._creating:
+            self._kill_cgroup()  # with what it is about to be made of, most creations fail
+            self._pod.loop.after(_CREATE_GRACE, self._leave_creating)
         if self._made:
             self._send(int(signal.SIGKILL), everyone=True)
+
+    def _leave_creating(self) -> None:
+        """It is not waited for any longer: what comes of it is deleted when it comes."""
+        if self._creating:
+            self._creating = False
+            self._fail(self._unwanted_fault())
 
     def _send(self, number: int, *, everyone: bool) -> None:
         def failed(error: RuntimeFault) -> None:
@@ -184,6 +195,7 @@ class ShimContainer(Container):
         )
         request.stdin, request.stdout, request.stderr = map(pipe_name, self._ends)
         self.load_shim().give_options(request)
+        self._creating = True
         told = self._created, self._refused("create")
         self.shim.call("Create", request, PidResponse, told, patience=CREATE_PATIENCE)
 
@@ -206,8 +218,12 @@ class ShimContainer(Container):
         ends += [-1] * (3 - len(ends))
 
     def _created(self, answer: PidResponse) -> None:
+        if not self._creating:  # too late
+            self._task.kill(int(signal.SIGKILL), everyone=True)
+            self._task.delete()
+            return
         self._mark("create")
-        self._made = True
+        self._creating, self._made = False, True
         self.pid = answer.pid
         self._waiting = self._task.wait((self._exited, self._lost))
         if self._unwanted:
@@ -304,8 +320,9 @@ class ShimContainer(Container):
 
     def _refused(self, verb: str) -> OnFailure:
         def refused(error: RuntimeFault) -> None:
+            self._creating = False
             if self._leaving or self.shim.ended:
-                return  # `lose_shim` has heard of it
+                return  # `lose_shim` has heard of it, or nobody waits
             if isinstance(error, TookTooLong):
                 self._made = True  # or will be, so it is to be deleted
             self._fail(self.shim.fault(verb, error))
