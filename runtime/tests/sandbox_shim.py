@@ -3,11 +3,11 @@
     monitor ──ttrpc──▶ this ──ttrpc──▶ containerd-shim-runc-v2
                         └─ sandbox service: a process that sleeps is the sandbox
 
-Run as `sandbox_shim.py REAL DIRECTORY FAULT…` before what a shim is given. REAL: the other shim;
-DIRECTORY: where what was asked is written down (`calls`, a line each; `sandbox.json`, `pid`);
-FAULT: what it does wrong, in one word: hang=METHOD, refuse=METHOD, die=METHOD, end=METHOD (the
-sandbox ends before METHOD is answered), os=NAME, state=NAME; or `none`. Tells where it listens as
-JSON, as shims do from containerd 1.7 on.
+Run as `sandbox_shim REAL DIRECTORY FAULT` before what a shim is given (see `program`). REAL: the
+other shim; DIRECTORY: where what was asked is written down (`calls`, a line each; `sandbox.json`,
+`pid`); FAULT: what it does wrong, in one word: hang=METHOD, refuse=METHOD, die=METHOD, end=METHOD
+(the sandbox ends before METHOD is answered), os=NAME, state=NAME; or `none`. Tells where it listens
+as JSON, as shims do from containerd 1.7 on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,18 @@ from runtime.ttrpc.errors import CallFailed, Code
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+CODE = Path(__file__).parents[2]
 SLEEP = ["/bin/busybox", "sleep", "1000000"]
+
+
+def program(real: str, directory: Path, fault: str = "none") -> str:
+    """Writes the program to be configured, which is called as runc's shim is; its path."""
+    directory.mkdir()
+    path = directory / "containerd-shim-runc-v2"
+    words = f"{sys.executable} -m {__name__} {real} {directory} {fault}"
+    path.write_text(f'#!/bin/sh\nexport PYTHONPATH={CODE}\nexec {words} "$@"\n')
+    path.chmod(0o755)
+    return os.fspath(path)
 
 
 def write_down(directory: Path, call: str) -> None:

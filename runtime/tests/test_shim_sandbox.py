@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,23 +22,13 @@ from runtime.handlers.shim_v2 import ShimV2
 from runtime.lifecycle import ContainerRequest, Runtime
 from runtime.linux.process import kill_and_wait
 from runtime.tests.node import Node, spawner_pid, until
+from runtime.tests.sandbox_shim import program
 from runtime.tests.test_shim import POD, SHIM, alive, shims
 
-CODE = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not SHIM, reason="needs the shim: `apt-get install containerd`"),
 ]
-
-
-def shim(path: Path, fault: str) -> str:
-    """A shim with a sandbox service; `path` is where it writes down what it is asked."""
-    path.mkdir()
-    program = path / "containerd-shim-runc-v2"
-    words = f"{sys.executable} -m runtime.tests.sandbox_shim {SHIM} {path} {fault}"
-    program.write_text(f'#!/bin/sh\nexport PYTHONPATH={CODE}\nexec {words} "$@"\n')
-    program.chmod(0o755)
-    return os.fspath(program)
 
 
 class ShimNode(Node):
@@ -80,7 +69,7 @@ class ShimNode(Node):
 async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ShimNode]:
     """A pod on a node whose shim does something wrong, or `none`; then nothing is left."""
     fault = getattr(request, "param", "none")
-    node = ShimNode(tmp_path, SHIM if fault == "plain" else shim(tmp_path / "box", fault))
+    node = ShimNode(tmp_path, SHIM if fault == "plain" else program(SHIM, tmp_path / "box", fault))
     await node.runtime.start()
     await node.create(POD)
     yield node
