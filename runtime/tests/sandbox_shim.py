@@ -74,6 +74,10 @@ class Sandbox:
             "ShutdownSandbox": method(api.SandboxRequest, self._shut_down),
         }
 
+    @property
+    def started(self) -> bool:
+        return self._process is not None
+
     async def _begin(self, name: str) -> None:
         write_down(self._directory, name)
         if self._word != name:
@@ -179,6 +183,8 @@ async def answer(sandbox: Sandbox, back: Back, question: Question) -> bytes:
             if found is None:
                 raise CallFailed(Code.UNIMPLEMENTED, f"there is no {question.method} here")
             payload = (await found(question.payload)).SerializeToString()
+        elif question.method == "Connect" and not sandbox.started:
+            raise CallFailed(Code.UNKNOWN, "not ready")  # so says Kata's
         else:
             payload = await back.ask(question.service, question.method, question.payload)
     except CallFailed as failure:

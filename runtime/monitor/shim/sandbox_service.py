@@ -1,7 +1,7 @@
 """A pod's sandbox by containerd's sandbox service: the shim makes it, and tells its end.
 
 CreateSandbox ─▶ StartSandbox ─▶ WaitSandbox, which is left pending
-                 ─▶ Platform ─▶ SandboxStatus ─▶ READY
+                 ─▶ Platform ─▶ SandboxStatus ─▶ ready for containers
 before each container ─▶ PingSandbox
 WaitSandbox is answered ─▶ the pod is not ready any more, and ends
 the pod's end, or a start that fails ─▶ StopSandbox ─▶ ShutdownSandbox
@@ -55,6 +55,7 @@ class SandboxService:
         self._shim = shim
         self._netns_path = netns_path
         self._request = SandboxRequest(sandbox_id=sandbox_id)
+        self._up = False  # before, its end is a failure to start
         self._ended = ""  # how
 
     def start(self, plan: ShimPlan) -> None:
@@ -110,12 +111,13 @@ class SandboxService:
         self._step("SandboxStatus", request, SandboxStatusResponse, self._seen)
 
     def _seen(self, answer: SandboxStatusResponse) -> None:
-        """Until here an end is a failure to start: so it is of a shim whose Wait does not wait."""
+        """A shim whose Wait does not wait is found out here."""
         if self._ended:
             self._shim.refuse(self._ended)
         elif answer.state not in ("", _READY):
             self._shim.refuse(f"SandboxStatus: its state is {answer.state!r}, not {_READY}")
         else:
+            self._up = True
             self._shim.sandbox_ready()
 
     def _over(self, answer: WaitSandboxResponse) -> None:
@@ -128,7 +130,7 @@ class SandboxService:
 
     def _end(self, how: str) -> None:
         self._ended = how
-        if self._shim.ready and not self._shim.ending:
+        if self._up and not self._shim.ending:
             self._shim.give_up(how)
 
     def _step(

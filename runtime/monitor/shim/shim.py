@@ -1,7 +1,7 @@
 """The shim of a pod, in the pod's monitor: started with the first container, or, if it is to make
 the pod's sandbox, with the pod; ended with the pod.
 
-start ─▶ address ─▶ connect ─▶ Connect: whose pid to wait for ─▶ [sandbox] ─▶ READY
+start ─▶ address ─▶ connection ─▶ [sandbox] ─▶ Connect: whose pid to wait for ─▶ READY
 READY ─▶ its connection ends, or it does: each container ends, by the shim's `delete`
 the pod's end ─▶ [the sandbox's end] ─▶ Shutdown ─▶ its process has ended
 """
@@ -106,10 +106,6 @@ class Shim:
     def gone(self) -> bool:
         """There is nothing to wait for."""
         return self.ended and self._cleaning is None
-
-    @property
-    def ready(self) -> bool:
-        return self._state is State.READY
 
     @property
     def ending(self) -> bool:
@@ -252,21 +248,10 @@ class Shim:
             self._fail(str(error))
         else:
             self._link = Link(self._pod.loop, peer, service, self._hang_up)
-            request = ConnectRequest(id=self._pod.sandbox_id)
-            told = (
-                lambda answer: self._connected(plan, answer),
-                lambda error: self._fail(str(error)),
-            )
-            self.call("Connect", request, ConnectResponse, told)
+            self._make(plan)
 
-    def _connected(self, plan: ShimPlan, answer: ConnectResponse) -> None:
-        def ended(code: int) -> None:
-            self._fail(f"it has ended with status {code}")
-
-        with contextlib.suppress(ChildProcessError):  # it is nobody of ours: its connection tells
-            self._pod.reaper.claim(answer.shim_pid, ended)
-            self._ours = True
-        self._let_go()
+    def _make(self, plan: ShimPlan) -> None:
+        """First of all, since Kata's answers nothing else before (not even Connect)."""
         if plan.sandbox_task:
             self._sandbox = SandboxTask(self, self._pod.sandbox_id)
         elif plan.pod_config:
@@ -278,6 +263,23 @@ class Shim:
             self._plan = plan
             self._sandbox.start(plan)
 
+    def sandbox_ready(self) -> None:
+        """Containers can be made."""
+        request = ConnectRequest(id=self._pod.sandbox_id)
+        told = self._connected, (lambda error: self._fail(f"Connect: {error}"))
+        self.call("Connect", request, ConnectResponse, told)
+
+    def _connected(self, answer: ConnectResponse) -> None:
+        def ended(code: int) -> None:
+            self._fail(f"it has ended with status {code}")
+
+        with contextlib.suppress(ChildProcessError):  # it is nobody of ours: its connection tells
+            self._pod.reaper.claim(answer.shim_pid, ended)
+            self._ours = True
+        self._let_go()
+        self._state = State.READY
+        self._tell(None)
+
     def _let_go(self) -> None:
         if self._holding:
             self._holding = False
@@ -287,11 +289,6 @@ class Shim:
         """The connection has ended; when that was asked for, so does the shim, in a moment."""
         if not self._ending or not self._ours:
             self._fail(why)
-
-    def sandbox_ready(self) -> None:
-        """Containers can be made."""
-        self._state = State.READY
-        self._tell(None)
 
     def refuse(self, why: str) -> None:
         """Its sandbox is of no use: whoever has made it takes it down first, as far as he does."""
@@ -312,7 +309,7 @@ class Shim:
         """The end, wanted or not: what is left is killed, and everyone is told. Idempotent."""
         if self._state is State.ENDED:
             return
-        why, was_ready = self._verdict or why, self.ready
+        why, was_ready = self._verdict or why, self._state is State.READY
         self._state, self._why = State.ENDED, why
         self._let_go()
         if self._program is not None:
