@@ -5,8 +5,9 @@
 
 Run as `sandbox_shim REAL DIRECTORY FAULT` before what a shim is given (see `program`). REAL: the
 other shim; DIRECTORY: where what was asked is written down (`calls`, a line each; `sandbox.json`,
-`pid`); FAULT: what it does wrong, in one word: hang=METHOD, refuse=METHOD, die=METHOD, end=METHOD
-(the sandbox ends before METHOD is answered), os=NAME, state=NAME; or `none`. Tells where it listens
+`pid`); FAULT: what it does wrong, in one word: hang=METHOD, refuse=METHOD, die=METHOD,
+nonsense=METHOD, end=METHOD (the sandbox ends before METHOD is answered), os=NAME, state=NAME; or
+`none`. Tells where it listens
 as JSON, as shims do from containerd 1.7 on.
 """
 
@@ -58,6 +59,7 @@ class Sandbox:
 
     def __init__(self, directory: Path, fault: str, back: Back, service: str) -> None:
         self._directory = directory
+        self.fault = fault
         self._fault, _, self._word = fault.partition("=")
         self._back = back
         self._service = service
@@ -85,7 +87,9 @@ class Sandbox:
         if self._fault == "hang":
             await asyncio.Event().wait()
         elif self._fault == "refuse":
-            raise CallFailed(Code.FAILED_PRECONDITION, f"{name} is not to be had today")
+            raise CallFailed(
+                Code.FAILED_PRECONDITION, f"{name} is not to be had today" + 65000 * "!"
+            )
         elif self._fault == "die":
             os._exit(9)
         elif self._fault == "end" and self._process is not None:
@@ -182,6 +186,8 @@ async def answer(sandbox: Sandbox, back: Back, question: Question) -> bytes:
             found = sandbox.methods.get(question.method)
             if found is None:
                 raise CallFailed(Code.UNIMPLEMENTED, f"there is no {question.method} here")
+            if sandbox.fault == f"nonsense={question.method}":
+                return reply(question.stream, b"\xff")
             payload = (await found(question.payload)).SerializeToString()
         elif question.method == "Connect" and not sandbox.started:
             raise CallFailed(Code.UNKNOWN, "not ready")  # so says Kata's

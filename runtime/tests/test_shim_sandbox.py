@@ -149,6 +149,8 @@ async def test_a_shim_without_a_sandbox_service_is_refused_with_a_remedy(node: S
     [
         ("refuse=CreateSandbox", "CreateSandbox: CreateSandbox is not to be had today"),
         ("refuse=StartSandbox", "StartSandbox: StartSandbox is not to be had today"),
+        ("nonsense=CreateSandbox", "CreateSandbox was answered with nonsense"),
+        ("nonsense=WaitSandbox", "WaitSandbox was answered with nonsense"),
         ("die=CreateSandbox", "CreateSandbox: the shim is gone"),
         ("die=StartSandbox", "StartSandbox: the shim is gone"),
         ("die=Platform", "the shim is gone|it has closed"),
@@ -161,8 +163,9 @@ async def test_a_shim_without_a_sandbox_service_is_refused_with_a_remedy(node: S
 async def test_a_sandbox_that_can_not_be_made_says_why_and_leaves_nothing(
     node: ShimNode, words: str
 ) -> None:
-    with pytest.raises(InitFailed, match=f"box start: .*({words})"):
+    with pytest.raises(InitFailed, match=f"box start: .*({words})") as failed:
         await node.make()
+    assert len(str(failed.value)) < 4096
     await node.remove(POD)
     assert not any(alive(pid) for pid in shims(POD))
     assert node.calls()[-1] == "delete"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SERVICES: Mapping[int, str] = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 _READ_BYTES = 65536
+_MOST_TEXT = 2048  # characters of what a shim says: it becomes a gRPC status, of a few KiB at most
 _MOST_UNREAD = 16 * 1024 * 1024  # bytes of requests that a shim doesn't read: it never will
 
 T = TypeVar("T", bound=Message)
@@ -82,7 +83,7 @@ class Link:
             try:
                 found = answer.FromString(answered)
             except DecodeError as error:
-                fail(RuntimeFault(f"{method} was answered with nonsense: {error}"))
+                fail(CallFailed(Code.INTERNAL, f"{method} was answered with nonsense: {error}"))
             else:
                 hear(found)
 
@@ -136,7 +137,8 @@ class Link:
         if waiting.timer is not None:
             waiting.timer.cancel()
         if answer.failure is not None:
-            waiting.fail(answer.failure)
+            failure = answer.failure
+            waiting.fail(CallFailed(failure.code, failure.text[:_MOST_TEXT]))
         else:
             waiting.hear(answer.payload)
 

@@ -104,7 +104,7 @@ class SandboxService:
     def _placed(self, answer: PlatformResponse) -> None:
         if answer.platform.os != "linux":
             self._shim.refuse(
-                f"Platform: {answer.platform.os!r}, and containers here are for linux"
+                f"Platform: {answer.platform.os[:100]!r}, and containers here are for linux"
             )
             return
         request = SandboxStatusRequest(sandbox_id=self._request.sandbox_id)
@@ -115,7 +115,7 @@ class SandboxService:
         if self._ended:
             self._shim.refuse(self._ended)
         elif answer.state not in ("", _READY):
-            self._shim.refuse(f"SandboxStatus: its state is {answer.state!r}, not {_READY}")
+            self._shim.refuse(f"SandboxStatus: its state is {answer.state[:100]!r}, not {_READY}")
         else:
             self._up = True
             self._shim.sandbox_ready()
