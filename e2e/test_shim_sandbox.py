@@ -19,7 +19,7 @@ from e2e.handlers import CANDIDATES, Candidate
 from e2e.kubelet import Kubelet, Pod, refused, until
 from e2e.node import Node
 from runtime.tests import sandbox_shim
-from runtime.tests.test_shim import alive
+from runtime.tests.shims import alive
 
 KILL = signal.SIGKILL
 (PLAIN,) = (one for one in CANDIDATES if one.name == "shim")

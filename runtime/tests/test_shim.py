@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -26,34 +25,13 @@ from runtime.lifecycle import (
     StreamedExec,
 )
 from runtime.linux.process import kill_and_wait
-from runtime.monitor.shim.plan import MARK
 from runtime.tests.node import Node, spawner_pid, until
+from runtime.tests.shims import POD, SHIM, alive, script, shims, slow_runc
 
-SHIM = os.environ.get("PODWRIGHT_SHIM") or ""  # another version's than the node's, under its name
-SHIM = SHIM or shutil.which("containerd-shim-runc-v2", path="/usr/bin:/usr/local/bin") or ""
-POD = f"s{os.getpid()}"  # by whose name shims are found and killed, those of other tests not
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not SHIM, reason="needs the shim: `apt-get install containerd`"),
 ]
-
-
-def script(path: Path, before: str) -> str:
-    """A shim that does something before it does what runc's does; and is called as that is."""
-    path.mkdir()
-    program = path / "containerd-shim-runc-v2"
-    program.write_text(f'#!/bin/sh\n{before}\nexec {SHIM} "$@"\n')
-    program.chmod(0o755)
-    return os.fspath(program)
-
-
-def slow_runc(path: Path) -> str:
-    """A runc that makes no container while there is a file `hold`."""
-    program = path / "slow-runc"
-    wait = f": > {path}/is-slow; while [ -e {path}/hold ]; do sleep 0.05; done"
-    program.write_text(f'#!/bin/sh\ncase " $* " in *" create "*) {wait};; esac\nexec runc "$@"\n')
-    program.chmod(0o755)
-    return os.fspath(program)
 
 
 @pytest.fixture
@@ -91,24 +69,6 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     for top in tree.mount_points():  # runc makes it in hierarchies that are not ours, too
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(top + node.cgroup)
-
-
-def shims(sandbox_id: str) -> list[int]:
-    """Processes of the sandbox's shim."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={sandbox_id}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
 
 
 def request(node: Node, handler: str, name: str, *args: str) -> ContainerRequest:

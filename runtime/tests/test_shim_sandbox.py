@@ -23,7 +23,7 @@ from runtime.lifecycle import ContainerRequest, Runtime
 from runtime.linux.process import kill_and_wait
 from runtime.tests.node import Node, spawner_pid, until
 from runtime.tests.sandbox_shim import program
-from runtime.tests.test_shim import POD, SHIM, alive, shims
+from runtime.tests.shims import POD, SHIM, alive, shims
 
 pytestmark = [
     pytest.mark.root,
