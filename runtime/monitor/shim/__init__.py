@@ -2,6 +2,7 @@
 
     plan.py       what the daemon hands over, and the documents that children write
     bundle.py     the shim's mount namespace, where its files and sockets are
+    chores.py     the children of the monitor that are in there
     shim.py       the pod's shim: its start and its end
     sandbox_task.py, sandbox_service.py
                   the pod's sandbox, where the shim makes one: a task, or by containerd's service

@@ -15,18 +15,16 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from runtime.codec import decode
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.init.values import Identity
 from runtime.linux import fds
-from runtime.linux.fds import Message, Socket
+from runtime.linux.fds import Message
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
-from runtime.monitor.program import OnEnd, OnWord, Program
-from runtime.monitor.shim import bundle
+from runtime.monitor.program import Program
 from runtime.monitor.shim.command import ShimCommand, pipe_name
 from runtime.monitor.shim.link import TookTooLong, gone
 from runtime.monitor.shim.plan import TaskPlan
@@ -40,7 +38,6 @@ from runtime.ttrpc.errors import CallFailed
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
-_Body = Callable[[Socket], None]
 _KILLED = 128 + int(signal.SIGKILL)
 _CREATE_GRACE = 5.0  # seconds that a creation which is unwanted may take to fail
 
@@ -164,11 +161,8 @@ class ShimContainer(Container):
             around = self.shim.around(self.id, self.request.pid_namespace)
             house = self.shim.house
             assert house is not None
-
-            def body(peer: Socket) -> None:
-                bundle.add(peer, self.load_shim(), house, around)
-
-            self._program = self._fork("bundle", body, self._bundled, self._hear_child)
+            told = self._bundled, self._hear_child
+            self._program = self.shim.chores.add(self.load_shim, house, around, told)
         except (OSError, RuntimeFault) as error:
             self._fail(error)
 
@@ -278,11 +272,7 @@ class ShimContainer(Container):
         if house is None:
             self._over()
             return
-        self._fork(
-            "remove",
-            lambda peer: bundle.remove(peer, house, self.id),
-            lambda _code, _failure: self._over(),
-        )
+        self.shim.chores.remove(house, self.id, self._over)
 
     def _over(self) -> None:
         for command in tuple(self.commands):
@@ -302,12 +292,7 @@ class ShimContainer(Container):
         self._kill_cgroup()
         house = self.shim.house
         if was_made and house is not None:
-            ids = self._pod.sandbox_id, self.id
-            self._fork(
-                "delete",
-                lambda peer: bundle.delete(peer, self.load_shim(), house, ids),
-                lambda _code, _failure: self._remove_bundle(),
-            )
+            self.shim.chores.delete(self.load_shim, house, self.id, self._remove_bundle)
         else:
             self._remove_bundle()
 
@@ -359,22 +344,6 @@ class ShimContainer(Container):
     def _close_ends(self, first: int = 0) -> None:
         fds.close_all(self._ends[first:])
         del self._ends[first:]
-
-    def _fork(
-        self,
-        verb: str,
-        body: _Body,
-        on_end: OnEnd,
-        on_word: OnWord | None = None,
-    ) -> Program | None:
-        """on_end: told in any case."""
-        program = Program(self._pod, self.shim.step(verb), on_end, on_word)
-        try:
-            program.start(body, patience=PATIENCE)
-        except OSError as error:  # no process can be made
-            on_end(0, InitFailed(self.shim.step(verb), error.errno or 0, "can't be run"))
-            return None
-        return program
 
     def _log_failure(self, what: str) -> OnFailure:
         def failed(error: RuntimeFault) -> None:

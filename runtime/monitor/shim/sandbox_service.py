@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from runtime.monitor.shim.shim import OnReady, Shim
 
 SERVICE = "containerd.runtime.sandbox.v1.Sandbox"
-STOP_SECONDS = 5  # for a sandbox to end; a monitor that takes longer than 15 s in all is killed
+STOP_SECONDS = 5  # for each half of an end; a monitor that takes longer than 15 s is killed
 _READY = "SANDBOX_READY"
 
 T = TypeVar("T", bound=Message)
@@ -83,7 +83,7 @@ class SandboxService:
 
         def shut_down(_answer: object) -> None:
             told = (lambda _answer: done()), (lambda _error: done())
-            self._call("ShutdownSandbox", self._request, Empty, told, patience=PATIENCE)
+            self._call("ShutdownSandbox", self._request, Empty, told, patience=STOP_SECONDS)
 
         self._call("StopSandbox", request, Empty, (shut_down, shut_down), patience=STOP_SECONDS)
 

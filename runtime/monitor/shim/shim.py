@@ -24,6 +24,7 @@ from runtime.monitor.oci.bundle import namespaces
 from runtime.monitor.program import Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.bundle import Around, House
+from runtime.monitor.shim.chores import Chores
 from runtime.monitor.shim.events import Events
 from runtime.monitor.shim.link import Link, nobody
 from runtime.monitor.shim.output import Log, connect, everything, where
@@ -81,6 +82,7 @@ class Shim:
         self.handler = handler
         self.containers: dict[str, ShimContainer] = {}
         self.house: House | None = None
+        self.chores = Chores(pod, handler)
         self._pod = pod
         self._state = State.NEW
         self._why = ""  # of its end
@@ -93,7 +95,7 @@ class Shim:
         self._outputs: tuple[int, int] = (-1, -1)
         self._sandbox: PodSandbox | None = None
         self._verdict = ""  # why it is being ended, before it has
-        self._cleaning: Program | None = None  # removes what the sandbox of a dead shim has left
+        self._cleaning = False  # what a dead shim's sandbox has left is being removed
         self._program: Program | None = None  # `start`, while it runs
         self._ours = False  # its process is our child
         self._holding = False  # the exits of strangers: one may be the shim's
@@ -105,7 +107,7 @@ class Shim:
     @property
     def gone(self) -> bool:
         """There is nothing to wait for."""
-        return self.ended and self._cleaning is None
+        return self.ended and not self._cleaning
 
     @property
     def ending(self) -> bool:
@@ -333,23 +335,16 @@ class Shim:
 
     def _clean_up(self) -> None:
         """Has what a dead shim has left of the pod's sandbox removed by its `delete`."""
-        house, plan, sandbox_id = self.house, self._plan, self._pod.sandbox_id
+        house, plan = self.house, self._plan
         assert house is not None
         assert plan is not None
 
-        def ended(_code: int, failure: InitFailed | None) -> None:
-            if failure is not None:
-                fds.log(f"{self.handler}: sandbox {sandbox_id}: {failure}")
-            self._cleaning = None
+        def done() -> None:
+            self._cleaning = False
             self._settle()
 
-        program = Program(self._pod, self.step("delete"), ended)
-        with contextlib.suppress(OSError):  # no process can be made
-            program.start(
-                lambda peer: bundle.delete(peer, plan, house, (sandbox_id, sandbox_id)),
-                patience=PATIENCE,
-            )
-            self._cleaning = program
+        self._cleaning = True
+        self.chores.delete(lambda: plan, house, self._pod.sandbox_id, done)
 
     def _settle(self) -> None:
         """When it is gone, and its last container has ended, whose bundles are in there."""
