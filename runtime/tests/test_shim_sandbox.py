@@ -175,13 +175,20 @@ async def test_a_sandbox_that_can_not_be_made_says_why_and_leaves_nothing(
     await node.create(POD)
 
 
-@pytest.mark.parametrize("node", ["hang=CreateSandbox"], indirect=True)
-async def test_a_pod_can_be_removed_while_its_sandbox_does_not_come_up(node: ShimNode) -> None:
+@pytest.mark.parametrize(
+    ("node", "step"),
+    [("hang=CreateSandbox", "CreateSandbox"), ("hang=SandboxStatus", "SandboxStatus")],
+    indirect=["node"],
+)
+async def test_a_pod_can_be_removed_while_its_sandbox_does_not_come_up(
+    node: ShimNode, step: str
+) -> None:
     making = asyncio.create_task(node.make())
-    await until(lambda: (node.told / "calls").exists())
+    await until(lambda: (node.told / "calls").exists() and step in node.calls())
     began = time.monotonic()
     await node.remove(POD)
     assert time.monotonic() - began < 10
+    assert node.calls() == [*UP[: UP.index(step) + 1], "StopSandbox", "ShutdownSandbox"]
     with pytest.raises(InitFailed, match="the pod ends"):
         await making
     await node.create(POD)

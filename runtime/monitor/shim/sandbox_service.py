@@ -142,10 +142,14 @@ class SandboxService:
         *,
         patience: float = PATIENCE,
     ) -> None:
-        """One of those that bring it up."""
-        self._call(
-            method, request, answer, (hear, partial(self._failed, method)), patience=patience
-        )
+        """One of those that bring it up, for as long as that is wanted."""
+
+        def heard(found: T) -> None:
+            if not self._shim.ending:
+                hear(found)
+
+        told = heard, partial(self._failed, method)
+        self._call(method, request, answer, told, patience=patience)
 
     def _failed(self, method: str, error: RuntimeFault) -> None:
         if isinstance(error, CallFailed) and error.code == Code.UNIMPLEMENTED:

@@ -116,7 +116,7 @@ class Shim:
 
     @property
     def alone(self) -> bool:
-        """There can't be another after it: the pod's sandbox is gone with it."""
+        """There can't be another after it: the pod's sandbox, made or half made, goes with it."""
         return self._sandbox is not None and self._sandbox.alone
 
     def step(self, verb: str) -> str:
@@ -188,11 +188,12 @@ class Shim:
         self._ending.append(done)
         if len(self._ending) > 1 or self._state is State.ENDED:
             return
-        if self._state is not State.READY:
+        if self._state is not State.READY and not self.alone:
             self._fail("the pod ends")
             return
+        self._verdict = self._verdict or "the pod ends"
         patience = END_PATIENCE + (SANDBOX_END_PATIENCE if self.alone else 0)
-        self._pod.loop.after(patience, lambda: self._fail("the pod ends"))
+        self._pod.loop.after(patience, lambda: self._fail(self._verdict))
         if self._sandbox is None:
             self._shut_down()
         else:
