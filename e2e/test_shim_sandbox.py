@@ -83,6 +83,14 @@ def test_the_shim_is_told_of_the_pod_what_the_node_lets_through(
     config.ClearField("annotations")
     assert heard == config
 
+    config = kubelet.config()
+    config.linux.security_context.namespace_options.network = api.NODE
+    pod = kubelet.pod(config, handler="box")
+    said = json.loads((told / "sandbox.json").read_text())
+    assert (said["id"], said["netns"]) == (pod.id, "")
+    network = kubelet.node.run("readlink", "/proc/self/ns/net").stdout.strip()
+    assert pod.container().start().shell("readlink /proc/self/ns/net") == network
+
 
 def test_a_shim_without_the_service_fails_the_pod_and_says_what_to_do(
     kubelet: Kubelet, told: Path

@@ -215,6 +215,10 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
             ':4: runtime.handlers.x.own_cgroup is only for type = "oci"',
         ),
         (
+            "[runtime.handlers.x]\nsandbox = 'api'",
+            ':2: runtime.handlers.x.sandbox is only for type = "shim"',
+        ),
+        (
             "[runtime.handlers.x]\npath = '/x'",
             ':2: runtime.handlers.x.path is only for type = "oci" or "shim"',
         ),
