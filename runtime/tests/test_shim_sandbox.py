@@ -210,6 +210,19 @@ async def test_a_shim_that_hangs_is_found_out_before_a_container_is_made(node: S
         await node.runtime.start_container(node.boxed("c1", "true"))
 
 
+@pytest.mark.parametrize("node", ["hang=PingSandbox"], indirect=True)
+async def test_a_container_that_waits_for_its_shim_hears_of_the_sandboxs_end(
+    node: ShimNode,
+) -> None:
+    await node.make()
+    starting = asyncio.create_task(node.runtime.start_container(node.boxed("c1", "true")))
+    await until(lambda: node.calls()[-1] == "PingSandbox")
+    os.kill(node.pid(), signal.SIGKILL)
+    with pytest.raises(InitFailed, match="the pod's sandbox has ended, with status 137"):
+        await asyncio.wait_for(starting, 5)
+    await until(lambda: node.lost == [POD])
+
+
 @pytest.mark.parametrize("dying", ["sandbox", "shim"])
 async def test_a_pod_is_lost_with_its_sandbox_when_all_its_containers_have_ended(
     node: ShimNode, dying: str

@@ -285,6 +285,7 @@ class ShimContainer(Container):
         if self._leaving or self._program is not None:
             return
         was_made, self._made = self._made, False
+        self._queued = self._creating = False  # nobody will answer
         if self.state is State.STARTING:
             self._failure = self._failure or InitFailed(self.shim.step("start"), 0, why)
         else:
