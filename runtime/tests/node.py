@@ -9,6 +9,7 @@ import select
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from runtime.cgroup import tree
 from runtime.handlers.face import Handler
@@ -23,6 +24,8 @@ from runtime.lifecycle import (
 from runtime.linux.process import kill_and_wait
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Linux, Memory, Mount, Namespace, Process, Resources, Rootfs, Spec
+
+N = TypeVar("N", bound="Node")
 
 BUSYBOX = "/bin/busybox"
 MOUNTS = (
@@ -155,11 +158,8 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def scratch_node(
-    path: Path, *sandboxes: str, handlers: Mapping[str, Handler] | None = None
-) -> AsyncIterator[Node]:
-    """A started runtime with these pods; afterwards nothing of it may be left."""
-    node = Node(path, handlers)
+async def lifetime(node: N, *sandboxes: str) -> AsyncIterator[N]:
+    """Starts the runtime, with these pods; afterwards nothing of it may be left."""
     await node.runtime.start()
     for sandbox_id in sandboxes:
         await node.create(sandbox_id)

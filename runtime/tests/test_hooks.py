@@ -15,7 +15,7 @@ from runtime.errors import InitFailed, InvalidSpec
 from runtime.lifecycle import ContainerRequest, Started
 from runtime.monitor.hooks.plan import STAGES, checked
 from runtime.spec import Hook, Namespace
-from runtime.tests.node import Node, scratch_node, until
+from runtime.tests.node import Node, lifetime, until
 
 pytestmark = pytest.mark.root
 KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -27,7 +27,7 @@ LOOK = "cat; echo; for k in cgroup ipc mnt net pid user uts; do readlink /proc/s
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A runtime with a pod; afterwards nothing of it may be left."""
-    async with scratch_node(tmp_path, "s1") as node:
+    async with lifetime(Node(tmp_path), "s1") as node:
         yield node
 
 

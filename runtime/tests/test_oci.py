@@ -17,7 +17,7 @@ from runtime.cgroup import tree
 from runtime.errors import ContainerNotFound, ExecTimedOut, InitFailed
 from runtime.handlers.oci_cli import OciCli
 from runtime.lifecycle import ContainerRequest, ExecRequest, Started
-from runtime.tests.node import Node, children, scratch_node, until
+from runtime.tests.node import Node, children, lifetime, until
 
 RUNC = shutil.which("runc", path="/usr/sbin:/usr/bin") or ""
 pytestmark = [
@@ -47,7 +47,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         "liar": OciCli("liar", os.fspath(tmp_path / "liar.sh")),
         "ours": OciCli("ours", RUNC, own_cgroup=False),
     }
-    async with scratch_node(tmp_path, "s1", handlers=handlers) as node:
+    async with lifetime(Node(tmp_path, handlers), "s1") as node:
         yield node
     directories = list((node.state / "handlers").iterdir())
     assert [list(path.iterdir()) for path in directories if any(path.iterdir())] == []

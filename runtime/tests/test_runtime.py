@@ -27,7 +27,7 @@ from runtime.errors import (
 from runtime.lifecycle import ExecRequest
 from runtime.linux.process import kill_and_wait
 from runtime.spec import Namespace
-from runtime.tests.node import Node, children, scratch_node, spawner_pid, until, wait_for_end
+from runtime.tests.node import Node, children, lifetime, spawner_pid, until, wait_for_end
 
 pytestmark = pytest.mark.root
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A started runtime; afterwards nothing of it may be left."""
-    async with scratch_node(tmp_path) as node:
+    async with lifetime(Node(tmp_path)) as node:
         yield node
 
 

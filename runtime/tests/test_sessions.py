@@ -18,7 +18,7 @@ from runtime.cgroup import tree
 from runtime.errors import AttachmentTooSlow, ContainerNotFound, InitFailed
 from runtime.lifecycle import AttachRequest, ContainerRequest, Session, StreamedExec
 from runtime.linux.namespace import Clone, setns
-from runtime.tests.node import Node, scratch_node, until
+from runtime.tests.node import Node, lifetime, until
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A started runtime with a sandbox s1; afterwards nothing of it may be left."""
-    async with scratch_node(tmp_path, "s1") as node:
+    async with lifetime(Node(tmp_path), "s1") as node:
         yield node
 
 
