@@ -9,11 +9,14 @@ from pathlib import Path
 
 import click
 
-from cri.cli.checks import daemon, kernel, net, storage
+from cri.cli.checks import daemon, extensions, kernel, net, runtimes, serving, storage
 from cri.cli.checks.finding import Check, Finding, Level, Place
 from cri.config import Config, ConfigError, load
 
-CHECKS = (*kernel.CHECKS, *storage.CHECKS, *net.CHECKS, *daemon.CHECKS)
+CHECKS = (
+    *(*kernel.CHECKS, *storage.CHECKS, *net.CHECKS, *runtimes.CHECKS),
+    *(*extensions.CHECKS, *serving.CHECKS, *daemon.CHECKS),
+)
 MARKS = {
     Level.OK: ("✓", "green"),
     Level.NOTE: ("·", "blue"),

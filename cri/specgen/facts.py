@@ -162,7 +162,10 @@ def _seccomp(config: api.ContainerConfig, default_profile: str) -> Seccomp | Non
         return profile.load(path, security.capabilities(context).bounding)
     except InvalidSpec as error:
         if choice is security.DEFAULT:
-            raise WrongState(f"containers.seccomp_profile in the configuration: {error}") from error
+            raise WrongState(
+                "the configuration's seccomp_profile (that of the pod's runtime handler, or of "
+                f"[containers]): {error}"
+            ) from error
         field = "config.linux.security_context.seccomp.localhost_ref"
         raise InvalidRequest(field, str(error)) from error
 
