@@ -26,7 +26,12 @@ MARKS = {
 
 
 @click.command(name="doctor")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="The daemon's file.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The daemon's file. [default: /etc/podwright/podwright.toml, if it is there]",
+)
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
 def command(context: click.Context, file: Path | None, output: str) -> None:
