@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from cri.store.container import Container, ContainerStatus
     from runtime.lifecycle import ContainerExit
 
+log = logging.getLogger(__name__)
+
 START_ERROR, UNKNOWN = 128, 255  # exit codes of containers that never ran, or that nobody saw end
 
 
@@ -23,7 +26,25 @@ def exited(services: Services, exit_: ContainerExit) -> None:
     if container is None:
         return
     forget_cgroup(services, container)
-    services.store.containers.update(container.id, lambda status: after_exit(status, exit_))
+    known = container.status.state is ContainerState.EXITED
+    ended = services.store.containers.update(container.id, lambda old: after_exit(old, exit_))
+    if not known:
+        _log(services, ended)
+
+
+def _log(services: Services, ended: Container) -> None:
+    """An end that comes by itself is in no RPC's line."""
+    sandbox = services.store.sandboxes.exact(ended.metadata.sandbox_id)
+    name = ended.config.metadata.name
+    if sandbox is not None:
+        pod = sandbox.config.metadata
+        name = f"{name} of {pod.namespace}/{pod.name}"
+    status = ended.status
+    seconds = (status.finished_at - status.started_at) / 1e9
+    why = ": ".join(filter(None, (status.reason, status.message)))
+    level = logging.WARNING if status.reason == "OOMKilled" else logging.INFO
+    told = (name, ended.id[:12], seconds, status.exit_code, why)
+    log.log(level, "container %s (%s) ended after %.1f s: exit code %d, %s", *told)
 
 
 def after_exit(status: ContainerStatus, exit_: ContainerExit) -> ContainerStatus:
