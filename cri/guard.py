@@ -197,10 +197,17 @@ async def _refuse(
         text = f"internal error in {name}: {type(error).__name__}: {text}; the log has more"
     else:
         found = not quiet or mapped.code is not grpc.StatusCode.NOT_FOUND
-        cause = f" (because of {error.__cause__!r})" if error.__cause__ else ""
+        cause = f" (because of {error.__cause__!r})" if _says_more(error, text) else ""
         said = (name, mapped.code.name, _since(start), about, text, cause)
         log.log(logging.WARNING if found else logging.DEBUG, "%s: %s after %s%s: %s%s", *said)
     await context.abort(mapped.code, _fit(text))
+
+
+def _says_more(error: Exception, text: str) -> bool:
+    """Whether an error's cause is not in its text already."""
+    cause = error.__cause__
+    said = cause.strerror if isinstance(cause, OSError) else str(cause)
+    return cause is not None and (said is None or said not in text)
 
 
 def _fit(text: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+OOM_KILLED = "OOMKilled"
 START_ERROR, UNKNOWN = 128, 255  # exit codes of containers that never ran, or that nobody saw end
 
 
@@ -41,8 +42,9 @@ def _log(services: Services, ended: Container) -> None:
         name = f"{name} of {pod.namespace}/{pod.name}"
     status = ended.status
     seconds = (status.finished_at - status.started_at) / 1e9
-    why = ": ".join(filter(None, (status.reason, status.message)))
-    level = logging.WARNING if status.reason == "OOMKilled" else logging.INFO
+    memory = "its memory limit, or its pod's, was reached" if status.reason == OOM_KILLED else ""
+    why = ": ".join(filter(None, (status.reason, memory, status.message)))
+    level = logging.WARNING if memory else logging.INFO
     told = (name, ended.id[:12], seconds, status.exit_code, why)
     log.log(level, "container %s (%s) ended after %.1f s: exit code %d, %s", *told)
 
@@ -64,7 +66,7 @@ def after_exit(status: ContainerStatus, exit_: ContainerExit) -> ContainerStatus
 def reason(exit_: ContainerExit) -> str:
     """The words that people look for; OOMKilled is what Kubernetes' own tests expect."""
     if exit_.oom_killed:
-        return "OOMKilled"
+        return OOM_KILLED
     return "Completed" if exit_.exit_code == 0 else "Error"
 
 

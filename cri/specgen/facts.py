@@ -74,7 +74,7 @@ def gather(wanted: Wanted) -> Facts:
     _check_sub_paths(config, wanted.image_layers)
     if wanted.log_directory:
         wanted.progress.append(wanted.log_directory)
-        _make_directory(wanted.log_directory, "config.log_path")
+        _make_directory(wanted.log_directory, "sandbox_config.log_directory, config.log_path")
     wanted.progress.extend(device.host_path for device in config.devices)
     devices, rules = _requested_devices(config)
     if config.linux.security_context.privileged and wanted.node_devices:

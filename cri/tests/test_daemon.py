@@ -276,7 +276,8 @@ def test_what_keeps_a_daemon_from_starting_is_one_sentence(node: Node) -> None:
     said = node.refused("--root", f"{node.config}/root")
     assert f"Error: root = '{node.config}/root': Not a directory: " in said
     assert "--root" in said
-    (node.directory / "root").mkdir()
+    assert "netns_dir = '/proc/netns'" in node.refused("--netns-dir", "/proc/netns")
+    (node.directory / "root").mkdir(exist_ok=True)
     (node.directory / "root" / "state.db").write_bytes(b"not a database" * 100)
     said = node.refused()
     assert "file is not a database" in said

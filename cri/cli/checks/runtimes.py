@@ -71,7 +71,7 @@ def _program(place: Place, about: str, config: HandlerConfig) -> Iterator[Findin
     told = features.ask(config.path) if oci else features.of_shim(config.path, config.options)
     problems: list[Problem] = []
     if told.problem:
-        remedy = "install it there, or mend path (a shim: options) of this handler"
+        remedy = "or mend path (of a shim, options) of this handler"
         problems.append((told.problem, remedy))
     else:
         problems += _oci(place, config) if oci else _shim(config)
@@ -94,10 +94,19 @@ def _oci(place: Place, config: HandlerConfig) -> Iterator[Problem]:
     if "--systemd-cgroup" in config.arguments:
         text = "--systemd-cgroup has it ask for a scope of its own, beside podwright's"
         yield text, "take it out of arguments: with systemd, podwright makes the scope"
-    if "--platform=kvm" in config.arguments and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        text = "--platform=kvm wants /dev/kvm, which is not there"
+    if "--platform=kvm" in config.arguments and (why := _without_kvm()):
+        text = f"--platform=kvm wants /dev/kvm: {why}"
         yield text, "use --platform=systrap (ptrace with old versions), or a machine with KVM"
     yield from _hybrid(place, config)
+
+
+def _without_kvm() -> str:
+    """Why there is none; "": there is. Being allowed to by its mode is not enough: see cgroups."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _hybrid(place: Place, config: HandlerConfig) -> Iterator[Problem]:
