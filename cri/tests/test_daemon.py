@@ -321,6 +321,18 @@ def test_a_disk_that_is_full_or_read_only_keeps_a_daemon_from_starting_in_one_se
     assert "is full" in done.stderr or "isk full" in done.stderr or "Read-only" in done.stderr
 
 
+def test_an_address_may_stand_before_the_verb(node: Node) -> None:
+    before = ("--address", f"unix://{node.config}/beneath", "serve")
+    done = subprocess.run(
+        [*ALONE, *PODWRIGHT, *before, "--config", str(node.config)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert f"Error: {node.config}/beneath: no socket can be made there" in done.stderr
+
+
 def test_a_user_who_is_not_root_is_told_so(node: Node) -> None:
     os.chmod(node.directory, 0o755)  # the other user must read the configuration
     done = subprocess.run(

@@ -45,7 +45,7 @@ def block_io(place: Place) -> Iterator[Finding]:
         return
     for name in names:
         try:
-            blockio.resolve(name, "class", path)
+            blockio.resolve(name, "devices.blockio_config_file", path)
             good.append(name)
         except (InvalidRequest, WrongState) as error:
             yield warn(about, str(error), f"mend it in {path}: pods of this class are refused")

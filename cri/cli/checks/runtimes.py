@@ -153,9 +153,9 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
 
 def _version(said: str) -> str:
     """In one line: runc says it in its first, containerd's shims in two."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
     if lines and lines[0].endswith(":"):
-        lines[:2] = [" ".join(lines[:2])]
+        lines[:2] = [" ".join((os.path.basename(lines[0]), *lines[1:2]))]
     return lines[0] if lines else "does not say which version it is"
 
 
