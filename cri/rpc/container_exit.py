@@ -44,7 +44,7 @@ def _log(services: Services, ended: Container) -> None:
     seconds = (status.finished_at - status.started_at) / 1e9
     memory = "its memory limit, or its pod's, was reached" if status.reason == OOM_KILLED else ""
     why = ": ".join(filter(None, (status.reason, memory, status.message)))
-    level = logging.WARNING if memory else logging.INFO
+    level = logging.WARNING if memory or status.message else logging.INFO
     told = (name, ended.id[:12], seconds, status.exit_code, why)
     log.log(level, "container %s (%s) ended after %.1f s: exit code %d, %s", *told)
 
