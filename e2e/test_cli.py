@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from cri.cli.main import main
 from e2e.conftest import BUSYBOX
 from e2e.images import Image, busybox
-from e2e.kubelet import Kubelet, until
+from e2e.kubelet import Kubelet, refused, until
 from e2e.node import REPOSITORY, Node
 
 Run = Callable[..., Result]
@@ -167,6 +167,17 @@ def test_a_command_that_is_not_there_is_told_and_nothing_is_left(
     assert told.stderr.startswith("Error: container main: ")
     assert "/no/such" in told.stderr
     assert podwright("ps", "-aq").stdout == ""
+
+
+def test_why_a_container_failed_is_said_beneath_the_pods(podwright: Run, kubelet: Kubelet) -> None:
+    container = kubelet.pod().container(["/no/\033[31msuch"])
+    refused(container.start)
+    told = podwright("ps", "-a")
+    assert "exited (128 StartError)" in told.stdout
+    assert ": exec: " in told.stderr
+    assert "\033" not in told.stderr
+    (pod,) = json.loads(podwright("ps", "-o", "json").stdout)
+    assert pod["containers"][0]["message"].startswith("exec: ")
 
 
 def test_the_pod_that_the_manifest_describes_is_the_pod_that_runs(
