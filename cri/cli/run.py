@@ -77,7 +77,10 @@ def _undone_by(*signals: signal.Signals) -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in signals}
+    heeded = [
+        number for number in signals if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # nohup
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:
