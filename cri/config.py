@@ -316,7 +316,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Key, str]]:
         path = ("runtime", "handlers", DEFAULT_HANDLER, "type")
         yield path, "must be podwright: give another runtime a name of its own"
     if config.root == config.state:
-        yield ("state",), f"= {config.state!r}: must be another directory than root"
+        yield ("state",), f"= {config.state!r}: must be another directory than `root`"
 
 
 def _where(sources: Sequence[Path], path: Key) -> tuple[Path, int]:
@@ -351,7 +351,10 @@ def override(config: Config, **values: str | None) -> Config:
     given = {name: value for name, value in values.items() if value is not None}
     for path, problem in problems(Config, given, ()):
         raise ConfigError(f"--{path[0].replace('_', '-')}", 0, problem)
-    return applied(config, given)
+    made = applied(config, given)
+    for path, problem in _contradictions(made):
+        raise ConfigError("the options", 0, f"{'.'.join(path)} {problem}")
+    return made
 
 
 def _read(source: Path) -> str:

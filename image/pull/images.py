@@ -273,9 +273,9 @@ class Images:
     def _check_space(self, layers: Sequence[Wanted]) -> None:
         """Refuse what can't fit, before anything is fetched: a layer is no smaller unpacked."""
         needed = sum(wanted.size for wanted in layers if self._layers.find(wanted) is None)
-        free = directory.free_bytes(self._content.root) - self._settings.limits.reserve_bytes
-        if needed > free:
-            reason = f"{needed} bytes to fetch, {max(free, 0)} bytes to spare"
+        free, kept = directory.free_bytes(self._content.root), self._settings.limits.reserve_bytes
+        if needed > free - kept:
+            reason = f"{needed} bytes to fetch, {free} bytes free, of which {kept} are left alone"
             raise StorageFull(str(self._content.root), reason)
 
 
