@@ -129,11 +129,14 @@ async def test_an_end_that_nobody_has_asked_for_is_a_line_in_the_log(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    sandbox_id = await node.run(node.sandbox_config("web"))
+    config = node.sandbox_config()
+    sandbox_id = await node.run(config)
     container_id = await node.running(sandbox_id, "sh", "-c", "exit 3")
     await node.ended(container_id)
     (line,) = [r.message for r in caplog.records if r.name == "cri.rpc.container_exit"]
-    assert line.startswith(f"container main of n/web ({container_id[:12]}) ended after ")
+    assert line.startswith(
+        f"container main of n/{config.metadata.name} ({container_id[:12]}) ended after "
+    )
     assert line.endswith(" s: exit code 3, Error")
 
 
