@@ -31,6 +31,7 @@ from runtime.monitor import main as monitor
 from runtime.monitor import rehearsal as monitor_rehearsal
 from runtime.monitor.messages import MonitorRequest
 from runtime.monitor.pod import Facts
+from runtime.spawner import holes
 
 _NAMESPACES = ("net", "ipc", "uts")
 
@@ -115,6 +116,7 @@ def _warm_up(stage: Stage) -> None:
     gc.collect()
     gc.freeze()  # the collector never writes to a page that forks share
     gc.disable()
+    holes.fill()
 
 
 def _serve(peer: Socket, hierarchy: Hierarchy) -> None:
