@@ -84,6 +84,7 @@ class Spawner:
                 fds.send(connection, answer, handles)
             finally:
                 fds.close_all((*descriptors, *handles))
+            self._zygote.prepare()  # now that nobody waits
         except (OSError, ValueError) as error:
             log(f"a connection is dropped: {error}")
             return False

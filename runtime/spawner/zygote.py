@@ -1,9 +1,12 @@
 """The process that monitors are forked from. It does nothing else, so that they share its memory.
 
-    spawner ── request, descriptors ──▶ zygote ──fork──▶ monitor
-            ◀───────────────────── pid ──┘
+    spawner                           zygote            spare
+       │ ── fork + a socket's end ───▶ │ ──── fork ────▶ │ waits
+       │ ◀───────────────────── pid ── │                 │
+       │ ── request, descriptors (by that socket) ─────▶ │ is a monitor from now on
 
-A page that the parent writes after a fork is the child's own from then on. The spawner decodes,
+The fork is asked for when the last pod's request has been answered: the next one need not wait for
+it. A page that the parent writes after a fork is the child's own from then on. The spawner decodes,
 builds and answers, and every monitor forked from it would keep what it wrote meanwhile: 400 KB. The
 zygote receives a packet, forks and answers; nothing in between.
 """
@@ -17,6 +20,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import SpawnerUnavailable
@@ -34,6 +38,7 @@ from runtime.monitor.pod import Facts
 from runtime.spawner import holes
 
 _NAMESPACES = ("net", "ipc", "uts")
+_FORK = b"fork"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Zygote:
 
     def __init__(self, stage: Stage, listener_fd: int) -> None:
         """Forks it, as this process is now. listener_fd: the spawner's, closed in there."""
+        self._spare: Socket | None = None
         self._peer, theirs = fds.pair()
         if os.fork() == 0:
             self._peer.close()
@@ -58,10 +64,21 @@ class Zygote:
             _serve(theirs, stage.hierarchy)
         theirs.close()
 
+    def prepare(self) -> Socket:
+        """Asks for a spare, if there is none: by what is answered it hears what it is to be."""
+        if self._spare is None:
+            self._spare, theirs = fds.pair()
+            try:
+                fds.send_packet(self._peer, _FORK, (theirs.fileno(),))
+            except ConnectionError as error:
+                _end(str(error))
+            theirs.close()
+        return self._spare
+
     def fork(
         self, request: MonitorRequest, namespaces: PodNamespaces, sockets: Sequence[int]
     ) -> int:
-        """Forks a monitor into the namespaces in which this process is; answers its pid.
+        """Has a monitor in the namespaces in which this process is; answers its pid.
 
         sockets: listening and connected, see monitor.main.run. Raises SpawnerUnavailable.
         """
@@ -77,23 +94,40 @@ class Zygote:
             sandbox.pid,
             sandbox.process_label,
         )
-        answer = b""
         try:
             if namespaces.user_fd >= 0:
                 handles.append(os.dup(namespaces.user_fd))
             descriptors = (*handles, namespaces.mount_fd, *sockets)
-            fds.send_packet(self._peer, "\0".join(words).encode(), descriptors)
+            return self._hand_over("\0".join(words).encode(), descriptors)
+        finally:
+            fds.close_all(handles)
+
+    def _hand_over(self, packet: bytes, descriptors: Sequence[int]) -> int:
+        """To the spare; if that has been killed while it waited, to one that is forked now."""
+        waited = self._spare is not None
+        spare = self.prepare()
+        self._spare = None
+        answer = b""
+        try:
             answer = self._peer.recv(64)
+            if answer.isdigit():
+                fds.send_packet(spare, packet, descriptors)
+                return int(answer)
         except ConnectionError as error:
             fds.log(str(error))
         finally:
-            fds.close_all(handles)
-        if not answer:  # it is dead; without it we are of no use, and the daemon starts another
-            fds.log("the zygote is gone")
-            os._exit(1)
-        if not answer.isdigit():
-            raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode()}")
-        return int(answer)
+            spare.close()
+        if not answer:
+            _end("it has hung up")
+        if waited:
+            return self._hand_over(packet, descriptors)
+        raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode()}")
+
+
+def _end(reason: str) -> NoReturn:
+    """Without the zygote the spawner is of no use, and the daemon starts another."""
+    fds.log(f"the zygote is gone: {reason}")
+    os._exit(1)
 
 
 def _warm_up(stage: Stage) -> None:
@@ -122,11 +156,9 @@ def _warm_up(stage: Stage) -> None:
 def _serve(peer: Socket, hierarchy: Hierarchy) -> None:
     """Receives, forks, answers, until the spawner is gone. Never returns."""
     while True:
-        packet, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
+        packet, descriptors = _receive(peer)
         if not packet:
             os._exit(0)
-        rights = ancillary[0][2]
-        descriptors = struct.unpack(f"{len(rights) // 4}i", rights)
         try:
             pid = os.fork()
         except OSError as error:
@@ -134,10 +166,25 @@ def _serve(peer: Socket, hierarchy: Hierarchy) -> None:
         else:
             if pid == 0:
                 peer.close()
-                _become_monitor(packet, descriptors, hierarchy)
+                _wait_for_pod(fds.adopt(*descriptors), hierarchy)
             peer.send(b"%d" % pid)
         for fd in descriptors:
             os.close(fd)
+
+
+def _receive(peer: Socket) -> tuple[bytes, Sequence[int]]:
+    packet, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
+    rights = ancillary[0][2] if ancillary else b""
+    return packet, struct.unpack(f"{len(rights) // 4}i", rights)
+
+
+def _wait_for_pod(peer: Socket, hierarchy: Hierarchy) -> None:
+    """The life of a spare, and of the monitor that it becomes. Never returns."""
+    packet, descriptors = _receive(peer)
+    if not packet:  # the spawner is gone
+        os._exit(0)
+    peer.close()
+    _become_monitor(packet, descriptors, hierarchy)
 
 
 def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierarchy) -> None:
