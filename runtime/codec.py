@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
+_PLAIN = (str, int, bool)
 Json = object  # what json.loads gives: dict, list, str, int, float, bool or None
 Decoder = Callable[[object], object]
 T = typing.TypeVar("T")
@@ -44,8 +45,9 @@ def encode(value: object, *, camel: bool = False) -> Json:
     cls: type = type(value)
     for attribute, key, default in _keys(cls, camel):
         item = getattr(value, attribute)
-        if item != default and item is not None and item not in ((), {}):
-            result[key] = encode(item, camel=camel)
+        if item is default or item is None or item == default or item in ((), {}):
+            continue
+        result[key] = item if type(item) in _PLAIN else encode(item, camel=camel)
     return result
 
 
