@@ -151,9 +151,16 @@ class Rootfs:
     work: str = ""
 
 
+NEW_NAMESPACE, NODE_NAMESPACE = "new", "node"
+
+
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """type: pid network ipc uts mount cgroup user time; path: join this one; empty: a new one."""
+    """type: pid network ipc uts mount cgroup user time; path: join this one; empty: a new one.
+
+    podwright's extension: of those that a pod's containers share, empty is the pod's, NEW_NAMESPACE
+    a new one in any case, and NODE_NAMESPACE the node's.
+    """
 
     type: str
     path: str = ""
@@ -189,6 +196,8 @@ class Memory:
     reservation: int | None = None
     swap: int | None = None  # memory + swap, as cgroup v1 counts; -1: no limit
     disable_oom_killer: bool | None = field(default=None, metadata={"json": "disableOOMKiller"})
+    kernel_tcp: int | None = field(default=None, metadata={"json": "kernelTCP"})
+    swappiness: int | None = None  # 0 to 100; these two are cgroup v1's
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,8 @@ class Cpu:
     period: int | None = None
     cpus: str = ""
     mems: str = ""
+    realtime_runtime: int | None = None  # of each period; these two are cgroup v1's
+    realtime_period: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,10 @@ from cri.nri.owners import removed
 from cri.nri.refusals import Owner
 from runtime.errors import InvalidSpec
 from runtime.init import options
+from runtime.init.namespace_plan import sysctls
 from runtime.spec import (
+    NEW_NAMESPACE,
+    NODE_NAMESPACE,
     Cpu,
     Device,
     DeviceRule,
@@ -39,6 +42,8 @@ from runtime.spec import (
     SeccompSyscalls,
     Spec,
 )
+
+_SHARED = ("network", "ipc", "uts")  # by all containers of a pod
 
 
 class _Enum(Protocol):
@@ -194,23 +199,50 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
     touched = {removed(device.path) or device.path for device in wanted.devices}
     kept = (device for device in linux.devices if device.path not in touched)
     new = [device for device in wanted.devices if not removed(device.path)]
-    kinds = {removed(one.type) or one.type for one in wanted.namespaces}
-    namespaces = [one for one in linux.namespaces if one.type not in kinds]
-    namespaces += (Namespace(one.type) for one in wanted.namespaces if not removed(one.type))
     seccomp = linux.seccomp
     if wanted.HasField("seccomp_policy"):
         seccomp = _seccomp(wanted.seccomp_policy)
     policy = linux.memory_policy
     if wanted.HasField("memory_policy"):
         policy = _memory_policy(wanted.memory_policy)
-    return replace(
+    made = replace(
         linux,
+        sysctl=_mapped(linux.sysctl, wanted.sysctl),
         memory_policy=policy,
         devices=(*kept, *(_device(device, owner) for device in new)),
-        namespaces=tuple(namespaces),
+        namespaces=_namespaces(linux.namespaces, wanted.namespaces),
         resources=_resources(linux.resources, wanted.resources, new),
         seccomp=seccomp,
     )
+    for name, value in wanted.sysctl.items():
+        if not removed(name):
+            _check_sysctl(replace(made, sysctl={name: value}), name, owner)
+    return made
+
+
+def _namespaces(
+    old: Iterable[Namespace], wanted: Iterable[nri.LinuxNamespace]
+) -> tuple[Namespace, ...]:
+    """What is taken away is the node's then, and what is added is new, or joined by its path."""
+    made = {one.type: one for one in old}
+    for one in wanted:
+        kind = removed(one.type)
+        if not kind:
+            new = NEW_NAMESPACE if one.type in _SHARED else ""
+            made[one.type] = Namespace(one.type, one.path or new)
+        elif kind in _SHARED and kind in made:
+            made[kind] = Namespace(kind, NODE_NAMESPACE)
+        else:
+            made.pop(kind, None)
+    return tuple(made.values())
+
+
+def _check_sysctl(linux: Linux, name: str, owner: Owner) -> None:
+    try:
+        sysctls(linux)
+    except InvalidSpec as error:
+        plugin = owner(nri.Sysctl, name) or "(unknown)"
+        raise AdjustmentImpossible(plugin, error.path, error.text) from None
 
 
 def _device(device: nri.LinuxDevice, owner: Owner) -> Device:
@@ -275,6 +307,10 @@ def _memory(old: Memory | None, wanted: nri.LinuxMemory) -> Memory | None:
         made = replace(made, reservation=wanted.reservation.value)
     if wanted.HasField("disable_oom_killer"):
         made = replace(made, disable_oom_killer=wanted.disable_oom_killer.value)
+    if wanted.HasField("kernel_tcp"):
+        made = replace(made, kernel_tcp=wanted.kernel_tcp.value)
+    if wanted.HasField("swappiness"):
+        made = replace(made, swappiness=wanted.swappiness.value)
     return None if made == Memory() else made
 
 
@@ -286,6 +322,16 @@ def _cpu(old: Cpu | None, wanted: nri.LinuxCPU) -> Cpu | None:
         period=wanted.period.value if wanted.HasField("period") else made.period,
         cpus=wanted.cpus or made.cpus,
         mems=wanted.mems or made.mems,
+        realtime_runtime=(
+            wanted.realtime_runtime.value
+            if wanted.HasField("realtime_runtime")
+            else made.realtime_runtime
+        ),
+        realtime_period=(
+            wanted.realtime_period.value
+            if wanted.HasField("realtime_period")
+            else made.realtime_period
+        ),
     )
     return None if made == Cpu() else made
 

@@ -51,11 +51,13 @@ async def _start(services: Services, container_id: str) -> None:
         container = services.store.containers.get(container_id)
         sandbox = _startable(services, container)
         try:
-            request = await _request(services, sandbox, container)
             if services.nri.active:
                 from cri.rpc import nri_calls  # few nodes have plugins
 
-                await nri_calls.start_container(services, container)
+                async with services.locks.lend(container_id):  # they may update this very one
+                    await nri_calls.start_container(services, container)
+                container = services.store.containers.get(container_id)
+            request = await _request(services, sandbox, container)
             with trace.stage("start container"):
                 started = await services.runtime.start_container(request)
         except (RuntimeFault, CriFault, ImageFault, OSError) as error:

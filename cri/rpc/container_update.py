@@ -11,7 +11,6 @@ from cri.rpc.finish import finish
 from cri.specgen import facts, resources, update
 from cri.store.container import ContainerState
 from cri.undo import Undo
-from runtime.cgroup.units import container_cgroup
 from runtime.errors import ContainerNotFound as NotRunning
 from runtime.update import Update
 
@@ -53,7 +52,7 @@ async def _update(
 
 async def apply(services: Services, container_id: str, asked: api.LinuxContainerResources) -> None:
     """What of a container's resources is asked for becomes true, or nothing of it."""
-    async with services.locks.hold(container_id):
+    async with services.locks.borrow(container_id):
         container = services.store.containers.get(container_id)
         new = update.merged(container.config.linux.resources, asked)
         services.runtime.updates.check(resources.translated(new, update.FIELD))
@@ -82,7 +81,7 @@ async def _change(
         )
     wanted = Update(
         container_id=container.id,
-        cgroup_path=container_cgroup(sandbox.metadata.cgroup_parent, container.id),
+        cgroup_path=container.metadata.cgroup(sandbox.metadata.cgroup_parent),
         resources=resources.translated(part, update.FIELD),
         oom_score_adj=score or None,
     )

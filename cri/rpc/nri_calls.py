@@ -103,7 +103,11 @@ async def create_container(
     spec = await nri_spec.adjusted(services, sandbox, asked.spec, merged, owner)
     log.info("container %s is adjusted by NRI plugins: %s", container_id, ", ".join(sorted(who)))
     config, rest = _divided(asked.config, adjustments)
-    metadata = dataclasses.replace(asked.metadata, adjustment=rest.SerializeToString())
+    metadata = dataclasses.replace(
+        asked.metadata,
+        adjustment=rest.SerializeToString(),
+        cgroup_path=spec.linux.cgroups_path if merged.linux.cgroups_path else "",
+    )
     return Adjusted(metadata, config, spec)
 
 
@@ -189,6 +193,7 @@ async def container_updated(services: Services, container_id: str) -> None:
 async def remove_container(services: Services, container: Container) -> None:
     """It is about to be forgotten; one that never ran is stopped for plugins, too."""
     relay = services.nri.relay
+    relay.plugins.leaving.add(container.id)  # it is locked: nobody may wait to update it
     container = services.store.containers.exact(container.id) or container
     pod, message = pod_of(services, container), container_message(services, container)
     with trace.stage(_STAGE):

@@ -89,7 +89,8 @@ class NriHost:
             text = "can't be changed of a container that exists"
             raise AdjustmentImpossible(plugin, f"linux.resources.{where}", text)
         container = self._services.store.containers.exact(update.container_id)
-        if container is None or container.status.state is ContainerState.EXITED:
+        leaves = update.container_id in self._services.nri.relay.plugins.leaving
+        if container is None or leaves or container.status.state is ContainerState.EXITED:
             raise ContainerNotFound(update.container_id)
         log.info("NRI plugin %s updates container %s", plugin, container.id)
         await finish(
@@ -104,7 +105,10 @@ class NriHost:
             raise ContainerNotFound(eviction.container_id)
         reason = quoted(eviction.reason) or "it gives no reason"
         log.warning("NRI plugin %s evicts container %s: %s", plugin, container.id, reason)
-        if container.status.state is ContainerState.RUNNING:
+        if container.status.state is ContainerState.CREATED:
+            async with self._services.locks.hold(container.id):  # it may be starting just now
+                container = self._services.store.containers.exact(container.id)
+        if container is not None and container.status.state is ContainerState.RUNNING:
             await container_stop.kill(self._services, container)
 
     def _sandbox_changed(self, old: Sandbox | None, new: Sandbox | None) -> None:

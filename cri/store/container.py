@@ -14,6 +14,7 @@ from cri.errors import ContainerNotFound, WrongState
 from cri.store import index
 from cri.store.records import Records
 from runtime import codec
+from runtime.cgroup.units import container_cgroup
 
 if TYPE_CHECKING:
     from cri.store.database import Database
@@ -58,6 +59,11 @@ class ContainerMetadata:
     adjustment: bytes | None = None
     """What NRI plugins want of it that its config has no words for; None: they want nothing."""
     checkpoint: bool = False  # it goes on from one: see paths.checkpoint
+    cgroup_path: str = ""  # where an NRI plugin wants it; "": where all are in their pod's
+
+    def cgroup(self, parent: str) -> str:
+        """The path of its cgroup. parent: its pod's."""
+        return self.cgroup_path or container_cgroup(parent, self.id)
 
 
 @dataclass(frozen=True, slots=True)

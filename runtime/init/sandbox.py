@@ -246,7 +246,10 @@ def _set_sysctls(request: Request) -> None:
             raise InitFailed("sysctl", error.errno or 0, text) from error
 
 
-_SYSCTLS_OF_NAMESPACES = ("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
+_SYSCTLS_OF_NAMESPACES = (
+    *("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."),
+    "kernel.domainname",
+)
 
 
 def sysctl_path(name: str) -> str:

@@ -229,8 +229,19 @@ class ProcessPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceStep:
+    """A namespace other than the pod's. flag: CLONE_NEW…; path: on the node, empty: a new one."""
+
+    flag: int
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """A container, from its root file system to its first process."""
+    """A container, from its root file system to its first process.
+
+    sysctls: file in the node's /proc and value, of the namespaces that it has or shares.
+    """
 
     process: ProcessPlan
     root: RootPlan = RootPlan()
@@ -241,3 +252,5 @@ class ContainerPlan:
     own_ipc_namespace: bool = True
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    namespaces: tuple[NamespaceStep, ...] = ()
+    sysctls: tuple[tuple[str, ...], ...] = ()
