@@ -44,7 +44,8 @@ def test_two_plugins_that_disagree_are_named_and_nothing_is_left(
     ("wish", "words"),
     [
         (linux(cgroups_path="/elsewhere"), "NRI plugin 10-much: linux.cgroups_path: "),
-        (linux(net_devices={"eth7": {"name": "x"}}), "NRI plugin 10-much: linux.net_devices[eth7]"),
+        (linux(net_devices={"eth7": {"name": "a/b"}}), "NRI plugin 10-much: linux.net_devices["),
+        (linux(net_devices={"eth7": {"name": "x" * 16}}), "can't be the name of an interface"),
         (linux(sysctl={"kernel.panic": "1"}), "NRI plugin 10-much: linux.sysctl[kernel.panic]: "),
         (limits(blockio_class={"value": "gold"}), "blockio_class of NRI plugin 10-much"),
         (limits(pids={"limit": -7}), "linux.resources.pids.limit"),

@@ -107,6 +107,9 @@ def container(
             nri.User(uid=status.uid, gid=status.gid, additional_gids=status.groups)
         )
     _adjust(message.annotations, adjustment.annotations)
+    for name, device in adjustment.linux.net_devices.items():
+        if not removed(name):
+            message.linux.net_devices[name].CopyFrom(device)
     message.CDI_devices.extend(adjustment.CDI_devices)
     return message
 

@@ -36,9 +36,6 @@ def _refusals(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
     linux = wanted.linux
     if linux.HasField("rdt"):
         yield nri.RdtClosID, "", "linux.rdt", "there are no RDT classes here"
-    for name in linux.net_devices:
-        reason = "moving the node's network devices is not supported"
-        yield nri.LinuxNetDevices, name, f"linux.net_devices[{name}]", reason
     for field, entry, path in resources.given(linux.resources):
         if path in _RESOURCES_WITHOUT:
             yield field, entry, f"linux.resources.{path}", _RESOURCES_WITHOUT[path]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from cri.errors import AdjustmentImpossible
-from cri.nri import refusals
+from cri.nri import devices, refusals
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 from cri.nri.refusals import Owner
@@ -217,6 +217,7 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
     for name, value in wanted.sysctl.items():
         if not removed(name):
             _check_sysctl(replace(made, sysctl={name: value}), name, owner)
+    devices.check(wanted, made.namespaces, owner)
     return made
 
 

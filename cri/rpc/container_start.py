@@ -23,6 +23,7 @@ from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from image.errors import ImageFault
+from network.errors import NetworkFault
 from runtime.errors import RuntimeFault
 from runtime.init import skeleton
 from runtime.lifecycle import ContainerRequest
@@ -58,9 +59,13 @@ async def _start(services: Services, container_id: str) -> None:
                     await nri_calls.start_container(services, container)
                 container = services.store.containers.get(container_id)
             request = await _request(services, sandbox, container)
+            if container.metadata.adjustment:
+                from cri.rpc import nri_devices  # few nodes have plugins
+
+                await nri_devices.take(services, container)
             with trace.stage("start container"):
                 started = await services.runtime.start_container(request)
-        except (RuntimeFault, CriFault, ImageFault, OSError) as error:
+        except (RuntimeFault, CriFault, ImageFault, NetworkFault, OSError) as error:
             container_exit.start_failed(services, container_id, error)
             raise
         trace.merge((stage.name, stage.start, stage.duration) for stage in started.stages)

@@ -283,7 +283,7 @@ def resources_with(path: str) -> nri.LinuxResources:
 
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "linux.rdt": {"linux": linux(rdt=nri.LinuxRdt(remove=True))},
-    "linux.net_devices[eth1]": {"linux": linux(net_devices={"eth1": nri.LinuxNetDevice()})},
+    "linux.net_devices[eth1]": {"linux": linux(net_devices={"eth1": nri.LinuxNetDevice()})},  # too
     "linux.namespaces[user]": {"linux": linux(namespaces=[nri.LinuxNamespace(type="-user")])},
     "linux.namespaces[uts]": {
         "linux": linux(namespaces=[nri.LinuxNamespace(type="uts", path="../uts")])

@@ -30,6 +30,7 @@ enumerations alone would make 300 KB of shared memory its own."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed leaves it out
 CLOEXEC = _socket.MSG_CMSG_CLOEXEC
+_NETLINK_ROUTE = 0
 _TRUNCATED = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 
 
@@ -57,6 +58,12 @@ def tcp_sockets() -> list[int]:
     with contextlib.suppress(OSError):
         sockets.append(_socket.socket(_socket.AF_INET6, kind).detach())
     return sockets
+
+
+def netlink_socket() -> int:
+    """For rtnetlink(7), close-on-exec. It stays in this network namespace wherever it is used."""
+    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
+    return _socket.socket(_socket.AF_NETLINK, kind, _NETLINK_ROUTE).detach()
 
 
 def close_all(fds: Iterable[int]) -> None:
