@@ -283,11 +283,16 @@ class SeccompSyscalls:
 
 @dataclass(frozen=True, slots=True)
 class Seccomp:
+    """listener_path: of a unix socket on the node, where who answers SCMP_ACT_NOTIFY listens;
+    listener_metadata: what that one is told beside."""
+
     default_action: str
     default_errno_ret: int | None = None
     architectures: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     syscalls: tuple[SeccompSyscalls, ...] = ()
+    listener_path: str = ""
+    listener_metadata: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,8 @@ def _seccomp(policy: Seccomp) -> nri.LinuxSeccomp:
         default_action=policy.default_action,
         architectures=policy.architectures,
         flags=policy.flags,
+        listener_path=policy.listener_path,
+        listener_metadata=policy.listener_metadata,
     )
     if policy.default_errno_ret is not None:
         told.default_errno.value = policy.default_errno_ret

@@ -44,9 +44,6 @@ def _refusals(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
         reason = "the kernel's cgroups are hierarchical, always"
         yield nri.MemUseHierarchy, "", "linux.resources.memory.use_hierarchy", reason
     yield from _of_namespaces(linux)
-    if linux.seccomp_policy.listener_path:
-        reason = "there is nobody here to hand a listener to"
-        yield nri.SeccompPolicy, "", "linux.seccomp_policy.listener_path", reason
     yield from _of_hooks(wanted.hooks)
 
 

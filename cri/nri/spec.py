@@ -355,4 +355,6 @@ def _seccomp(policy: nri.LinuxSeccomp) -> Seccomp:
             )
             for rule in policy.syscalls
         ),
+        listener_path=policy.listener_path,
+        listener_metadata=policy.listener_metadata,
     )

@@ -291,9 +291,6 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "linux.namespaces[cgroup]": {
         "linux": linux(namespaces=[nri.LinuxNamespace(type="cgroup", path="/proc/1/ns/cgroup")])
     },
-    "linux.seccomp_policy.listener_path": {
-        "linux": linux(seccomp_policy=nri.LinuxSeccomp(listener_path="/x"))
-    },
     "linux.sysctl[net.x]": {"linux": linux(sysctl={"net.x": "1"})},  # it has the node's network
     "linux.sysctl[kernel.panic]": {"linux": linux(sysctl={"kernel.panic": "1"})},
     "linux.devices[/dev/x].type": {

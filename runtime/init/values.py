@@ -196,6 +196,15 @@ class SchedulingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """Who answers for a seccomp filter. path: where he listens; state: what he is told, as JSON,
+    in which the process ids are missing."""
+
+    path: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessPlan:
     """A process: the container's first, or an exec'ed one.
 
@@ -226,6 +235,7 @@ class ProcessPlan:
     apparmor_profile: str = ""
     scheduling: SchedulingPlan | None = None
     selinux_label: str = ""
+    listener: Listener | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def close_all(fds: Iterable[int]) -> None:
 
 def bind(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
     """A listening unix socket at `path`, for root alone; one that was left there is replaced."""
-    with _short_path(path) as short:
+    with short_path(path) as short:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(short)
         listener = socket.socket(socket.AF_UNIX, kind)
@@ -89,7 +89,7 @@ def connect(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
     """Connects to the unix socket at `path`. OSError if nobody listens."""
     connection = socket.socket(socket.AF_UNIX, kind)
     try:
-        with _short_path(path) as short:
+        with short_path(path) as short:
             connection.connect(short)
     except OSError:
         connection.close()
@@ -98,7 +98,7 @@ def connect(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _short_path(path: str) -> Iterator[str]:
+def short_path(path: str) -> Iterator[str]:
     """The same file by a name that fits into sockaddr_un's 108 bytes, however deep it lies."""
     directory, name = os.path.split(path)
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from runtime.cgroup.tree import Cgroup
 from runtime.codec import decode, encode
@@ -224,7 +224,11 @@ class Container:
 
     def load_process(self) -> ProcessPlan:
         """The same, for a command: what the container's first process was given."""
-        return decode(ProcessPlan, self._plan().get("process"), path="process")
+        return decode(ProcessPlan, self.process_document(), path="process")
+
+    def process_document(self) -> fds.Message:
+        """The same, as it travels."""
+        return cast("fds.Message", self._plan()["process"])
 
     def _plan(self) -> fds.Message:
         size = os.fstat(self._plan_fd).st_size
@@ -248,7 +252,7 @@ class Container:
         """Init talks while it becomes the container; its silence, by execve, is success."""
         try:
             self._hear(channel.receive(self._peer()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, InitFailed) as error:
             self._give_up(error)
 
     def _hear(self, said: Said) -> None:
@@ -260,6 +264,10 @@ class Container:
             case channel.Console():
                 stream = OutputStream(self._pod.loop, said.master_fd, "stdout", self._log)
                 self._streams.append(stream)
+            case channel.Paused():
+                from runtime.monitor import listener
+
+                listener.hand_over(self, said.stage, (self.pid, self.pidfd), self._peer())
             case channel.Failed():
                 self._give_up(InitFailed(said.step, said.errno, said.text))
             case None if self.who is None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from runtime.codec import decode
 from runtime.errors import InitFailed
 from runtime.init import channel, launch
-from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.init.values import ContainerPlan
 from runtime.linux import fds
 from runtime.linux.namespace import Clone, setns
 from runtime.monitor.container import Container, Said, State
@@ -64,9 +64,9 @@ class HookedContainer(Container):
     def load_plan(self) -> ContainerPlan:
         return decode(ContainerPlan, self._plan().get("container"), path="container")
 
-    def load_process(self) -> ProcessPlan:
-        container = cast("dict[str, object]", self._plan()["container"])
-        return decode(ProcessPlan, container.get("process"), path="process")
+    def process_document(self) -> fds.Message:
+        container = cast("fds.Message", self._plan()["container"])
+        return cast("fds.Message", container["process"])
 
     def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
         self._hooks = decode(HookPlan, self._plan().get("hooks"), path="hooks")
@@ -82,7 +82,7 @@ class HookedContainer(Container):
         super().kill()
 
     def _hear(self, said: Said) -> None:
-        if isinstance(said, channel.Paused):
+        if isinstance(said, channel.Paused) and not said.stage.startswith(channel.LISTENER):
             if said.stage == CREATED:
                 (self._outside_fd,) = said.descriptors
                 jobs = [job for stage in BEFORE_START for job in self._listed(stage)]
