@@ -305,6 +305,13 @@ class MemoryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class NetDevice:
+    """name: in the container's network; "": as on the node."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Linux:
     namespaces: tuple[Namespace, ...] = ()
     uid_mappings: tuple[IdMapping, ...] = ()
@@ -318,6 +325,8 @@ class Linux:
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     memory_policy: MemoryPolicy | None = None
+    net_devices: Mapping[str, NetDevice] = field(default_factory=dict)
+    """By their names on the node. Who makes the pod's network moves them, before the start."""
     mount_label: str | None = None  # SELinux's, of the file systems that are made for the container
 
 

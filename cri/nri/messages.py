@@ -107,9 +107,6 @@ def container(
             nri.User(uid=status.uid, gid=status.gid, additional_gids=status.groups)
         )
     _adjust(message.annotations, adjustment.annotations)
-    for name, device in adjustment.linux.net_devices.items():
-        if not removed(name):
-            message.linux.net_devices[name].CopyFrom(device)
     message.CDI_devices.extend(adjustment.CDI_devices)
     return message
 
@@ -150,6 +147,8 @@ def _add_spec(message: nri.Container, spec: Spec) -> None:
     told.cgroups_path = linux.cgroups_path
     for name, setting in linux.sysctl.items():
         told.sysctl[name] = setting
+    for name, device in linux.net_devices.items():
+        told.net_devices[name].name = device.name
     if linux.seccomp is not None:
         told.seccomp_policy.CopyFrom(_seccomp(linux.seccomp))
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from cri.errors import AdjustmentImpossible
-from cri.nri import devices, refusals
+from cri.nri import refusals
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 from cri.nri.refusals import Owner
+from cri.specgen import net_devices
 from runtime.errors import InvalidSpec
 from runtime.init import options
 from runtime.init.namespace_plan import sysctls
@@ -32,6 +33,7 @@ from runtime.spec import (
     MemoryPolicy,
     Mount,
     Namespace,
+    NetDevice,
     Pids,
     Process,
     Resources,
@@ -217,8 +219,22 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
     for name, value in wanted.sysctl.items():
         if not removed(name):
             _check_sysctl(replace(made, sysctl={name: value}), name, owner)
-    devices.check(wanted, made.namespaces, owner)
+    made = replace(made, net_devices=_net_devices(linux.net_devices, wanted.net_devices))
+    names = net_devices.names(made)
+    if problem := net_devices.problem(names, made.namespaces):
+        first = next(iter(names))
+        plugin = owner(nri.LinuxNetDevices, first) or "(unknown)"
+        raise AdjustmentImpossible(plugin, f"linux.net_devices[{first}]", problem)
     return made
+
+
+def _net_devices(
+    old: Mapping[str, NetDevice], wanted: Mapping[str, nri.LinuxNetDevice]
+) -> Mapping[str, NetDevice]:
+    gone = {removed(host) for host in wanted}
+    kept = {host: device for host, device in old.items() if host not in gone}
+    new = {host: NetDevice(one.name) for host, one in wanted.items() if not removed(host)}
+    return kept | new
 
 
 def _namespaces(

@@ -59,10 +59,10 @@ async def _start(services: Services, container_id: str) -> None:
                     await nri_calls.start_container(services, container)
                 container = services.store.containers.get(container_id)
             request = await _request(services, sandbox, container)
-            if container.metadata.adjustment:
-                from cri.rpc import nri_devices  # few nodes have plugins
+            if request.spec.linux.net_devices:
+                from cri.rpc import net_devices  # few containers have any
 
-                await nri_devices.take(services, container)
+                await net_devices.take(services, sandbox.id, request.spec)
             with trace.stage("start container"):
                 started = await services.runtime.start_container(request)
         except (RuntimeFault, CriFault, ImageFault, NetworkFault, OSError) as error:

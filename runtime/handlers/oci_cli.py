@@ -80,7 +80,8 @@ def config(spec: Spec, place: Path) -> Mapping[str, object]:
     """
     mounts = tuple(_mount(mount, place) for mount in spec.mounts)
     root = replace(spec.root, path=os.fspath(place / ROOTFS))
-    linux_part = replace(spec.linux, namespaces=tuple(map(_namespace, spec.linux.namespaces)))
+    namespaces = tuple(map(_namespace, spec.linux.namespaces))
+    linux_part = replace(spec.linux, namespaces=namespaces, net_devices={})  # they are there
     final = replace(spec, mounts=mounts, root=root, linux=linux_part)
     written = cast(dict[str, object], encode(final, camel=True))
     written = cast(dict[str, object], _said(written))

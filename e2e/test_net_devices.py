@@ -1,4 +1,4 @@
-"""Interfaces of the node that NRI plugins have pods take: in, up, and back again."""
+"""Interfaces of the node that pods take, by NRI plugins and CDI: in, up, and back again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from e2e import nri
 from e2e.kubelet import Container, Kubelet, Pod, refused, until
 from e2e.node import Node
 from e2e.nri import Plugins
+from e2e.test_devices import GPU, Specs, named, specs
 from e2e.test_nri import linux
 from e2e.test_restart import monitor
 from e2e.test_user_namespaces import user_pod
+
+__all__ = ["specs"]  # a fixture
 
 Code = grpc.StatusCode
 MAC = "02:00:00:00:00:07"
@@ -206,3 +209,29 @@ def test_later_plugins_see_it(pod: Pod, plugins: Plugins, device: str) -> None:
         (told,) = late.heard(call)
         assert told["container"]["linux"]["net_devices"] == {device: {"name": "net1"}}
     assert container.status().state == api.CONTAINER_RUNNING
+
+
+def test_an_interface_may_come_with_a_cdi_device(
+    node: Node, pod: Pod, specs: Specs, device: str
+) -> None:
+    edits: dict[str, object] = {"netDevices": [{"hostInterfaceName": device, "name": "net1"}]}
+    specs.write("etc/nic.json", {"0": edits}, cdiVersion="1.1.0")
+    container = pod.container(CDI_devices=named(f"{GPU}=0")).start()
+    assert addresses(shown(node, "net1", container)) == KEPT
+    pod.stop()
+    assert addresses(shown(node, device)) == KEPT
+
+
+def test_an_interface_of_a_cdi_device_that_can_not_be_is_refused_by_name(
+    kubelet: Kubelet, pod: Pod, specs: Specs
+) -> None:
+    edits: dict[str, object] = {"netDevices": [{"hostInterfaceName": "eth7", "name": "a/b"}]}
+    specs.write("etc/nic.json", {"0": edits}, cdiVersion="1.1.0")
+    asked = named(f"{GPU}=0")
+    error = refused(lambda: pod.container(CDI_devices=asked))
+    assert error.code is Code.INVALID_ARGUMENT
+    assert "config.CDI_devices: eth7: 'a/b' can't be the name of an interface" in error.message
+    config = kubelet.config()
+    config.linux.security_context.namespace_options.network = api.NODE
+    specs.write("etc/nic.json", {"0": {**edits, "netDevices": []}}, cdiVersion="1.1.0")
+    assert kubelet.pod(config).container(CDI_devices=asked).start()
