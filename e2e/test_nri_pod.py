@@ -17,6 +17,7 @@ from e2e.node import Node
 from e2e.nri import Plugins
 from e2e.test_limits import MIB, UNIFIED, control, resources
 from e2e.test_nri import limits, linux, value
+from e2e.test_update import update
 from e2e.test_user_namespaces import user_pod
 
 Code = grpc.StatusCode
@@ -146,6 +147,62 @@ def test_memory_has_not_what_cgroup_v2_does_not_know(
     assert "cgroup v2 can't do that" in refused(pod.container).message
 
 
+def test_an_update_may_go_beyond_the_words_of_cri_and_is_kept(
+    node: Node, pod: Pod, plugins: Plugins
+) -> None:
+    container = pod.container(linux=resources(memory_limit_in_bytes=64 * MIB)).start()
+    created = pod.container()
+    miser = plugins("miser")
+    memory: dict[str, object] = {"reservation": value(16 * MIB)}
+    if not UNIFIED:
+        memory |= {"swappiness": value(7), "disable_oom_killer": {"value": True}}
+    wanted = {"resources": {"memory": memory, "pids": {"limit": 77}, "cpu": {"cpus": "0"}}}
+    both = [{"container_id": one.id, "linux": wanted} for one in (container, created)]
+    assert miser.unasked(update=both) == []
+    node.restart_daemon()
+    created.start()
+    for one in (container, created):
+        soft = control(one, "memory", "memory.soft_limit_in_bytes", "memory.low")
+        assert (soft, control(one, "pids", "pids.max", "pids.max")) == (str(16 * MIB), "77")
+        assert control(one, "cpuset", "cpuset.cpus", "cpuset.cpus") == "0"
+        if not UNIFIED:
+            assert control(one, "memory", "memory.swappiness", "") == "7"
+            assert "oom_kill_disable 1" in control(one, "memory", "memory.oom_control", "")
+    (told,) = [
+        one for one in plugins("late", "20").heard("synchronize")[-1]["containers"]
+        if one["id"] == created.id
+    ]  # fmt: skip
+    assert told["linux"]["resources"]["pids"] == {"limit": "77"}
+
+
+def test_a_request_to_update_may_become_one_that_cri_has_no_words_for(
+    pod: Pod, plugins: Plugins
+) -> None:
+    container = pod.container().start()
+    more = {"resources": {"pids": {"limit": 99}}}
+    miser = plugins("miser", update={"update": [{"container_id": container.id, "linux": more}]})
+    update(container, cpu_shares=512)
+    assert control(container, "pids", "pids.max", "pids.max") == "99"
+    classes = {"resources": {"blockio_class": {"value": "gold"}}}
+    miser.wants(update={"update": [{"container_id": container.id, "linux": classes}]})
+    error = refused(lambda: update(container, cpu_shares=256))
+    assert error.message.endswith("blockio_class: can't be changed of a container that exists")
+
+
+@pytest.mark.skipif(UNIFIED, reason="cgroup v1 only")
+def test_an_update_of_which_a_part_is_refused_changes_nothing(pod: Pod, plugins: Plugins) -> None:
+    container = pod.container().start()
+    before = control(container, "memory", "memory.swappiness", "")
+    wanted = {
+        "memory": {"swappiness": value(7), "disable_oom_killer": {"value": True}},
+        "cpu": {"cpus": "4000"},
+    }
+    whole = {"container_id": container.id, "linux": {"resources": wanted}}
+    assert plugins("miser").unasked(update=[whole]) == [container.id]
+    assert control(container, "memory", "memory.swappiness", "") == before
+    assert "oom_kill_disable 0" in control(container, "memory", "memory.oom_control", "")
+
+
 def cgroup_of(container: Container) -> str:
     """Its path in the hierarchy that counts memory."""
     lines = Path(f"/proc/{pid(container)}/cgroup").read_text().splitlines()
@@ -162,8 +219,8 @@ def test_a_cgroup_may_be_anywhere_below_the_pods(node: Node, pod: Pod, plugins: 
     assert f"{parent}/fast/one" not in container.shell("cat /proc/self/cgroup")  # its own root
     stats = kubelet_stats(container)
     assert stats.memory.usage_bytes.value > 0
-    update = {"resources": {"memory": {"limit": value(32 * MIB)}}}
-    failed = placer.unasked(update=[{"container_id": container.id, "linux": update}])
+    less = {"resources": {"memory": {"limit": value(32 * MIB)}}}
+    failed = placer.unasked(update=[{"container_id": container.id, "linux": less}])
     assert failed == []
     top = Path("/sys/fs/cgroup") if UNIFIED else Path("/sys/fs/cgroup/memory")
     file = (
@@ -199,8 +256,8 @@ def kubelet_stats(container: Container) -> api.ContainerStats:
 def test_a_plugin_updates_a_container_within_the_call_that_is_about_it(
     pod: Pod, plugins: Plugins, call: str
 ) -> None:
-    update = {"linux": {"resources": {"memory": {"limit": value(48 * MIB)}}}}
-    keen = plugins("keen", meanwhile={call: {"update": [update]}})
+    less = {"linux": {"resources": {"memory": {"limit": value(48 * MIB)}}}}
+    keen = plugins("keen", meanwhile={call: {"update": [less]}})
     container = pod.container(linux=resources(memory_limit_in_bytes=64 * MIB))
     began = time.monotonic()
     container.start()
@@ -215,8 +272,8 @@ def test_a_plugin_updates_a_container_within_the_call_that_is_about_it(
 def test_where_there_is_nothing_to_update_it_hears_so_at_once(
     pod: Pod, plugins: Plugins, call: str
 ) -> None:
-    update = {"linux": {"resources": {"memory": {"limit": value(48 * MIB)}}}}
-    keen = plugins("keen", meanwhile={call: {"update": [update]}})
+    less = {"linux": {"resources": {"memory": {"limit": value(48 * MIB)}}}}
+    keen = plugins("keen", meanwhile={call: {"update": [less]}})
     container = pod.container()
     container.remove()
     assert keen.heard("meanwhile")[0]["failed"] == [container.id]

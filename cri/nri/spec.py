@@ -309,6 +309,11 @@ def _resources(
     )
 
 
+def changes(wanted: nri.LinuxResources) -> Resources:
+    """What CRI has no words for of an update."""
+    return _resources(Resources(), wanted, ())
+
+
 def _kind(device_type: str) -> str:
     return "c" if device_type == "u" else device_type
 

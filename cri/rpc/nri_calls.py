@@ -12,7 +12,7 @@ from cri.api import api_pb2 as api
 from cri.errors import AdjustmentImpossible
 from cri.nri import resources
 from cri.nri.api import nri_pb2 as nri
-from cri.rpc import nri_spec
+from cri.rpc import nri_spec, nri_update
 from cri.rpc.nri_host import container_message, pod_message, pod_of
 from cri.specgen import update
 from cri.specgen.process import OOM_SCORES
@@ -162,7 +162,7 @@ async def container_started(services: Services, container_id: str) -> None:
 
 async def update_container(
     services: Services, container: Container, asked: api.LinuxContainerResources
-) -> api.LinuxContainerResources:
+) -> tuple[api.LinuxContainerResources, update.Beyond | None]:
     """What plugins make of it. Raises PluginRefused, PluginsDisagree, AdjustmentImpossible."""
     request = nri.UpdateContainerRequest(
         pod=pod_of(services, container),
@@ -172,14 +172,11 @@ async def update_container(
     with trace.stage(_STAGE):
         who = await services.nri.relay.update_container(request)
     if not who:
-        return asked
-    for _, where in resources.beyond_cri(request.linux_resources):
-        text = "can't be changed of a container that exists"
-        raise AdjustmentImpossible(who, f"linux.resources.{where}", text)
+        return asked, None
+    made, beyond = nri_update.divided(request.linux_resources, who)
     log.info("container %s: its update is changed by NRI plugins: %s", container.id, who)
-    made = resources.to_cri(request.linux_resources)
     made.oom_score_adj = asked.oom_score_adj
-    return made
+    return made, beyond
 
 
 async def container_updated(services: Services, container_id: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from cri.errors import AdjustmentImpossible, ContainerNotFound, CriFault
-from cri.nri import messages, resources
+from cri.errors import ContainerNotFound, CriFault
+from cri.nri import messages
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.peer import quoted
-from cri.rpc import container_stop, container_update, nri_spec
+from cri.rpc import container_stop, container_update, nri_spec, nri_update
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
@@ -84,10 +84,7 @@ class NriHost:
         ]
 
     async def update(self, plugin: str, update: nri.ContainerUpdate) -> None:
-        wanted = update.linux.resources
-        for _, where in resources.beyond_cri(wanted):
-            text = "can't be changed of a container that exists"
-            raise AdjustmentImpossible(plugin, f"linux.resources.{where}", text)
+        wanted, beyond = nri_update.divided(update.linux.resources, plugin)
         container = self._services.store.containers.exact(update.container_id)
         leaves = update.container_id in self._services.nri.relay.plugins.leaving
         if container is None or leaves or container.status.state is ContainerState.EXITED:
@@ -96,7 +93,7 @@ class NriHost:
         await finish(
             self._services,
             f"update container {container.id} for NRI plugin {plugin}",
-            container_update.apply(self._services, container.id, resources.to_cri(wanted)),
+            container_update.apply(self._services, container.id, wanted, beyond),
         )
 
     async def evict(self, plugin: str, eviction: nri.ContainerEviction) -> None:

@@ -133,6 +133,11 @@ class Container:
         config.linux.resources.CopyFrom(resources)
         return Container(self.metadata, config, self.status)
 
+    def with_adjustment(self, adjustment: bytes) -> Container:
+        """The same container, of which NRI plugins want something else."""
+        metadata = dataclasses.replace(self.metadata, adjustment=adjustment)
+        return Container(metadata, self.config, self.status)
+
     def dump(self) -> tuple[object, bytes]:
         """For the database: see `Record`."""
         return codec.encode(self.metadata), self.config.SerializeToString()

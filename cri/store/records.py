@@ -138,16 +138,16 @@ class Records(Generic[R, S]):
         return new
 
     def amend(self, record_id: str, change: Callable[[R], R]) -> R:
-        """Replace a record by what `change` makes of it: the config too, but neither id nor name.
+        """Replace a record by what `change` makes of it: all of it, but neither id nor name.
 
         For the few requests that change what was asked for. Raises what `change` raises.
         """
         old = self.get(record_id)
         new = change(old)
-        _, config = new.dump()
+        metadata, config = new.dump()
         self._database.execute(
-            f"UPDATE {self._table} SET config = ?, status = ? WHERE id = ?",  # noqa: S608 - ours
-            *(config, json.dumps(new.dump_status()), new.id),
+            f"UPDATE {self._table} SET metadata = ?, config = ?, status = ? WHERE id = ?",  # noqa: S608 - ours
+            *(json.dumps(metadata), config, json.dumps(new.dump_status()), new.id),
         )
         self._replace(old, new)
         return new

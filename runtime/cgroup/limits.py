@@ -141,8 +141,9 @@ def _v1_memory(memory: Memory) -> Iterator[Setting]:
         yield Setting(
             f"{path}.reservation", "memory", "memory.soft_limit_in_bytes", str(reservation)
         )
-    if memory.disable_oom_killer:
-        yield Setting(f"{path}.disableOOMKiller", "memory", "memory.oom_control", "1")
+    if memory.disable_oom_killer is not None:
+        off = str(int(memory.disable_oom_killer))
+        yield Setting(f"{path}.disableOOMKiller", "memory", "memory.oom_control", off)
     if memory.kernel_tcp is not None:
         if not UNLIMITED <= memory.kernel_tcp < 1 << 63:
             text = f"{memory.kernel_tcp} is no number of bytes (-1: no limit)"
