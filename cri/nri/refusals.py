@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from cri.errors import AdjustmentImpossible
 from cri.nri import resources
-from cri.nri.adjustments import HOOKS
+from cri.nri.adjustments import HOOKS, RDT
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 
@@ -19,10 +19,10 @@ Refusal = tuple[nri.Field, str, str, str]
 """A field, its entry, where it stands, and why not."""
 
 _NAMESPACES = ("cgroup", "ipc", "network", "pid", "uts")
+_RDT_REASON = "podwright puts nobody into classes of RDT (/sys/fs/resctrl)"
 _WITHOUT_PATH = ("cgroup", "pid")
 _RESOURCES_WITHOUT = {
     "memory.kernel": "the kernel has no such limit any more",
-    "rdt_class": "there are no RDT classes here",
 }
 
 
@@ -34,11 +34,14 @@ def check(wanted: nri.ContainerAdjustment, owner: Owner) -> None:
 
 def _refusals(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
     linux = wanted.linux
-    if linux.HasField("rdt"):
-        yield nri.RdtClosID, "", "linux.rdt", "there are no RDT classes here"
+    for name, field in RDT.items():  # to have none is what a container has
+        if linux.rdt.HasField(name):
+            yield field, "", f"linux.rdt.{name}", _RDT_REASON
     for field, entry, path in resources.given(linux.resources):
         if path in _RESOURCES_WITHOUT:
             yield field, entry, f"linux.resources.{path}", _RESOURCES_WITHOUT[path]
+    if linux.resources.rdt_class.value:
+        yield nri.RdtClass, "", "linux.resources.rdt_class", _RDT_REASON
     memory = linux.resources.memory
     if memory.HasField("use_hierarchy") and not memory.use_hierarchy.value:
         reason = "the kernel's cgroups are hierarchical, always"

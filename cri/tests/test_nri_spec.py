@@ -237,6 +237,12 @@ def test_sysctls_are_set_and_taken_away_where_they_are_the_pods() -> None:
     assert gone.linux.sysctl == {"net.b": "2"}
 
 
+def test_to_be_taken_out_of_a_class_that_nobody_has_is_no_wish() -> None:
+    nothing = nri.LinuxResources(rdt_class=nri.OptionalString())
+    wanted = linux(rdt=nri.LinuxRdt(remove=True), resources=nothing)
+    assert adjusted(linux=wanted) == SPEC
+
+
 def test_what_only_cgroup_v1_knows_is_taken_over_and_told() -> None:
     wanted = nri.LinuxResources()
     wanted.memory.swappiness.value, wanted.memory.kernel_tcp.value = 0, 4096
@@ -282,7 +288,12 @@ def resources_with(path: str) -> nri.LinuxResources:
 
 
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
-    "linux.rdt": {"linux": linux(rdt=nri.LinuxRdt(remove=True))},
+    "linux.rdt.clos_id": {
+        "linux": linux(rdt=nri.LinuxRdt(clos_id=nri.OptionalString(value="gold")))
+    },
+    "linux.rdt.enable_monitoring": {
+        "linux": linux(rdt=nri.LinuxRdt(enable_monitoring=nri.OptionalBool(value=True)))
+    },
     "linux.net_devices[eth1]": {"linux": linux(net_devices={"eth1": nri.LinuxNetDevice()})},  # too
     "linux.namespaces[user]": {"linux": linux(namespaces=[nri.LinuxNamespace(type="-user")])},
     "linux.namespaces[uts]": {
@@ -305,9 +316,12 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
         )
     },
     "mounts": {"mounts": [nri.Mount(destination="/x", source="/y", options=["idmap"])]},
+    "linux.resources.rdt_class": {
+        "linux": linux(resources=nri.LinuxResources(rdt_class=nri.OptionalString(value="gold")))
+    },
     **{
         f"linux.resources.{path}": {"linux": linux(resources=resources_with(path))}
-        for path in (*("memory.kernel", "memory.use_hierarchy", "rdt_class"),)
+        for path in (*("memory.kernel", "memory.use_hierarchy"),)
     },
 }
 
