@@ -48,6 +48,12 @@ def node_path(name: str) -> str:
     return f"/proc/{os.getpid()}/ns/{name}"
 
 
+def namespace_of(name: str) -> str:
+    """The kind of namespace that a sysctl belongs to, of those that can be a pod's."""
+    dotted = name.replace("/", ".")
+    return next((kind for prefix, kind in _OF_SYSCTLS if dotted.startswith(prefix)), "")
+
+
 def sysctls(linux: Linux) -> tuple[tuple[str, ...], ...]:
     """Files below /proc and values. Raises InvalidSpec for what is not of these namespaces."""
     if not linux.sysctl:
@@ -64,9 +70,7 @@ def sysctls(linux: Linux) -> tuple[tuple[str, ...], ...]:
             raise InvalidSpec(field, str(error)) from None
         if "\0" in value:
             raise InvalidSpec(field, f"{value[:80]!r} contains a NUL byte")
-        dotted = name.replace("/", ".")
-        kind = next(kind for prefix, kind in _OF_SYSCTLS if dotted.startswith(prefix))
-        if kind not in own:
+        if (kind := namespace_of(name)) not in own:
             raise InvalidSpec(
                 field, f"the container has the node's {kind} namespace: not for a pod"
             )

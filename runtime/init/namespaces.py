@@ -31,7 +31,7 @@ def leave_the_pods(context: Context) -> None:
                 _raise_loopback()
     for path, value in context.plan.sysctls:
         try:
-            _set(path, value)
+            set_sysctl(path, value)
         except PermissionError:
             if context.process.user_map is None:
                 raise
@@ -43,7 +43,7 @@ def _set_as_theirs(user_map: UserMap, path: str, value: str) -> None:
     os.setegid(user_map.gid)
     os.seteuid(user_map.uid)
     try:
-        _set(path, value)
+        set_sysctl(path, value)
     finally:
         os.seteuid(0)
         os.setegid(0)
@@ -66,7 +66,8 @@ def _raise_loopback() -> None:
     peer.close()
 
 
-def _set(path: str, value: str) -> None:
+def set_sysctl(path: str, value: str) -> None:
+    """path: in the node's /proc; of the namespaces that this process is in."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         os.write(fd, value.encode())

@@ -87,6 +87,11 @@ def complete(
     return limit(process, held)
 
 
+def linux(config: Json) -> Json:
+    """The part of config.json."""
+    return _part(config, "linux")
+
+
 def become(process: Json, identity: Identity) -> None:
     """The user of a process, and the HOME that goes with it unless env has one."""
     user = _part(process, "user")
