@@ -19,7 +19,7 @@ import pytest
 
 from cri.api import api_pb2 as api
 from e2e import nri
-from e2e.kubelet import Pod, refused
+from e2e.kubelet import Pod, refused, until
 from e2e.node import Node
 from e2e.nri import Plugins
 from e2e.test_nri import adjusting, linux
@@ -115,6 +115,7 @@ def test_an_agent_answers_for_a_container_and_for_what_is_executed_in_it(
     config.security_context.no_new_privs = not privileges
     container = pod.container(["sh", "-c", "mkdir /x; ls -d /x; sleep 1000"], linux=config).start()
     pid = json.loads(container.response(verbose=True).info["info"])["pid"]
+    until(lambda: len(agent.told) == 1, "the agent has read what it is told")
     (told,) = agent.told
     assert (told["fds"], told["metadata"], told["pid"]) == (["seccompFd"], "who", pid)
     state = told["state"]
