@@ -134,7 +134,7 @@ def test_a_plugin_updates_and_evicts_containers_unasked(pod: Pod, plugins: Plugi
         update=[
             {"container_id": first.id, "linux": wish},
             {"container_id": "f" * 64, "linux": wish},
-            {"container_id": second.id, "linux": {"resources": {"pids": {"limit": 5}}}},
+            {"container_id": second.id, "linux": {"resources": {"rdt_class": {"value": "x"}}}},
         ]
     )
     assert failed == ["f" * 64, second.id]
