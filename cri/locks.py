@@ -61,7 +61,7 @@ class Locks:
             yield
 
     def held(self) -> tuple[str, ...]:
-        """The ids that are locked now: for diagnosis."""
+        """The ids that somebody holds, or waits for."""
         return tuple(self._held)
 
 

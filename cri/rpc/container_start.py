@@ -52,11 +52,9 @@ async def _start(services: Services, container_id: str) -> None:
         container = services.store.containers.get(container_id)
         sandbox = _startable(services, container)
         try:
-            if services.nri.active:
-                from cri.rpc import nri_calls  # few nodes have plugins
-
+            if plugins := services.plugins:
                 async with services.locks.lend(container_id):  # they may update this very one
-                    await nri_calls.start_container(services, container)
+                    await plugins.start_container(container)
                 container = services.store.containers.get(container_id)
             request = await _request(services, sandbox, container)
             if request.spec.linux.net_devices:
@@ -77,10 +75,8 @@ async def _start(services: Services, container_id: str) -> None:
         await checkpoint_source.remove(services, container_id)
     for warning in started.warnings:
         log.info("container %s: %s", container_id, warning)
-    if services.nri.active:
-        from cri.rpc import nri_calls  # few nodes have plugins
-
-        await nri_calls.container_started(services, container_id)
+    if plugins := services.plugins:
+        await plugins.container_started(container_id)
 
 
 def _startable(services: Services, container: Container) -> Sandbox:

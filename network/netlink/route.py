@@ -58,7 +58,6 @@ class Rtm(enum.IntEnum):
     GETADDR = 22
     NEWROUTE = 24
     GETROUTE = 26
-    NEWSTATS = 92
     GETSTATS = 94
 
 
