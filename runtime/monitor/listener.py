@@ -28,8 +28,9 @@ def hand_over(container: Container, stage: str, process: tuple[int, int], peer: 
 
     Raises InitFailed, OSError.
     """
-    listener = cast("dict[str, str]", container.process_document()["listener"])
-    path, told = listener["path"], cast("dict[str, object]", json.loads(listener["state"]))
+    listener = container.load_process().listener
+    assert listener is not None
+    path, told = listener.path, cast("dict[str, object]", json.loads(listener.state))
     told["pid"] = process[0]
     cast("dict[str, object]", told["state"])["pid"] = container.pid
     try:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from runtime.codec import decode
 from runtime.errors import InitFailed
 from runtime.init import channel, launch
-from runtime.init.values import ContainerPlan
+from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux import fds
 from runtime.linux.namespace import Clone, setns
 from runtime.monitor.container import Container, Said, State
@@ -64,9 +64,9 @@ class HookedContainer(Container):
     def load_plan(self) -> ContainerPlan:
         return decode(ContainerPlan, self._plan().get("container"), path="container")
 
-    def process_document(self) -> fds.Message:
+    def load_process(self) -> ProcessPlan:
         container = cast("fds.Message", self._plan()["container"])
-        return cast("fds.Message", container["process"])
+        return decode(ProcessPlan, container.get("process"), path="process")
 
     def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
         self._hooks = decode(HookPlan, self._plan().get("hooks"), path="hooks")
@@ -96,7 +96,8 @@ class HookedContainer(Container):
 
     def _resume(self) -> None:
         try:
-            channel.resume(self._peer())
+            assert self._channel is not None
+            channel.resume(self._channel)
         except OSError as error:  # it was killed; its end is about to be told
             self._give_up(error)
 
