@@ -395,6 +395,4 @@ def _pid_namespace(request: ContainerRequest) -> str:
     if request.pid_target:
         return request.pid_target
     listed = [item for item in request.spec.linux.namespaces if item.type == "pid"]
-    if not listed:
-        return "node"
-    return "pod" if listed[0].path == "pod" else "own"
+    return ("pod" if listed[0].path == "pod" else "own") if listed else "node"
