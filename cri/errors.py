@@ -185,6 +185,7 @@ STATUS: Mapping[type[BaseException], Status] = {
     network.InvalidAttachment: Status(StatusCode.INVALID_ARGUMENT),
     network.AddressesExhausted: Status(StatusCode.RESOURCE_EXHAUSTED),
     network.HostPortTaken: Status(StatusCode.ALREADY_EXISTS),
+    network.DeviceUnavailable: Status(StatusCode.FAILED_PRECONDITION),
     network.KernelRefused: Status(StatusCode.ABORTED),
 }
 

@@ -1,6 +1,7 @@
 """One lock for each id, and one flight for each name.
 
 `Locks`: operations that change the same sandbox or container take turns. Reading never locks.
+Who holds one while somebody else is asked may lend it to what that one wants done meanwhile.
 `Flights`: a second request for what is already under way joins the first and gets the same answer;
 so a client that timed out and asks again never meets "the name is reserved".
 """
@@ -24,6 +25,7 @@ class Locks:
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._lent: dict[str, asyncio.Lock] = {}
 
     @contextlib.asynccontextmanager
     async def hold(self, name: str) -> AsyncIterator[None]:
@@ -40,6 +42,23 @@ class Locks:
                 del self._held[name]
             else:
                 self._held[name] = (lock, users - 1)
+
+    @contextlib.asynccontextmanager
+    async def lend(self, name: str) -> AsyncIterator[None]:
+        """For the holder, who changes nothing meanwhile. Ends when the last borrower is done."""
+        self._lent[name] = turn = asyncio.Lock()
+        try:
+            yield
+        finally:
+            del self._lent[name]
+            async with turn:  # first come, first served: all borrowers came before
+                pass
+
+    @contextlib.asynccontextmanager
+    async def borrow(self, name: str) -> AsyncIterator[None]:
+        """Hold it; or, if who holds it lends it just now, take turns with other borrowers."""
+        async with self._lent.get(name) or self.hold(name):
+            yield
 
     def held(self) -> tuple[str, ...]:
         """The ids that somebody holds, or waits for."""

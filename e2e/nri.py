@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cri.api import api_pb2 as api
-from e2e.kubelet import until
+from e2e.kubelet import PATIENCE, until
 
 if TYPE_CHECKING:
     from e2e.node import Background, Node
@@ -28,6 +28,7 @@ class Process:
     name: str
     index: str
     directory: Path
+    patience: float = PATIENCE
     process: Background | None = None
 
     def start(self, **wishes: object) -> Process:
@@ -38,8 +39,12 @@ class Process:
         self.process = self.node.background(
             f"plugin-{self.name}", sys.executable, *words, self.node.nri_socket
         )
-        until(lambda: len(self.heard("synchronize")) > before, f"{self.name} is synchronized")
-        until(lambda: self.connected, f"{self.name} is connected")
+        until(
+            lambda: len(self.heard("synchronize")) > before,
+            f"{self.name} is synchronized",
+            self.patience,
+        )
+        until(lambda: self.connected, f"{self.name} is connected", self.patience)
         return self
 
     def wants(self, **wishes: object) -> None:
@@ -73,7 +78,7 @@ class Process:
         self.wants(unasked=request)
         assert self.process is not None
         self.process.process.send_signal(signal.SIGUSR1)
-        until(lambda: len(self.heard("unasked")) > before, "the answer is there")
+        until(lambda: len(self.heard("unasked")) > before, "the answer is there", self.patience)
         failed: list[str] = self.heard("unasked")[-1]["failed"]
         return failed
 
@@ -100,6 +105,7 @@ class Plugins:
 
     node: Node
     made: list[Process] = field(default_factory=list)
+    patience: float = PATIENCE
 
     def __call__(self, name: str, index: str = "10", **wishes: object) -> Process:
         """A plugin that is connected."""
@@ -110,21 +116,21 @@ class Plugins:
         directory = self.node.directory / "plugins" / name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        process = Process(self.node, name, index, directory)
+        process = Process(self.node, name, index, directory, self.patience)
         self.made.append(process)
         return process
 
 
 @contextlib.contextmanager
-def plugins(node: Node) -> Iterator[Plugins]:
+def plugins(node: Node, patience: float = PATIENCE) -> Iterator[Plugins]:
     """They end with the test."""
-    made = Plugins(node)
+    made = Plugins(node, patience=patience)
     try:
         yield made
     finally:
         for process in made.made:
             process.stop()
-        until(lambda: connected(node) == [], "no plugin is connected")
+        until(lambda: connected(node) == [], "no plugin is connected", patience)
         shutil.rmtree(node.directory / "plugins", ignore_errors=True)
 
 

@@ -5,7 +5,9 @@ python -m e2e.nri_plugin DIRECTORY NAME INDEX SOCKET     (as a plugin of the nod
 DIRECTORY/wishes.json   {"create": a CreateContainerResponse, "update": an UpdateContainerResponse,
                         "stop": a StopContainerResponse, "unasked": an UpdateContainersRequest (done
                         at SIGUSR1), "refuse": {call: text}, "sleep": {call: seconds},
-                        "die": [call], "validate": true}; read anew at each call
+                        "die": [call], "validate": true, "meanwhile": {call: an
+                        UpdateContainersRequest, made within the call; without an id it is about
+                        that call's container}}; read anew at each call
 DIRECTORY/heard         what it was told: a JSON object a line
 """
 
@@ -59,6 +61,19 @@ class Puppet(Plugin):
         said = MessageToDict(container, preserving_proto_field_name=True)
         said.get("linux", {}).pop("seccomp_policy", None)
         await self.heard(call, pod=pod.id, container=said)
+        await self._meanwhile(call, container.id)
+
+    async def _meanwhile(self, call: str, container_id: str) -> None:
+        wanted = self.wishes().get("meanwhile", {}).get(call)
+        if wanted is None:
+            return
+        request = ParseDict(wanted, nri.UpdateContainersRequest())
+        for update in request.update:
+            update.container_id = update.container_id or container_id
+        for eviction in request.evict:
+            eviction.container_id = eviction.container_id or container_id
+        failed = await self.update_containers(list(request.update), list(request.evict))
+        self.write(call="meanwhile", within=call, failed=[one.container_id for one in failed])
 
     def wish(self, name: str, wanted: type[M]) -> M:
         return ParseDict(self.wishes().get(name, {}), wanted())

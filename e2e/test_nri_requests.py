@@ -44,8 +44,9 @@ def test_two_plugins_that_disagree_are_named_and_nothing_is_left(
     ("wish", "words"),
     [
         (linux(cgroups_path="/elsewhere"), "NRI plugin 10-much: linux.cgroups_path: "),
-        (linux(net_devices={"eth7": {"name": "x"}}), "NRI plugin 10-much: linux.net_devices[eth7]"),
-        (linux(sysctl={"net.ipv4.ip_forward": "1"}), "NRI plugin 10-much: linux.sysctl["),
+        (linux(net_devices={"eth7": {"name": "a/b"}}), "NRI plugin 10-much: linux.net_devices["),
+        (linux(net_devices={"eth7": {"name": "x" * 16}}), "can't be the name of an interface"),
+        (linux(sysctl={"kernel.panic": "1"}), "NRI plugin 10-much: linux.sysctl[kernel.panic]: "),
         (limits(blockio_class={"value": "gold"}), "blockio_class of NRI plugin 10-much"),
         (limits(pids={"limit": -7}), "linux.resources.pids.limit"),
         (limits(memory={"limit": value(-7)}), "memory"),
@@ -133,7 +134,7 @@ def test_a_plugin_updates_and_evicts_containers_unasked(pod: Pod, plugins: Plugi
         update=[
             {"container_id": first.id, "linux": wish},
             {"container_id": "f" * 64, "linux": wish},
-            {"container_id": second.id, "linux": {"resources": {"pids": {"limit": 5}}}},
+            {"container_id": second.id, "linux": {"resources": {"rdt_class": {"value": "x"}}}},
         ]
     )
     assert failed == ["f" * 64, second.id]

@@ -42,6 +42,14 @@ class HostPortTaken(NetworkFault):
         self.sandbox_id = sandbox_id
 
 
+class DeviceUnavailable(NetworkFault):
+    """An interface of the node that a pod can't have; the text says why."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"network device {name}: {text}")
+        self.name = name
+
+
 class KernelRefused(NetworkFault):
     """The kernel said no. `step`: what was tried; the cause (`__cause__`) is the OSError."""
 

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 from network import status
 from network.attachments import Attachments
 from network.config import NetworkSettings
+from network.devices import Devices
 from network.errors import NetworkFault, NetworkNotReady
 from network.result import Attach, NetworkStatus, Result, Traffic
 
@@ -38,6 +39,7 @@ class PodNetwork:
         self._settings = settings
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "podwright-network")
         self._attachments: Attachments | None = None
+        self._devices = Devices(settings.state_dir / "net" / "devices", (settings.bridge,))
         self._status = status.failed("the network is being started")
         self._checking: concurrent.futures.Future[None] | None = None
         self._attaching: set[str] = set()
@@ -53,6 +55,7 @@ class PodNetwork:
         attachments = await self._run(Attachments, self._settings)
         self._attachments = attachments
         await self._run(attachments.journal.load)
+        await self._run(self._devices.load, live)
         await self._run(self._check)
         await self._run(attachments.collect, attachments.journal.ids() - frozenset(live))
 
@@ -98,6 +101,24 @@ class PodNetwork:
         """
         if await self._run(self._started().detach, sandbox_id):
             self._sweep_soon()
+
+    async def take_devices(
+        self, sandbox_id: str, wanted: Mapping[str, str], netlink_fd: int
+    ) -> None:
+        """See `Devices.take`. netlink_fd: the caller's, who must not close it meanwhile."""
+        await self._run(self._devices.take, sandbox_id, wanted, netlink_fd)
+
+    def has_devices(self, sandbox_id: str) -> bool:
+        """Whether interfaces of the node have been moved into the pod."""
+        return self._devices.of(sandbox_id)
+
+    async def give_back_devices(self, sandbox_id: str, netlink_fd: int) -> None:
+        """See `Devices.give_back`. netlink_fd: as for `take_devices`."""
+        await self._run(self._devices.give_back, sandbox_id, netlink_fd)
+
+    async def forget_devices(self, sandbox_id: str) -> None:
+        """See `Devices.forget`."""
+        await self._run(self._devices.forget, sandbox_id)
 
     async def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
         """What pods have received and sent, by sandbox id and by interface in the pod.

@@ -249,8 +249,8 @@ class Runtime:
             criu=await self.checkpoints.restorer(spec) if request.checkpoint else "",
         )
         client = self._client(request.sandbox_id)
-        directory = self._monitors_dir / request.sandbox_id
-        work = Work(request.container_id, directory, spec, request.rootfs)
+        place = self._monitors_dir / request.sandbox_id
+        work = Work(request.container_id, place, spec, request.rootfs)
         prepared = await asyncio.to_thread(handler.prepare, self._ground, work)
         try:
             started = await client.ask(start, Started, prepared.fds, patience=START_PATIENCE)
@@ -300,6 +300,10 @@ class Runtime:
     async def dial(self, sandbox_id: str, port: int) -> socket.socket:
         """A TCP connection to a port of the pod's loopback; non-blocking. Raises OSError."""
         return await sessions.dial(self._client(sandbox_id), port)
+
+    async def netlink(self, sandbox_id: str) -> int:
+        """See `sessions.netlink`."""
+        return await sessions.netlink(self._client(sandbox_id))
 
     async def reopen_log(self, sandbox_id: str, container_id: str) -> None:
         """Opens the log's path anew. ContainerNotFound if it doesn't run: no file is made then."""
@@ -391,6 +395,4 @@ def _pid_namespace(request: ContainerRequest) -> str:
     if request.pid_target:
         return request.pid_target
     listed = [item for item in request.spec.linux.namespaces if item.type == "pid"]
-    if not listed:
-        return "node"
-    return "pod" if listed[0].path == "pod" else "own"
+    return ("pod" if listed[0].path == "pod" else "own") if listed else "node"

@@ -232,3 +232,13 @@ async def dial(client: MonitorClient, port: int) -> socket.socket:
         for peer in sockets:
             peer.close()
     raise refusal or OSError(errno.EAFNOSUPPORT, "the pod's network has no TCP")
+
+
+async def netlink(client: MonitorClient) -> int:
+    """A socket for rtnetlink(7) of the pod's network, the caller's. Raises RuntimeFault."""
+    _, (fd, *others) = await client.descriptors(Sockets(netlink=True), Done)
+    with socket.socket(fileno=os.dup(fd)) as found:
+        if found.family == socket.AF_NETLINK:
+            return fd
+    fds.close_all((fd, *others))
+    raise RuntimeFault("the pod was made by an older podwright, which can't do that: make it anew")

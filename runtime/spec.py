@@ -151,9 +151,16 @@ class Rootfs:
     work: str = ""
 
 
+NEW_NAMESPACE, NODE_NAMESPACE = "new", "node"
+
+
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """type: pid network ipc uts mount cgroup user time; path: join this one; empty: a new one."""
+    """type: pid network ipc uts mount cgroup user time; path: join this one; empty: a new one.
+
+    podwright's extension: of those that a pod's containers share, empty is the pod's, NEW_NAMESPACE
+    a new one in any case, and NODE_NAMESPACE the node's.
+    """
 
     type: str
     path: str = ""
@@ -189,6 +196,8 @@ class Memory:
     reservation: int | None = None
     swap: int | None = None  # memory + swap, as cgroup v1 counts; -1: no limit
     disable_oom_killer: bool | None = field(default=None, metadata={"json": "disableOOMKiller"})
+    kernel_tcp: int | None = field(default=None, metadata={"json": "kernelTCP"})
+    swappiness: int | None = None  # 0 to 100; these two are cgroup v1's
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,8 @@ class Cpu:
     period: int | None = None
     cpus: str = ""
     mems: str = ""
+    realtime_runtime: int | None = None  # of each period; these two are cgroup v1's
+    realtime_period: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +283,16 @@ class SeccompSyscalls:
 
 @dataclass(frozen=True, slots=True)
 class Seccomp:
+    """listener_path: of a unix socket on the node, where who answers SCMP_ACT_NOTIFY listens;
+    listener_metadata: what that one is told beside."""
+
     default_action: str
     default_errno_ret: int | None = None
     architectures: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     syscalls: tuple[SeccompSyscalls, ...] = ()
+    listener_path: str = ""
+    listener_metadata: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +302,13 @@ class MemoryPolicy:
     mode: str
     nodes: str = ""
     flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetDevice:
+    """name: in the container's network; "": as on the node."""
+
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +325,8 @@ class Linux:
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     memory_policy: MemoryPolicy | None = None
+    net_devices: Mapping[str, NetDevice] = field(default_factory=dict)
+    """By their names on the node. Who makes the pod's network moves them, before the start."""
     mount_label: str | None = None  # SELinux's, of the file systems that are made for the container
 
 

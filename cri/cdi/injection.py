@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cri.cdi import registry
 from cri.cdi.registry import Found, Unresolvable
-from cri.cdi.spec import DeviceNode, Edits, Hook, Mount, parse_name
+from cri.cdi.spec import DeviceNode, Edits, Hook, Mount, NetDevice, parse_name
 from cri.errors import InvalidRequest, NotImplementedYet, WrongState
 from runtime import spec as oci
 
@@ -32,6 +32,7 @@ class Injection:
     mounts: tuple[oci.Mount, ...] = ()
     additional_gids: tuple[int, ...] = ()
     hooks: tuple[Hook, ...] = ()
+    net_devices: tuple[NetDevice, ...] = ()
 
 
 NOTHING = Injection()
@@ -62,6 +63,7 @@ def _collected(found: Sequence[tuple[str, Found]]) -> Injection:
     mounts: dict[str, oci.Mount] = {}
     gids: list[int] = []
     hooks: list[Hook] = []
+    net_devices: list[NetDevice] = []
     for who, edits in _edits(found):
         if edits.unsupported:
             raise NotImplementedYet(f"{who}: it asks for {', '.join(edits.unsupported)}")
@@ -75,6 +77,7 @@ def _collected(found: Sequence[tuple[str, Found]]) -> Injection:
             mounts[mount.container_path] = _mount(mount, who)
         gids += (gid for gid in edits.additional_gids if gid)
         hooks += edits.hooks
+        net_devices += edits.net_devices
     return Injection(
         env=tuple(env),
         devices=tuple(devices.values()),
@@ -82,6 +85,7 @@ def _collected(found: Sequence[tuple[str, Found]]) -> Injection:
         mounts=tuple(mounts.values()),
         additional_gids=tuple(dict.fromkeys(gids)),
         hooks=tuple(hooks),
+        net_devices=tuple(dict.fromkeys(net_devices)),
     )
 
 

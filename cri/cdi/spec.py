@@ -20,7 +20,7 @@ HOOK_NAMES = frozenset(
 )
 MAX_ID = 2**32 - 2
 # Known to CDI, and not to us: a device that wants one is refused, the others of its file are not.
-UNSUPPORTED = ("intelRdt", "netDevices")
+UNSUPPORTED = ("intelRdt",)
 
 _VENDOR = re.compile(r"[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _CLASS = _VENDOR
@@ -63,6 +63,14 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
+class NetDevice:
+    """An interface of the node. name: in the container."""
+
+    host_interface_name: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Edits:
     """What a container gets. unsupported: the names of what we can't give."""
 
@@ -70,6 +78,7 @@ class Edits:
     device_nodes: tuple[DeviceNode, ...] = ()
     mounts: tuple[Mount, ...] = ()
     hooks: tuple[Hook, ...] = ()
+    net_devices: tuple[NetDevice, ...] = ()
     additional_gids: tuple[int, ...] = ()
     unsupported: tuple[str, ...] = ()
 
@@ -281,5 +290,5 @@ _USES: tuple[tuple[str, typing.Callable[[Spec], bool], str], ...] = (
     ("0.6.0", lambda spec: "." in spec.kind.partition("/")[2], "a class with a dot"),
     ("0.7.0", _any_edits(lambda edits: bool(edits.additional_gids)), "additionalGids"),
     ("0.7.0", _any_edits(lambda edits: "intelRdt" in edits.unsupported), "intelRdt"),
-    ("1.1.0", _any_edits(lambda edits: "netDevices" in edits.unsupported), "netDevices"),
+    ("1.1.0", _any_edits(lambda edits: bool(edits.net_devices)), "netDevices"),
 )

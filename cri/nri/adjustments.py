@@ -30,7 +30,7 @@ _WHOLE = {  # set as a whole, by one plugin; where the container's message shows
     "scheduler": (nri.LinuxSched, True),
     "memory_policy": (nri.MemoryPolicy, False),
 }
-_RDT = {
+RDT = {
     "clos_id": nri.RdtClosID,
     "schemata": nri.RdtSchemata,
     "enable_monitoring": nri.RdtEnableMonitoring,
@@ -185,11 +185,11 @@ class Adjustments:
     def _rdt(self, wanted: nri.LinuxRdt) -> None:
         merged = self.merged.linux.rdt
         if wanted.remove:
-            for field in _RDT.values():
+            for field in RDT.values():
                 self._clear(field)
             merged.Clear()
             merged.remove = True
-        for name, field in _RDT.items():
+        for name, field in RDT.items():
             if wanted.HasField(name):
                 self._claim(field)
                 getattr(merged, name).CopyFrom(getattr(wanted, name))

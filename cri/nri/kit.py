@@ -131,7 +131,7 @@ class Plugin:
     ) -> list[nri.ContainerUpdate]:
         """Change containers, or end them, without having been asked; those that failed.
 
-        Not from within a method that a request waits for, if it is about the same container.
+        Also from within a method that is about the same container, if that exists by then.
         """
         if self._trunk is None:
             raise ConversationEnded("not connected")

@@ -14,6 +14,7 @@ from cri.nri import resources
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 from cri.store.container import ContainerState
+from runtime.spec import NEW_NAMESPACE, NODE_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -41,6 +42,8 @@ _SECCOMP = {
     api.SecurityProfile.Unconfined: nri.SecurityProfile.UNCONFINED,
     api.SecurityProfile.Localhost: nri.SecurityProfile.LOCALHOST,
 }
+_MEMORY = ("limit", "reservation", "swap", "disable_oom_killer", "kernel_tcp", "swappiness")
+_CPU = ("shares", "quota", "period", "realtime_runtime", "realtime_period")
 
 
 def pod(sandbox: Sandbox) -> nri.PodSandbox:
@@ -133,7 +136,9 @@ def _add_spec(message: nri.Container, spec: Spec) -> None:
     for limit in process.rlimits:
         message.rlimits.add(type=limit.type, hard=limit.hard, soft=limit.soft)
     for namespace in linux.namespaces:
-        told.namespaces.add(type=namespace.type, path=namespace.path)
+        if namespace.path != NODE_NAMESPACE:
+            path = "" if namespace.path == NEW_NAMESPACE else namespace.path
+            told.namespaces.add(type=namespace.type, path=path)
     told.devices.extend(map(_device, linux.devices))
     told.resources.CopyFrom(_resources(linux.resources))
     if process.oom_score_adj is not None:
@@ -142,6 +147,8 @@ def _add_spec(message: nri.Container, spec: Spec) -> None:
     told.cgroups_path = linux.cgroups_path
     for name, setting in linux.sysctl.items():
         told.sysctl[name] = setting
+    for name, device in linux.net_devices.items():
+        told.net_devices[name].name = device.name
     if linux.seccomp is not None:
         told.seccomp_policy.CopyFrom(_seccomp(linux.seccomp))
 
@@ -203,8 +210,8 @@ def _device(device: Device) -> nri.LinuxDevice:
 def _resources(given: Resources) -> nri.LinuxResources:
     told = nri.LinuxResources(unified=given.unified)
     for source, target, names in (
-        (given.memory, told.memory, ("limit", "reservation", "swap", "disable_oom_killer")),
-        (given.cpu, told.cpu, ("shares", "quota", "period")),
+        (given.memory, told.memory, _MEMORY),
+        (given.cpu, told.cpu, _CPU),
     ):
         for name in names:
             value = getattr(source, name, None)
@@ -231,6 +238,8 @@ def _seccomp(policy: Seccomp) -> nri.LinuxSeccomp:
         default_action=policy.default_action,
         architectures=policy.architectures,
         flags=policy.flags,
+        listener_path=policy.listener_path,
+        listener_metadata=policy.listener_metadata,
     )
     if policy.default_errno_ret is not None:
         told.default_errno.value = policy.default_errno_ret

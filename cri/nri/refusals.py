@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from cri.errors import AdjustmentImpossible
 from cri.nri import resources
-from cri.nri.adjustments import HOOKS
+from cri.nri.adjustments import HOOKS, RDT
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 
@@ -18,17 +18,11 @@ Owner = Callable[[nri.Field, str], str]
 Refusal = tuple[nri.Field, str, str, str]
 """A field, its entry, where it stands, and why not."""
 
-_CGROUP_REASON = "statistics and limits are podwright's, and look for the container where it is"
-_NAMESPACE_REASON = "namespaces are the pod's; only `cgroup` can be added or taken away"
-_SYSCTL_REASON = "namespaces are the pod's, and ready: set it in the pod's security context"
+_NAMESPACES = ("cgroup", "ipc", "network", "pid", "uts")
+_RDT_REASON = "podwright puts nobody into classes of RDT (/sys/fs/resctrl)"
+_WITHOUT_PATH = ("cgroup", "pid")
 _RESOURCES_WITHOUT = {
     "memory.kernel": "the kernel has no such limit any more",
-    "memory.kernel_tcp": "not supported",
-    "memory.swappiness": "not supported",
-    "memory.use_hierarchy": "cgroups always are hierarchical here",
-    "cpu.realtime_runtime": "not supported",
-    "cpu.realtime_period": "not supported",
-    "rdt_class": "there are no RDT classes here",
 }
 
 
@@ -40,31 +34,34 @@ def check(wanted: nri.ContainerAdjustment, owner: Owner) -> None:
 
 def _refusals(wanted: nri.ContainerAdjustment) -> Iterator[Refusal]:
     linux = wanted.linux
-    if linux.cgroups_path:
-        yield nri.CgroupsPath, "", "linux.cgroups_path", _CGROUP_REASON
-    if linux.HasField("rdt"):
-        yield nri.RdtClosID, "", "linux.rdt", "there are no RDT classes here"
-    for name in linux.net_devices:
-        reason = "moving the node's network devices is not supported"
-        yield nri.LinuxNetDevices, name, f"linux.net_devices[{name}]", reason
+    for name, field in RDT.items():  # to have none is what a container has
+        if linux.rdt.HasField(name):
+            yield field, "", f"linux.rdt.{name}", _RDT_REASON
     for field, entry, path in resources.given(linux.resources):
         if path in _RESOURCES_WITHOUT:
             yield field, entry, f"linux.resources.{path}", _RESOURCES_WITHOUT[path]
+    if linux.resources.rdt_class.value:
+        yield nri.RdtClass, "", "linux.resources.rdt_class", _RDT_REASON
+    memory = linux.resources.memory
+    if memory.HasField("use_hierarchy") and not memory.use_hierarchy.value:
+        reason = "the kernel's cgroups are hierarchical, always"
+        yield nri.MemUseHierarchy, "", "linux.resources.memory.use_hierarchy", reason
     yield from _of_namespaces(linux)
-    if linux.seccomp_policy.listener_path:
-        reason = "there is nobody here to hand a listener to"
-        yield nri.SeccompPolicy, "", "linux.seccomp_policy.listener_path", reason
-    for name in linux.sysctl:
-        key = removed(name) or name
-        yield nri.Sysctl, key, f"linux.sysctl[{key}]", _SYSCTL_REASON
     yield from _of_hooks(wanted.hooks)
 
 
 def _of_namespaces(linux: nri.LinuxContainerAdjustment) -> Iterator[Refusal]:
     for namespace in linux.namespaces:
         name = removed(namespace.type) or namespace.type
-        if name != "cgroup" or namespace.path:
-            yield nri.Namespace, name, f"linux.namespaces[{name}]", _NAMESPACE_REASON
+        where, reason = f"linux.namespaces[{name}]", ""
+        if name not in _NAMESPACES:
+            reason = f"only {', '.join(_NAMESPACES)} can be other than the pod's"
+        elif namespace.path and name in _WITHOUT_PATH:
+            reason = "it may be new, or the node's, but no existing one can be joined"
+        elif namespace.path and not namespace.path.startswith("/"):
+            reason = f"{namespace.path!r} is no absolute path"
+        if reason:
+            yield nri.Namespace, name, where, reason
 
 
 def _of_hooks(hooks: nri.Hooks) -> Iterator[Refusal]:

@@ -254,14 +254,16 @@ class Relay:
         self, peer: Peer, request: nri.UpdateContainersRequest
     ) -> nri.UpdateContainersResponse:
         """A plugin's own wish. What fails is in the answer, unless it may be ignored."""
-        failed = []
+        failed, errors = [], []
         for update in request.update:
             try:
                 await self._host.update(str(peer), update)
             except (CriFault, RuntimeFault, OSError) as error:
-                text = "NRI plugin %s: update of container %s: %s"
-                log.warning(text, peer, update.container_id, error)
+                errors.append(f"of container {update.container_id}: {error}")
                 if not update.ignore_failure:
                     failed.append(update)
+        if errors:  # one line, however many a plugin may ask for in vain
+            text = "NRI plugin %s: %d of its %d updates fail; the first, %s"
+            log.warning(text, peer, len(errors), len(request.update), quoted(errors[0]))
         self._evict((str(peer), one) for one in request.evict)
         return nri.UpdateContainersResponse(failed=failed)

@@ -128,9 +128,22 @@ _IN_CRI = frozenset(
 )
 
 
-def beyond_cri(resources: nri.LinuxResources) -> list[tuple[nri.Field, str]]:
-    """What CRI has no words for: field, and where it stands."""
-    found = [(field, path) for field, _, path in given(resources) if field not in _IN_CRI]
+_UPDATABLE = frozenset(
+    (
+        *(nri.MemReservation, nri.MemTCPLimit, nri.MemSwappiness, nri.MemDisableOomKiller),
+        *(nri.CPURealtimeRuntime, nri.CPURealtimePeriod, nri.PidsLimit),
+    )
+)
+"""What CRI has no words for, and the kernel may change nevertheless."""
+
+
+def fixed(resources: nri.LinuxResources) -> list[tuple[nri.Field, str]]:
+    """What can't be changed of a container that exists: field, and where it stands."""
+    found = [
+        (field, path)
+        for field, _, path in given(resources)
+        if field not in _IN_CRI and field not in _UPDATABLE
+    ]
     if resources.devices:
         found.append((nri.Devices, "devices"))
     return found

@@ -15,9 +15,13 @@ from cri.nri import refusals
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.owners import removed
 from cri.nri.refusals import Owner
+from cri.specgen import net_devices
 from runtime.errors import InvalidSpec
 from runtime.init import options
+from runtime.init.namespace_plan import sysctls
 from runtime.spec import (
+    NEW_NAMESPACE,
+    NODE_NAMESPACE,
     Cpu,
     Device,
     DeviceRule,
@@ -29,6 +33,7 @@ from runtime.spec import (
     MemoryPolicy,
     Mount,
     Namespace,
+    NetDevice,
     Pids,
     Process,
     Resources,
@@ -39,6 +44,8 @@ from runtime.spec import (
     SeccompSyscalls,
     Spec,
 )
+
+_SHARED = ("network", "ipc", "uts")  # by all containers of a pod
 
 
 class _Enum(Protocol):
@@ -194,23 +201,65 @@ def _linux(linux: Linux, wanted: nri.LinuxContainerAdjustment, owner: Owner) -> 
     touched = {removed(device.path) or device.path for device in wanted.devices}
     kept = (device for device in linux.devices if device.path not in touched)
     new = [device for device in wanted.devices if not removed(device.path)]
-    kinds = {removed(one.type) or one.type for one in wanted.namespaces}
-    namespaces = [one for one in linux.namespaces if one.type not in kinds]
-    namespaces += (Namespace(one.type) for one in wanted.namespaces if not removed(one.type))
     seccomp = linux.seccomp
     if wanted.HasField("seccomp_policy"):
         seccomp = _seccomp(wanted.seccomp_policy)
     policy = linux.memory_policy
     if wanted.HasField("memory_policy"):
         policy = _memory_policy(wanted.memory_policy)
-    return replace(
+    made = replace(
         linux,
+        sysctl=_mapped(linux.sysctl, wanted.sysctl),
         memory_policy=policy,
         devices=(*kept, *(_device(device, owner) for device in new)),
-        namespaces=tuple(namespaces),
+        namespaces=_namespaces(linux.namespaces, wanted.namespaces),
         resources=_resources(linux.resources, wanted.resources, new),
         seccomp=seccomp,
     )
+    for name, value in wanted.sysctl.items():
+        if not removed(name):
+            _check_sysctl(replace(made, sysctl={name: value}), name, owner)
+    made = replace(made, net_devices=_net_devices(linux.net_devices, wanted.net_devices))
+    names = net_devices.names(made)
+    if problem := net_devices.problem(names, made.namespaces):
+        first = next(iter(names))
+        plugin = owner(nri.LinuxNetDevices, first) or "(unknown)"
+        raise AdjustmentImpossible(plugin, f"linux.net_devices[{first}]", problem)
+    return made
+
+
+def _net_devices(
+    old: Mapping[str, NetDevice], wanted: Mapping[str, nri.LinuxNetDevice]
+) -> Mapping[str, NetDevice]:
+    gone = {removed(host) for host in wanted}
+    kept = {host: device for host, device in old.items() if host not in gone}
+    new = {host: NetDevice(one.name) for host, one in wanted.items() if not removed(host)}
+    return kept | new
+
+
+def _namespaces(
+    old: Iterable[Namespace], wanted: Iterable[nri.LinuxNamespace]
+) -> tuple[Namespace, ...]:
+    """What is taken away is the node's then, and what is added is new, or joined by its path."""
+    made = {one.type: one for one in old}
+    for one in wanted:
+        kind = removed(one.type)
+        if not kind:
+            new = NEW_NAMESPACE if one.type in _SHARED else ""
+            made[one.type] = Namespace(one.type, one.path or new)
+        elif kind in _SHARED and kind in made:
+            made[kind] = Namespace(kind, NODE_NAMESPACE)
+        else:
+            made.pop(kind, None)
+    return tuple(made.values())
+
+
+def _check_sysctl(linux: Linux, name: str, owner: Owner) -> None:
+    try:
+        sysctls(linux)
+    except InvalidSpec as error:
+        plugin = owner(nri.Sysctl, name) or "(unknown)"
+        raise AdjustmentImpossible(plugin, error.path, error.text) from None
 
 
 def _device(device: nri.LinuxDevice, owner: Owner) -> Device:
@@ -260,6 +309,11 @@ def _resources(
     )
 
 
+def changes(wanted: nri.LinuxResources) -> Resources:
+    """What CRI has no words for of an update."""
+    return _resources(Resources(), wanted, ())
+
+
 def _kind(device_type: str) -> str:
     return "c" if device_type == "u" else device_type
 
@@ -275,6 +329,10 @@ def _memory(old: Memory | None, wanted: nri.LinuxMemory) -> Memory | None:
         made = replace(made, reservation=wanted.reservation.value)
     if wanted.HasField("disable_oom_killer"):
         made = replace(made, disable_oom_killer=wanted.disable_oom_killer.value)
+    if wanted.HasField("kernel_tcp"):
+        made = replace(made, kernel_tcp=wanted.kernel_tcp.value)
+    if wanted.HasField("swappiness"):
+        made = replace(made, swappiness=wanted.swappiness.value)
     return None if made == Memory() else made
 
 
@@ -286,6 +344,16 @@ def _cpu(old: Cpu | None, wanted: nri.LinuxCPU) -> Cpu | None:
         period=wanted.period.value if wanted.HasField("period") else made.period,
         cpus=wanted.cpus or made.cpus,
         mems=wanted.mems or made.mems,
+        realtime_runtime=(
+            wanted.realtime_runtime.value
+            if wanted.HasField("realtime_runtime")
+            else made.realtime_runtime
+        ),
+        realtime_period=(
+            wanted.realtime_period.value
+            if wanted.HasField("realtime_period")
+            else made.realtime_period
+        ),
     )
     return None if made == Cpu() else made
 
@@ -308,4 +376,6 @@ def _seccomp(policy: nri.LinuxSeccomp) -> Seccomp:
             )
             for rule in policy.syscalls
         ),
+        listener_path=policy.listener_path,
+        listener_metadata=policy.listener_metadata,
     )

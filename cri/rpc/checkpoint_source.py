@@ -88,6 +88,13 @@ def check_spec(spec: Spec) -> None:
     """The same, with what handlers, devices and plugins have added."""
     if any(spec.hooks.values()):
         raise NotImplementedYet("hooks: a container that goes on from a checkpoint runs none")
+    if spec.linux.sysctl or any(
+        item.path for item in spec.linux.namespaces if item.type in ("network", "ipc", "uts")
+    ):
+        raise NotImplementedYet(
+            "namespaces and sysctls of plugins: a container that goes on from a checkpoint has its "
+            "pod's, as they are"
+        )
 
 
 async def sweep(services: Services) -> None:

@@ -23,6 +23,7 @@ from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from image.errors import ImageFault
+from network.errors import NetworkFault
 from runtime.errors import RuntimeFault
 from runtime.init import skeleton
 from runtime.lifecycle import ContainerRequest
@@ -51,12 +52,18 @@ async def _start(services: Services, container_id: str) -> None:
         container = services.store.containers.get(container_id)
         sandbox = _startable(services, container)
         try:
-            request = await _request(services, sandbox, container)
             if plugins := services.plugins:
-                await plugins.start_container(container)
+                async with services.locks.lend(container_id):  # they may update this very one
+                    await plugins.start_container(container)
+                container = services.store.containers.get(container_id)
+            request = await _request(services, sandbox, container)
+            if request.spec.linux.net_devices:
+                from cri.rpc import net_devices  # few containers have any
+
+                await net_devices.take(services, sandbox.id, request.spec)
             with trace.stage("start container"):
                 started = await services.runtime.start_container(request)
-        except (RuntimeFault, CriFault, ImageFault, OSError) as error:
+        except (RuntimeFault, CriFault, ImageFault, NetworkFault, OSError) as error:
             container_exit.start_failed(services, container_id, error)
             raise
         trace.merge((stage.name, stage.start, stage.duration) for stage in started.stages)

@@ -15,7 +15,6 @@ from cri.api import api_pb2 as api
 from cri.rpc import usage_messages
 from cri.rpc.batches import batches
 from cri.store.container import ContainerState
-from runtime.cgroup.units import container_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -71,7 +70,7 @@ def cgroup_of(services: Services, container: Container) -> str:
     sandbox = services.store.sandboxes.exact(container.metadata.sandbox_id)
     if sandbox is None:
         return ""
-    return container_cgroup(sandbox.metadata.cgroup_parent, container.id)
+    return container.metadata.cgroup(sandbox.metadata.cgroup_parent)
 
 
 async def _pieces(services: Services, containers: Sequence[Container]) -> list[bytes]:

@@ -12,7 +12,6 @@ from cri.rpc.finish import finish
 from cri.specgen import facts, resources, update
 from cri.store.container import ContainerState
 from cri.undo import Undo
-from runtime.cgroup.units import container_cgroup
 from runtime.errors import ContainerNotFound as NotRunning
 from runtime.update import Update
 
@@ -43,35 +42,59 @@ async def _update(
 ) -> None:
     """Plugins are asked while no lock is held: they may want others updated."""
     plugins = services.plugins
+    beyond = None
     if plugins:
-        asked = await plugins.update_container(container, asked)
-    await apply(services, container.id, asked)
+        asked, beyond = await plugins.update_container(container, asked)
+    await apply(services, container.id, asked, beyond)
     if plugins:
         await plugins.container_updated(container.id)
 
 
-async def apply(services: Services, container_id: str, asked: api.LinuxContainerResources) -> None:
+async def apply(
+    services: Services,
+    container_id: str,
+    asked: api.LinuxContainerResources,
+    beyond: update.Beyond | None = None,
+) -> None:
     """What of a container's resources is asked for becomes true, or nothing of it."""
-    async with services.locks.hold(container_id):
+    async with services.locks.borrow(container_id):
         container = services.store.containers.get(container_id)
         new = update.merged(container.config.linux.resources, asked)
-        services.runtime.updates.check(resources.translated(new, update.FIELD))
+        whole = update.with_beyond(resources.translated(new, update.FIELD), beyond)
+        services.runtime.updates.check(whole)
         async with Undo(f"update container {container_id}") as undo:
             part = update.touched(asked, new)
             if container.status.state is ContainerState.RUNNING:
-                await _change(services, container, part, undo)
+                await _change(services, container, (part, beyond), undo)
             with trace.stage("record"):
-                services.store.containers.amend(container_id, lambda one: one.with_resources(new))
+                services.store.containers.amend(
+                    container_id, lambda one: _amended(one, new, beyond)
+                )
             undo.commit()
         spec = services.specs.get(container_id)
         if spec is not None:  # else it is made of the record when it is wanted
-            services.specs[container_id] = update.respecified(spec, part, facts.lowest_oom_score())
+            services.specs[container_id] = update.respecified(
+                spec, part, facts.lowest_oom_score(), beyond
+            )
+
+
+def _amended(
+    container: Container, new: api.LinuxContainerResources, beyond: update.Beyond | None
+) -> Container:
+    made = container.with_resources(new)
+    if beyond is None:
+        return made
+    return made.with_adjustment(beyond.remember(container.metadata.adjustment))
 
 
 async def _change(
-    services: Services, container: Container, part: api.LinuxContainerResources, undo: Undo
+    services: Services,
+    container: Container,
+    asked: tuple[api.LinuxContainerResources, update.Beyond | None],
+    undo: Undo,
 ) -> None:
     """Change what runs. One that has just ended has nothing to change, as if it had before."""
+    part, beyond = asked
     sandbox = services.store.sandboxes.get(container.metadata.sandbox_id)
     lowest = facts.lowest_oom_score()
     score = part.oom_score_adj and max(part.oom_score_adj, lowest)
@@ -79,8 +102,8 @@ async def _change(
         container_spec.tell_of_raised_score(container.id, part.oom_score_adj, lowest)
     wanted = Update(
         container_id=container.id,
-        cgroup_path=container_cgroup(sandbox.metadata.cgroup_parent, container.id),
-        resources=resources.translated(part, update.FIELD),
+        cgroup_path=container.metadata.cgroup(sandbox.metadata.cgroup_parent),
+        resources=update.with_beyond(resources.translated(part, update.FIELD), beyond),
         oom_score_adj=score or None,
     )
     try:

@@ -11,7 +11,7 @@ from cri.api import api_pb2 as api
 from cri.errors import AdjustmentImpossible
 from cri.nri import resources
 from cri.nri.api import nri_pb2 as nri
-from cri.rpc import nri_spec
+from cri.rpc import nri_spec, nri_update
 from cri.rpc.nri_host import container_message, pod_message, pod_of
 from cri.specgen import update
 from cri.specgen.process import OOM_SCORES
@@ -93,7 +93,11 @@ class NriCalls:
         spec = await nri_spec.adjusted(self._services, sandbox, spec, adjustments.merged, owner)
         log.info("container %s is adjusted by NRI plugins: %s", asked.id, ", ".join(sorted(who)))
         config, rest = _divided(asked.config, adjustments)
-        metadata = dataclasses.replace(asked.metadata, adjustment=rest.SerializeToString())
+        metadata = dataclasses.replace(
+            asked.metadata,
+            adjustment=rest.SerializeToString(),
+            cgroup_path=spec.linux.cgroups_path if rest.linux.cgroups_path else "",
+        )
         return Container(metadata, config), spec
 
     async def _forget(self, pod: nri.PodSandbox, container: nri.Container) -> None:
@@ -119,7 +123,7 @@ class NriCalls:
 
     async def update_container(
         self, container: Container, asked: api.LinuxContainerResources
-    ) -> api.LinuxContainerResources:
+    ) -> tuple[api.LinuxContainerResources, update.Beyond | None]:
         """What plugins make of it. Raises PluginRefused, PluginsDisagree, AdjustmentImpossible."""
         request = nri.UpdateContainerRequest(
             pod=pod_of(self._services, container),
@@ -129,14 +133,11 @@ class NriCalls:
         with trace.stage(_STAGE):
             who = await self._relay.update_container(request)
         if not who:
-            return asked
-        for _, where in resources.beyond_cri(request.linux_resources):
-            text = "can't be changed of a container that exists"
-            raise AdjustmentImpossible(who, f"linux.resources.{where}", text)
+            return asked, None
+        made, beyond = nri_update.divided(request.linux_resources, who)
         log.info("container %s: its update is changed by NRI plugins: %s", container.id, who)
-        made = resources.to_cri(request.linux_resources)
         made.oom_score_adj = asked.oom_score_adj
-        return made
+        return made, beyond
 
     async def container_updated(self, container_id: str) -> None:
         """It is done."""
@@ -147,6 +148,7 @@ class NriCalls:
     async def remove_container(self, container: Container) -> None:
         """It is about to be forgotten; one that never ran is stopped for plugins, too."""
         relay = self._relay
+        relay.plugins.leaving.add(container.id)  # it is locked: nobody may wait to update it
         container = self._services.store.containers.exact(container.id) or container
         pod, message = self._messages(container)
         with trace.stage(_STAGE):

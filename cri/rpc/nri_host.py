@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from cri.errors import AdjustmentImpossible, ContainerNotFound, CriFault
-from cri.nri import messages, resources
+from cri.errors import ContainerNotFound, CriFault
+from cri.nri import messages
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.peer import quoted
-from cri.rpc import container_stop, container_update, nri_spec
+from cri.rpc import container_stop, container_update, nri_spec, nri_update
 from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
@@ -84,18 +84,16 @@ class NriHost:
         ]
 
     async def update(self, plugin: str, update: nri.ContainerUpdate) -> None:
-        wanted = update.linux.resources
-        for _, where in resources.beyond_cri(wanted):
-            text = "can't be changed of a container that exists"
-            raise AdjustmentImpossible(plugin, f"linux.resources.{where}", text)
+        wanted, beyond = nri_update.divided(update.linux.resources, plugin)
         container = self._services.store.containers.exact(update.container_id)
-        if container is None or container.status.state is ContainerState.EXITED:
+        leaves = update.container_id in self._services.nri.relay.plugins.leaving
+        if container is None or leaves or container.status.state is ContainerState.EXITED:
             raise ContainerNotFound(update.container_id)
         log.info("NRI plugin %s updates container %s", plugin, container.id)
         await finish(
             self._services,
             f"update container {container.id} for NRI plugin {plugin}",
-            container_update.apply(self._services, container.id, resources.to_cri(wanted)),
+            container_update.apply(self._services, container.id, wanted, beyond),
         )
 
     async def evict(self, plugin: str, eviction: nri.ContainerEviction) -> None:
@@ -104,7 +102,10 @@ class NriHost:
             raise ContainerNotFound(eviction.container_id)
         reason = quoted(eviction.reason) or "it gives no reason"
         log.warning("NRI plugin %s evicts container %s: %s", plugin, container.id, reason)
-        if container.status.state is ContainerState.RUNNING:
+        if container.status.state is ContainerState.CREATED:
+            async with self._services.locks.hold(container.id):  # it may be starting just now
+                container = self._services.store.containers.exact(container.id)
+        if container is not None and container.status.state is ContainerState.RUNNING:
             await container_stop.kill(self._services, container)
 
     def _sandbox_changed(self, old: Sandbox | None, new: Sandbox | None) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from cri import blockio
 from cri.cdi import injection
-from cri.errors import InvalidRequest
+from cri.errors import AdjustmentImpossible, InvalidRequest
+from cri.nri import placement
 from cri.nri import spec as nri_spec
 from cri.nri.api import nri_pb2 as nri
 from cri.rpc import container_spec, image_volumes
@@ -16,6 +17,8 @@ from cri.rpc.worker import SECONDS
 from cri.specgen import cdi, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts
+from cri.store.container import ContainerState
+from runtime.cgroup.units import container_cgroup
 from runtime.errors import InvalidSpec
 from runtime.init import plan
 from runtime.seccomp.compile import program
@@ -56,6 +59,8 @@ async def adjusted(
     if wanted.linux.resources.HasField("blockio_class"):
         spec = await _of_class(services, spec, wanted.linux.resources.blockio_class.value, owner)
     spec = _scored(nri_spec.applied(spec, wanted, owner))
+    if wanted.linux.cgroups_path:
+        spec = _placed(services, sandbox, spec, wanted.linux.cgroups_path, owner)
     try:
         if spec.linux.seccomp is not None and wanted.linux.HasField("seccomp_policy"):
             program(spec.linux.seccomp)
@@ -64,6 +69,23 @@ async def adjusted(
     except InvalidSpec as error:
         raise InvalidRequest("as NRI plugins want the container", str(error)) from None
     return spec
+
+
+def _placed(services: Services, sandbox: Sandbox, spec: Spec, wanted: str, owner: Owner) -> Spec:
+    """In the cgroup that a plugin wants it to have. Raises AdjustmentImpossible."""
+    parent = sandbox.metadata.cgroup_parent
+    others = (
+        container.metadata.cgroup(parent)
+        for container in services.store.containers.of_sandbox(sandbox.id)
+        if container.status.state is not ContainerState.EXITED
+        and container_cgroup(parent, container.id) != spec.linux.cgroups_path  # it is this one
+    )
+    try:
+        path = placement.cgroup(wanted, parent, others)
+    except ValueError as error:
+        plugin = owner(nri.CgroupsPath, "") or "(unknown)"
+        raise AdjustmentImpossible(plugin, "linux.cgroups_path", str(error)) from None
+    return dataclasses.replace(spec, linux=dataclasses.replace(spec.linux, cgroups_path=path))
 
 
 async def _of_class(services: Services, spec: Spec, name: str, owner: Owner) -> Spec:
@@ -96,7 +118,9 @@ def sketch(services: Services, container: Container) -> Spec:
     )
     spec = specgen.spec(subject)
     wanted = nri.ContainerAdjustment.FromString(container.metadata.adjustment or b"")
-    return nri_spec.applied(spec, wanted, _nobody)
+    made = nri_spec.applied(spec, wanted, _nobody)
+    path = container.metadata.cgroup_path or made.linux.cgroups_path
+    return dataclasses.replace(made, linux=dataclasses.replace(made.linux, cgroups_path=path))
 
 
 def _nobody(_field: nri.Field, _entry: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from cri import trace
@@ -14,6 +15,7 @@ from cri.rpc.finish import finish
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from cri.undo import Undo
+from runtime.errors import RuntimeFault
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -90,9 +92,26 @@ async def _kill_containers(services: Services, sandbox_id: str) -> None:
 
 
 async def _detach(services: Services, sandbox: Sandbox) -> None:
-    if sandbox.metadata.netns_path:
-        with trace.stage("detach network"):
-            await services.network.detach(sandbox.id)
+    if not sandbox.metadata.netns_path:
+        return
+    if services.network.has_devices(sandbox.id):
+        await _give_back_devices(services, sandbox)
+    with trace.stage("detach network"):
+        await services.network.detach(sandbox.id)
+
+
+async def _give_back_devices(services: Services, sandbox: Sandbox) -> None:
+    """Without its monitor the kernel is left to do it, when the namespace ends."""
+    with trace.stage("give back network devices"):
+        try:
+            fd = await services.runtime.netlink(sandbox.id)
+        except RuntimeFault as error:
+            log.warning("network devices of sandbox %s are the kernel's: %s", sandbox.id, error)
+            return await services.network.forget_devices(sandbox.id)
+        try:
+            return await services.network.give_back_devices(sandbox.id, fd)
+        finally:
+            os.close(fd)
 
 
 async def _remove_processes(services: Services, sandbox: Sandbox) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from cri.cdi.injection import Injection, Request
 from cri.cdi.spec import parse_name
 from cri.errors import InvalidRequest
+from cri.specgen import net_devices
 from cri.specgen.resources import EVERYTHING
-from runtime.spec import Hook, Spec
+from runtime.spec import Hook, Linux, NetDevice, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,9 +72,21 @@ def applied(spec: Spec, injection: Injection) -> Spec:
         linux=dataclasses.replace(
             linux,
             devices=(*linux.devices, *injection.devices),
+            net_devices={**linux.net_devices, **_net_devices(linux, injection)},
             resources=dataclasses.replace(linux.resources, devices=rules),
         ),
     )
+
+
+def _net_devices(linux: Linux, injection: Injection) -> dict[str, NetDevice]:
+    """Raises InvalidRequest."""
+    wanted = {one.host_interface_name: one.name for one in injection.net_devices}
+    problem = net_devices.problem(wanted, linux.namespaces)
+    if len(wanted) < len(injection.net_devices):
+        problem = "one interface would have two names"
+    if problem:
+        raise InvalidRequest("config.CDI_devices", f"{', '.join(wanted)}: {problem}")
+    return {host: NetDevice(name) for host, name in wanted.items()}
 
 
 def _hooks(spec: Spec, injection: Injection) -> dict[str, tuple[Hook, ...]]:

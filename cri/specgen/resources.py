@@ -74,6 +74,8 @@ def _filled_cpu(asked: Cpu | None, base: Cpu | None) -> Cpu | None:
         period=time.period,
         cpus=asked.cpus or base.cpus,
         mems=asked.mems or base.mems,
+        realtime_runtime=base.realtime_runtime,
+        realtime_period=base.realtime_period,
     )
 
 

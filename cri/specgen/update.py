@@ -7,15 +7,18 @@ others of them stay as well.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest
 from cri.specgen import resources
 from cri.specgen.process import OOM_SCORES
+from runtime.spec import Cpu, Memory
 
 if TYPE_CHECKING:
-    from runtime.spec import Spec
+    from collections.abc import Callable
+
+    from runtime.spec import Resources, Spec
 
 FIELD = "linux"
 # What the kernel takes in one file, or in an order that depends on the other.
@@ -68,7 +71,46 @@ def touched(
     return part
 
 
-def respecified(spec: Spec, part: api.LinuxContainerResources, lowest_oom_score: int) -> Spec:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Beyond:
+    """What NRI plugins change that CRI has no words for. remember: their earlier wishes as they are
+    kept (None: none), with these."""
+
+    resources: Resources
+    remember: Callable[[bytes | None], bytes]
+
+
+def with_beyond(asked: Resources, beyond: Beyond | None) -> Resources:
+    """Both."""
+    if beyond is None:
+        return asked
+    more = beyond.resources
+    return dataclasses.replace(
+        asked,
+        memory=_over(asked.memory, more.memory),
+        cpu=_over(asked.cpu, more.cpu),
+        pids=more.pids or asked.pids,
+    )
+
+
+P = TypeVar("P", Memory, Cpu)
+
+
+def _over(base: P | None, more: P | None) -> P | None:
+    if base is None or more is None:
+        return more or base
+    said = {name: getattr(more, name) for name in type(more).__slots__}
+    return dataclasses.replace(
+        base, **{name: one for name, one in said.items() if one not in (None, "")}
+    )
+
+
+def respecified(
+    spec: Spec,
+    part: api.LinuxContainerResources,
+    lowest_oom_score: int,
+    beyond: Beyond | None = None,
+) -> Spec:
     """The spec of a container with what of its resources is touched; others may have added more."""
     old = spec.linux.resources
     asked = resources.translated(part, FIELD, devices=old.devices)
@@ -79,5 +121,7 @@ def respecified(spec: Spec, part: api.LinuxContainerResources, lowest_oom_score:
     return dataclasses.replace(
         spec,
         process=process,
-        linux=dataclasses.replace(spec.linux, resources=resources.filled(asked, old)),
+        linux=dataclasses.replace(
+            spec.linux, resources=with_beyond(resources.filled(asked, old), beyond)
+        ),
     )

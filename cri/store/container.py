@@ -14,6 +14,7 @@ from cri.errors import ContainerNotFound, WrongState
 from cri.store import index
 from cri.store.records import Record, Records
 from runtime import codec
+from runtime.cgroup.units import container_cgroup
 
 if TYPE_CHECKING:
     from cri.store.database import Database
@@ -58,6 +59,11 @@ class ContainerMetadata:
     adjustment: bytes | None = None
     """What NRI plugins want of it that its config has no words for; None: they want nothing."""
     checkpoint: bool = False  # it goes on from one: see paths.checkpoint
+    cgroup_path: str = ""  # where an NRI plugin wants it; "": where all are in their pod's
+
+    def cgroup(self, parent: str) -> str:
+        """The path of its cgroup. parent: its pod's."""
+        return self.cgroup_path or container_cgroup(parent, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,11 @@ class Container(Record[ContainerMetadata, api.ContainerConfig, ContainerStatus])
         config.CopyFrom(self.config)
         config.linux.resources.CopyFrom(resources)
         return Container(self.metadata, config, self.status)
+
+    def with_adjustment(self, adjustment: bytes) -> Container:
+        """The same container, of which NRI plugins want something else."""
+        metadata = dataclasses.replace(self.metadata, adjustment=adjustment)
+        return Container(metadata, self.config, self.status)
 
     def _list_response(self) -> api.ListContainersResponse:
         return api.ListContainersResponse(

@@ -182,15 +182,15 @@ class Records(Generic[R, T]):
         return new
 
     def amend(self, record_id: str, change: Callable[[R], R]) -> R:
-        """Replace a record by what `change` makes of it: the config too, but neither id nor name.
+        """Replace a record by what `change` makes of it: all of it, but neither id nor name.
 
         For the few requests that change what was asked for. Raises what `change` raises.
         """
         old = self.get(record_id)
         new = change(old)
         self._database.execute(
-            f"UPDATE {self._table} SET config = ?, status = ? WHERE id = ?",  # noqa: S608 - ours
-            *(new.config.SerializeToString(), _json(new.status), new.id),
+            f"UPDATE {self._table} SET metadata = ?, config = ?, status = ? WHERE id = ?",  # noqa: S608 - ours
+            *(_json(new.metadata), new.config.SerializeToString(), _json(new.status), new.id),
         )
         self._replace(old, new)
         return new

@@ -149,6 +149,9 @@ class Network:
             raise self.attach_error
         return Result(("10.1.0.2", "fd00::2"), (), "eth0", "", "")
 
+    def has_devices(self, sandbox_id: str) -> bool:
+        return False
+
     async def detach(self, sandbox_id: str) -> None:
         if self.detach_error:
             raise self.detach_error

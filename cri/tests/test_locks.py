@@ -123,3 +123,35 @@ async def test_a_request_that_comes_while_an_abandoned_one_is_undone_starts_anew
     go_on.set()
     assert await second == "second"
     assert first.cancelled()
+
+
+async def test_what_is_lent_is_borrowed_in_turns_and_nobody_else_gets_in() -> None:
+    locks = Locks()
+    order: list[str] = []
+
+    async def borrow(name: str) -> None:
+        async with locks.borrow("c"):
+            order.append(f"{name} begins")
+            await asyncio.sleep(0)
+            order.append(f"{name} ends")
+
+    async def hold() -> None:
+        async with locks.hold("c"):
+            order.append("another holds")
+
+    async with locks.hold("c"):
+        other = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        async with locks.lend("c"):
+            borrowers = [asyncio.create_task(borrow(name)) for name in ("a", "b")]
+            await asyncio.sleep(0)
+            order.append("who was asked has answered")
+        order.append("the holder goes on")
+        assert all(one.done() for one in borrowers)
+    await other
+    await borrow("late")
+    assert order == [
+        *("a begins", "who was asked has answered", "a ends", "b begins", "b ends"),
+        *("the holder goes on", "another holds", "late begins", "late ends"),
+    ]
+    assert locks.held() == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 
 import pytest
 
@@ -12,6 +13,7 @@ from cri.errors import PluginRefused, PluginsDisagree
 from cri.nri.api import nri_pb2 as nri
 from cri.nri.kit import Plugin, Refuse
 from cri.nri.mux import PLUGIN_SERVICE, RUNTIME_SERVICE, framed
+from cri.plugin_config import NriConfig
 from cri.tests.nri_stage import POD, Scribe, Talk, Wishing, container, stage, variable
 
 
@@ -117,6 +119,101 @@ async def test_one_that_answers_nonsense_in_the_middle_is_dropped() -> None:
         assert await on.connect(Broken("broken", "10"))
         await on.relay.run_pod(POD)
         assert not on.relay.active
+
+
+class Answering(Plugin):
+    """Sends bytes of its own instead of an answer to RunPodSandbox, and nothing else."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("answering", "10")
+        self.data = data
+
+    async def run_pod_sandbox(self, pod: nri.PodSandbox) -> None:
+        assert self._trunk is not None
+        for piece in framed(PLUGIN_SERVICE, self.data):
+            self._trunk._writer.write(piece)
+        await asyncio.sleep(60)
+
+
+def response(stream: int, payload: bytes = b"\x12\0") -> bytes:
+    """A frame of ttrpc: length, stream, kind (2: an answer), flags; by default an empty payload."""
+    return struct.pack(">IIBB", len(payload), stream, 2, 0) + payload
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (response(1)[:5], "did not answer RunPodSandbox within 1 s"),
+        (response(1, bytes(100))[:50], "did not answer RunPodSandbox within 1 s"),
+        (response(99), "did not answer RunPodSandbox within 1 s"),
+        (response(2), "did not answer RunPodSandbox within 1 s"),
+        (response(1) * 2, "did not answer RunPodSandbox within 1 s"),
+        (response(5, b"\xff" * 9), "does not keep to the protocol"),
+        (response(5, b"\x12\x02\xff\xff"), "RunPodSandbox was answered with nonsense"),
+        (b"", "did not answer RunPodSandbox within 1 s"),
+    ],
+    ids=[
+        "half a header",
+        "half a frame",
+        "another's",
+        "even",
+        "an old one's",
+        "no answer",
+        "no message",
+        "nothing",
+    ],
+)
+async def test_an_answer_that_is_none_costs_the_plugin_its_place_and_nobody_else_anything(
+    data: bytes, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with stage() as on:
+        after = Scribe("after", "20")
+        assert await on.connect(Answering(data))
+        assert await on.connect(after)
+        await on.relay.run_pod(POD)
+        assert after.heard == ["run s1"]
+        assert [str(peer) for peer in on.relay.plugins.now] == ["20-after"]
+    assert problem in caplog.text
+
+
+async def test_a_plugin_that_floods_is_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Flood(Scribe):
+        async def synchronize(
+            self, pods: list[nri.PodSandbox], containers: list[nri.Container]
+        ) -> list[nri.ContainerUpdate]:
+            self.flooding = asyncio.create_task(self.flood())
+            return []
+
+        async def flood(self) -> None:
+            wish = [nri.ContainerUpdate(container_id="nobody") for _ in range(100)]
+            await asyncio.gather(*(self.update_containers(wish) for _ in range(200)))
+
+    async with stage(NriConfig(registration_timeout=30, request_timeout=30)) as on:
+        flood, after = Flood("flood"), Scribe("after", "20")
+        assert await on.connect(flood)
+        assert await on.connect(after)
+        await on.relay.run_pod(POD)
+        assert (flood.heard, after.heard) == (["run s1"], ["run s1"])
+        await flood.flooding
+        assert len(caplog.records) < 300  # a line for each request, none for each wish
+        assert "100 of its 100 updates fail; the first, of container nobody: " in caplog.text
+
+
+async def test_twenty_plugins_are_asked_in_their_order_and_each_sees_the_others() -> None:
+    class Adding(Plugin):
+        async def create_container(
+            self, pod: nri.PodSandbox, container: nri.Container
+        ) -> nri.CreateContainerResponse:
+            assert list(container.env) == [f"P{number}=1" for number in range(int(self.index))]
+            return variable(f"P{int(self.index)}")
+
+    async with stage() as on:
+        for number in reversed(range(20)):
+            assert await on.connect(Adding("adding", f"{number:02}"))
+        made = await on.relay.create_container(POD, container("c1"))
+        assert [pair.key for pair in made.merged.env] == [f"P{number}" for number in range(20)]
+        assert made.owners.of("c1", nri.Env, "P7") == "07-adding"
 
 
 async def test_more_plugins_than_there_can_be_are_turned_away(

@@ -246,12 +246,19 @@ def test_resources_go_to_cri_and_back() -> None:
     said.cpu.cpus, said.cpu.mems = "0-1", "0"
     said.hugepage_limits.add(page_size="2MB", limit=8)
     assert resources.from_cri(resources.to_cri(said)) == said
-    assert resources.beyond_cri(said) == []
+    assert resources.fixed(said) == []
     said.pids.limit = 7
-    assert [where for _, where in resources.beyond_cri(said)] == ["pids.limit"]
+    assert resources.fixed(said) == []  # the kernel may change it nevertheless
     assert resources.without_cri(said) == nri.LinuxResources(
         cpu=nri.LinuxCPU(), memory=nri.LinuxMemory(), pids=nri.LinuxPids(limit=7)
     )
+
+
+def test_classes_and_devices_are_those_of_the_beginning() -> None:
+    said = nri.LinuxResources(devices=[nri.LinuxDeviceCgroup(allow=True)])
+    said.rdt_class.value = said.blockio_class.value = "gold"
+    places = [where for _, where in resources.fixed(said)]
+    assert places == ["blockio_class", "rdt_class", "devices"]
 
 
 def test_numbers_too_large_for_cri_are_the_largest() -> None:

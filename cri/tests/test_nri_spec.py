@@ -236,17 +236,22 @@ def resources_with(path: str) -> nri.LinuxResources:
 
 
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
-    "linux.cgroups_path": {"linux": linux(cgroups_path="/x")},
-    "linux.rdt": {"linux": linux(rdt=nri.LinuxRdt(remove=True))},
-    "linux.net_devices[eth1]": {"linux": linux(net_devices={"eth1": nri.LinuxNetDevice()})},
-    "linux.namespaces[network]": {"linux": linux(namespaces=[nri.LinuxNamespace(type="-network")])},
+    "linux.rdt.clos_id": {
+        "linux": linux(rdt=nri.LinuxRdt(clos_id=nri.OptionalString(value="gold")))
+    },
+    "linux.rdt.enable_monitoring": {
+        "linux": linux(rdt=nri.LinuxRdt(enable_monitoring=nri.OptionalBool(value=True)))
+    },
+    "linux.net_devices[eth1]": {"linux": linux(net_devices={"eth1": nri.LinuxNetDevice()})},  # too
+    "linux.namespaces[user]": {"linux": linux(namespaces=[nri.LinuxNamespace(type="-user")])},
+    "linux.namespaces[uts]": {
+        "linux": linux(namespaces=[nri.LinuxNamespace(type="uts", path="../uts")])
+    },
     "linux.namespaces[cgroup]": {
         "linux": linux(namespaces=[nri.LinuxNamespace(type="cgroup", path="/proc/1/ns/cgroup")])
     },
-    "linux.seccomp_policy.listener_path": {
-        "linux": linux(seccomp_policy=nri.LinuxSeccomp(listener_path="/x"))
-    },
-    "linux.sysctl[net.x]": {"linux": linux(sysctl={"net.x": "1"})},
+    "linux.sysctl[net.x]": {"linux": linux(sysctl={"net.x": "1"})},  # it has the node's network
+    "linux.sysctl[kernel.panic]": {"linux": linux(sysctl={"kernel.panic": "1"})},
     "linux.devices[/dev/x].type": {
         "linux": linux(devices=[nri.LinuxDevice(path="/dev/x", type="q")])
     },
@@ -259,12 +264,12 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
         )
     },
     "mounts": {"mounts": [nri.Mount(destination="/x", source="/y", options=["idmap"])]},
+    "linux.resources.rdt_class": {
+        "linux": linux(resources=nri.LinuxResources(rdt_class=nri.OptionalString(value="gold")))
+    },
     **{
         f"linux.resources.{path}": {"linux": linux(resources=resources_with(path))}
-        for path in (
-            *("memory.kernel", "memory.kernel_tcp", "memory.swappiness", "memory.use_hierarchy"),
-            *("cpu.realtime_runtime", "cpu.realtime_period", "rdt_class"),
-        )
+        for path in (*("memory.kernel", "memory.use_hierarchy"),)
     },
 }
 

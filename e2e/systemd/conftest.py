@@ -97,6 +97,10 @@ class Machine:
         return Background(process, log)
 
     @property
+    def nri_socket(self) -> str:
+        return "/var/run/nri/nri.sock"
+
+    @property
     def main_pid(self) -> int:
         return int(show(SERVICE, "MainPID")["MainPID"])
 

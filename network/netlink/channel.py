@@ -81,11 +81,15 @@ class Channel:
 
     def namespace(self) -> int:
         """The inode of the network namespace in which the socket was opened."""
-        fd = fcntl.ioctl(self._peer, _SIOCGSKNS)
+        fd = self.namespace_fd()
         try:
             return os.fstat(fd).st_ino
         finally:
             os.close(fd)
+
+    def namespace_fd(self) -> int:
+        """The network namespace in which the socket was opened; the caller's to close."""
+        return fcntl.ioctl(self._peer, _SIOCGSKNS)
 
     def close(self) -> None:
         self._peer.close()

@@ -31,12 +31,17 @@ _COUNTERS = struct.Struct("=8Q")  # rtnl_link_stats64 begins as Traffic does
 _AF_BRIDGE_MODE_HAIRPIN = 1
 _UP = 1  # IFF_UP
 _ADDRESS_NODAD = 0x02  # IFA_F_NODAD: usable at once, no duplicate address detection
+_ADDRESS_PERMANENT = 0x80  # IFA_F_PERMANENT
+_GLOBAL = 0  # RT_SCOPE_UNIVERSE
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _MAIN_TABLE = 254
 _LOCAL_TABLE = 255
 _UNICAST = 1
 _PROTOCOL_STATIC = 4
 _VETH_PEER = 1  # VETH_INFO_PEER
 _NO_LINK_LOCAL = 1  # IN6_ADDR_GEN_MODE_NONE
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 LOOPBACK_INDEX = 1  # in every network namespace
 GROUP_IPV6_ROUTE = 11  # RTNLGRP_IPV6_ROUTE
@@ -50,6 +55,7 @@ class Rtm(enum.IntEnum):
     GETLINK = 18
     SETLINK = 19
     NEWADDR = 20
+    GETADDR = 22
     NEWROUTE = 24
     GETROUTE = 26
     GETSTATS = 94
@@ -109,7 +115,8 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel describes it. master: its bridge's index, 0: none."""
+    """An interface as the kernel describes it. master: its bridge's index, 0: none; information:
+    its kind and the settings of that, as bytes; hardware has none."""
 
     index: int
     name: str
@@ -120,6 +127,7 @@ class Link:
     group: int
     alias: str
     up: bool
+    information: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +236,29 @@ def add_address(index: int, address: Address, prefix: int) -> Request:
     """An address that works from the first packet on. One that is there already is left as is."""
     body = (
         _ADDRESS.pack(_family(address), prefix, _ADDRESS_NODAD, 0, index)
-        + attribute(2, address.packed)  # IFA_LOCAL
-        + attribute(1, address.packed)  # IFA_ADDRESS
+        + attribute(_IFA_LOCAL, address.packed)
+        + attribute(_IFA_ADDRESS, address.packed)
     )
     if address.version == 4:
         network = ipaddress.ip_network((address, prefix), strict=False)
         body += attribute(4, network.broadcast_address.packed)  # IFA_BROADCAST
     flags = MessageFlag.CREATE | MessageFlag.REPLACE
     return Request(Rtm.NEWADDR, body, flags, f"address {address}/{prefix}")
+
+
+def get_addresses() -> Request:
+    """Of all interfaces, IPv4 and IPv6."""
+    return Request(Rtm.GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), what="listing addresses")
+
+
+def move_link(index: int, name: str, netns_fd: int) -> Request:
+    """Into another namespace, there with this name; down, and without addresses."""
+    body = (
+        _LINK.pack(socket.AF_UNSPEC, 0, index, 0, _UP)
+        + text(Ifla.IFNAME, name)
+        + u32(Ifla.NET_NS_FD, netns_fd)
+    )
+    return Request(Rtm.NEWLINK, body, what=f"moving an interface, as {name}")
 
 
 def add_default_route(index: int, gateway: Address) -> Request:
@@ -268,7 +291,19 @@ def parse_link(reply: Reply) -> Link:
         group=_number(values.get(Ifla.GROUP)),
         alias=string(values.get(Ifla.IFALIAS, b"")),
         up=bool(flags & _UP),
+        information=values.get(Ifla.LINKINFO, b""),
     )
+
+
+def parse_lasting_address(reply: Reply) -> tuple[int, Interface] | None:
+    """The interface's index, and an address of global scope that no lease or router gave it."""
+    _family, prefix, flags, scope, index = _ADDRESS.unpack_from(reply.body)
+    values = attributes(reply.body[_ADDRESS.size :])
+    flags = _number(values.get(_IFA_FLAGS)) or flags
+    packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS))
+    if scope != _GLOBAL or not flags & _ADDRESS_PERMANENT or packed is None:
+        return None
+    return index, ipaddress.ip_interface((packed, prefix))
 
 
 def parse_counters(reply: Reply) -> tuple[int, Traffic]:

@@ -103,7 +103,16 @@ def test_links_that_pyroute2_writes_are_read() -> None:
     message.encode()
     (reply,) = decode(bytes(message.data))
     assert route.parse_link(reply) == route.Link(
-        9, "pw1", "veth", "0a:58:0a:57:00:02", 1400, 4, 8, "words", up=True
+        9,
+        "pw1",
+        "veth",
+        "0a:58:0a:57:00:02",
+        1400,
+        4,
+        8,
+        "words",
+        up=True,
+        information=b"\t\0\x01\0veth\0\0\0\0",
     )
 
 

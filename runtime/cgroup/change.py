@@ -82,6 +82,8 @@ def _now(cgroup: Cgroup, setting: Setting) -> list[Setting]:
 def _line(setting: Setting, content: str) -> str:
     """Of a file of several lines, the one that the setting replaces. An empty one needs a line's
     end, without which nothing would be written."""
+    if setting.file == "memory.oom_control":  # "oom_kill_disable 0", and what can't be written
+        return content.split()[1]
     key = setting.value.partition(" ")[0]
     for line in content.splitlines():
         if line.partition(" ")[0] == key:

@@ -141,15 +141,31 @@ def _v1_memory(memory: Memory) -> Iterator[Setting]:
         yield Setting(
             f"{path}.reservation", "memory", "memory.soft_limit_in_bytes", str(reservation)
         )
-    if memory.disable_oom_killer:
-        yield Setting(f"{path}.disableOOMKiller", "memory", "memory.oom_control", "1")
+    if memory.disable_oom_killer is not None:
+        off = str(int(memory.disable_oom_killer))
+        yield Setting(f"{path}.disableOOMKiller", "memory", "memory.oom_control", off)
+    if memory.kernel_tcp is not None:
+        if not UNLIMITED <= memory.kernel_tcp < 1 << 63:
+            text = f"{memory.kernel_tcp} is no number of bytes (-1: no limit)"
+            raise InvalidSpec(f"{path}.kernelTCP", text)
+        buffers = str(memory.kernel_tcp)
+        yield Setting(f"{path}.kernelTCP", "memory", "memory.kmem.tcp.limit_in_bytes", buffers)
+    if memory.swappiness is not None:
+        if not 0 <= memory.swappiness <= 100:
+            raise InvalidSpec(f"{path}.swappiness", f"{memory.swappiness} is not in 0..100")
+        yield Setting(f"{path}.swappiness", "memory", "memory.swappiness", str(memory.swappiness))
 
 
 def _v2_memory(memory: Memory) -> Iterator[Setting]:
     limit, reservation, swap = _memory_numbers(memory)
     path = f"{PREFIX}.memory"
-    if memory.disable_oom_killer:
-        raise InvalidSpec(f"{path}.disableOOMKiller", "cgroup v2 can't do that: leave it out")
+    for name, wanted in (
+        ("disableOOMKiller", memory.disable_oom_killer),
+        ("kernelTCP", memory.kernel_tcp is not None),
+        ("swappiness", memory.swappiness is not None),
+    ):
+        if wanted:
+            raise InvalidSpec(f"{path}.{name}", "cgroup v2 can't do that: leave it out")
     if swap:  # first: a limit that swap may not relieve must never hold for a moment
         alone = UNLIMITED if swap == UNLIMITED else swap - limit
         yield Setting(f"{path}.swap", "memory", "memory.swap.max", _or_max(alone), optional=True)
@@ -209,11 +225,23 @@ def _v1_cpu(cpu: Cpu) -> Iterator[Setting]:
         yield Setting(f"{path}.period", "cpu", "cpu.cfs_period_us", str(period))
     if quota:
         yield Setting(f"{path}.quota", "cpu", "cpu.cfs_quota_us", str(quota))
+    # The period first: a runtime must not be above it.
+    for name, number, file in (
+        ("realtimePeriod", cpu.realtime_period, "cpu.rt_period_us"),
+        ("realtimeRuntime", cpu.realtime_runtime, "cpu.rt_runtime_us"),
+    ):
+        if number is not None:
+            if not UNLIMITED <= number < 1 << 31:
+                raise InvalidSpec(f"{path}.{name}", f"{number} is no number of µs")
+            yield Setting(f"{path}.{name}", "cpu", file, str(number))
 
 
 def _v2_cpu(cpu: Cpu) -> Iterator[Setting]:
     shares, quota, period = _cpu_numbers(cpu)
     path = f"{PREFIX}.cpu"
+    for name, number in (("Period", cpu.realtime_period), ("Runtime", cpu.realtime_runtime)):
+        if number is not None:
+            raise InvalidSpec(f"{path}.realtime{name}", "cgroup v2 can't do that: leave it out")
     if shares:
         yield Setting(f"{path}.shares", "cpu", "cpu.weight", str(cpu_weight(shares)))
     if quota or period:

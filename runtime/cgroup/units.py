@@ -78,8 +78,13 @@ def pod_slice(parent: str, sandbox_id: str) -> str:
 def container_cgroup(parent: str, container_id: str) -> str:
     """The path of a container's cgroup in its pod's."""
     if is_slice(parent):
-        return f"{parent}/{scope_name(container_id)}{_INNER}"
+        return in_scope_of(parent, scope_name(container_id))
     return f"{parent}/{container_id}"
+
+
+def in_scope_of(parent: str, scope: str) -> str:
+    """The path of a container's cgroup in a scope of its pod's slice."""
+    return f"{parent}/{scope}{_INNER}"
 
 
 def scope_name(container_id: str) -> str:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from runtime.handlers.face import Ground, Work
 from runtime.handlers.oci_cli import config
 from runtime.init import plan
-from runtime.init.values import ContainerPlan
+from runtime.init.values import ContainerPlan, Listener
 from runtime.linux.fds import close_all
+from runtime.linux.seccomp import NEW_LISTENER
 from runtime.monitor.hooks.plan import HookedPlan, HookPlan, checked
 from runtime.prepare import Prepared, prepare
 from runtime.seccomp.compile import install_flags, program
@@ -56,10 +57,27 @@ def compiled(ground: Ground, work: Work) -> ContainerPlan:
     """The plan of a container. Raises InvalidSpec."""
     seccomp = work.spec.linux.seccomp
     code, flags = (program(seccomp), install_flags(seccomp)) if seccomp else (b"", 0)
-    return plan.container(
+    made = plan.container(
         work.spec,
         work.rootfs,
         seccomp_program=code,
         seccomp_flags=flags,
         cgroups=ground.cgroups,
     )
+    if seccomp is None or not flags & NEW_LISTENER:
+        return made
+    told = Listener(seccomp.listener_path, _state(work, seccomp.listener_metadata))
+    return replace(made, process=replace(made.process, listener=told))
+
+
+def _state(work: Work, metadata: str) -> str:
+    """What a seccomp agent is told: ContainerProcessState of the runtime specification."""
+    state = {
+        "ociVersion": work.spec.oci_version,
+        "id": work.container_id,
+        "status": "creating",
+        "bundle": os.fspath(work.directory),
+        "annotations": dict(work.spec.annotations),
+    }
+    said = {"ociVersion": work.spec.oci_version, "fds": ["seccompFd"], "metadata": metadata}
+    return json.dumps({**said, "state": state})

@@ -20,9 +20,10 @@ from typing import cast
 from runtime.codec import encode
 from runtime.handlers.face import Ground, Work
 from runtime.init import plan
+from runtime.init.namespace_plan import node_path
 from runtime.monitor.oci.plan import ROOTFS, SHM, OciPlan
 from runtime.prepare import Prepared, announce, note, prepare
-from runtime.spec import Mount, Spec
+from runtime.spec import NODE_NAMESPACE, Mount, Namespace, Spec
 from runtime.sweep import STATES_FILE
 
 _VERSION = "1.0.2"  # of the specification: what old binaries know is all that we use
@@ -79,7 +80,10 @@ def config(spec: Spec, place: Path) -> Mapping[str, object]:
     """
     mounts = tuple(_mount(mount, place) for mount in spec.mounts)
     root = replace(spec.root, path=os.fspath(place / ROOTFS))
-    written = cast(dict[str, object], encode(replace(spec, mounts=mounts, root=root), camel=True))
+    namespaces = tuple(map(_namespace, spec.linux.namespaces))
+    linux_part = replace(spec.linux, namespaces=namespaces, net_devices={})  # they are there
+    final = replace(spec, mounts=mounts, root=root, linux=linux_part)
+    written = cast(dict[str, object], encode(final, camel=True))
     written = cast(dict[str, object], _said(written))
     written["ociVersion"] = _VERSION
     cast(dict[str, object], written["process"]).pop("userLookup", None)
@@ -87,6 +91,13 @@ def config(spec: Spec, place: Path) -> Mapping[str, object]:
     if not spec.linux.rootfs_propagation:
         linux["rootfsPropagation"] = _propagation(spec.mounts)
     return written
+
+
+def _namespace(item: Namespace) -> Namespace:
+    """The node's by its path: a binary runs in the pod's."""
+    if item.path != NODE_NAMESPACE:
+        return item
+    return Namespace(item.type, node_path("net" if item.type == "network" else item.type))
 
 
 def _said(value: object) -> object:

@@ -8,7 +8,10 @@
        │ ◀─ ready   (identity, stages, warnings)
        │ ◀─ paused  (stage, descriptors) ─────│ only with hooks, at two places: init waits
        │ ── go ─────────────────────────────▶ │
-       │                                      │ seccomp, execve
+       │                                      │ seccomp
+       │ ◀─ paused  (listener) ───────────────│ only where the filter has one: taken by pidfd
+       │ ── go ─────────────────────────────▶ │
+       │                                      │ execve
        │ ◀─ end of file ──────────────────────│ the descriptor was close-on-exec: exec succeeded
        │
        │ ◀─ failed  (step, errno, text) ──────│ instead of any of these; then the child exits
@@ -36,6 +39,7 @@ Words = list[object]  # uid, gid, groups, home
 
 _MOST_TEXT = 4096  # characters of a failure's text: a user's name may be as long as an image likes
 _GO = b"go"
+LISTENER = "listener"  # of the stage in which the monitor takes it; its descriptor follows
 EXIT_FAILED = 127  # of an init that could not become the process it should
 
 

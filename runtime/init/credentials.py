@@ -8,6 +8,7 @@ import resource
 import signal
 
 from runtime.init import capabilities
+from runtime.init.channel import LISTENER
 from runtime.init.context import Context
 from runtime.init.values import SchedulingPlan
 from runtime.linux import keyring, scheduling, seccomp
@@ -174,7 +175,9 @@ def filter_system_calls(context: Context) -> None:
     process = context.process
     if not process.seccomp:
         return
-    seccomp.install(process.seccomp, process.seccomp_flags)
+    fd = seccomp.install(process.seccomp, process.seccomp_flags)
+    if process.seccomp_flags & seccomp.NEW_LISTENER:
+        context.report.pause(f"{LISTENER} {fd}")  # until somebody listens; execve closes ours
     final = capabilities.attainable(process.capabilities, context.held)
     if _extra(context) & ~(final.permitted & final.effective):
         try:

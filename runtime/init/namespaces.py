@@ -1,17 +1,80 @@
-"""Joining a running container."""
+"""Joining a running container; and, for who wants others than the pod's, namespaces of his own."""
 
 from __future__ import annotations
 
+import _socket
 import errno
+import fcntl
 import os
+import struct
 
 from runtime.init import credentials
 from runtime.init.channel import EXIT_FAILED
 from runtime.init.context import Context
-from runtime.linux.namespace import Clone, setns
-from runtime.linux.process import clone3
+from runtime.init.values import UserMap
+from runtime.linux.namespace import Clone, setns, unshare
+from runtime.linux.process import Prctl, clone3, prctl
 
 _CONTAINERS = Clone.NEWNS | Clone.NEWCGROUP | Clone.NEWIPC | Clone.NEWUTS | Clone.NEWNET
+_IFREQ = struct.Struct("16sh14x")  # netdevice(7)
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+
+
+def leave_the_pods(context: Context) -> None:
+    """Into those that the container has instead; and sysctls of what it has, or shares."""
+    for step in context.plan.namespaces:
+        if step.path:
+            _enter(step.path, step.flag)
+        else:
+            unshare(step.flag)
+            if step.flag == Clone.NEWNET:
+                _raise_loopback()
+    for path, value in context.plan.sysctls:
+        try:
+            set_sysctl(path, value)
+        except PermissionError:
+            if context.process.user_map is None:
+                raise
+            _set_as_theirs(context.process.user_map, path, value)
+
+
+def _set_as_theirs(user_map: UserMap, path: str, value: str) -> None:
+    """Some belong to the root of the user namespace, and not even the node's root may write."""
+    os.setegid(user_map.gid)
+    os.seteuid(user_map.uid)
+    try:
+        set_sysctl(path, value)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        prctl(Prctl.SET_DUMPABLE, 0)  # which a change of who we are may have set
+
+
+def _enter(path: str, flag: int) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        setns(fd, flag)
+    except OSError as error:
+        raise OSError(error.errno, f'the namespace "{path}"') from None
+    os.close(fd)
+
+
+def _raise_loopback() -> None:
+    """As every pod's network has it."""
+    peer = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    fcntl.ioctl(peer.fileno(), _SIOCSIFFLAGS, _IFREQ.pack(b"lo", _IFF_UP))
+    peer.close()
+
+
+def set_sysctl(path: str, value: str) -> None:
+    """path: in the node's /proc; of the namespaces that this process is in."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        os.write(fd, value.encode())
+    except OSError as error:
+        name = path.removeprefix("/proc/sys/")
+        raise OSError(error.errno, f"the sysctl {name} can't be set to {value[:80]!r}") from None
+    os.close(fd)
 
 
 def join(context: Context) -> None:

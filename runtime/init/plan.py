@@ -16,6 +16,7 @@ from dataclasses import replace
 from runtime.errors import InvalidSpec
 from runtime.init import options
 from runtime.init.cgroups import CgroupLayout, cgroup_mount
+from runtime.init.namespace_plan import own_namespaces, sysctls
 from runtime.init.process_plan import SPEC_ALLOW, checked_id, checked_text, process
 from runtime.init.values import (
     Attributes,
@@ -116,6 +117,8 @@ def container(
         dev=_dev(spec.linux.devices, mounts, first.user_map),
         cgroup_mount=cgroup,
         cgroup_namespace=any(item.type == "cgroup" for item in spec.linux.namespaces),
+        namespaces=own_namespaces(spec.linux.namespaces),
+        sysctls=sysctls(spec.linux),
         own_ipc_namespace=any(item.type == "ipc" for item in spec.linux.namespaces),
         masked_paths=_paths(spec.linux.masked_paths, "linux.maskedPaths"),
         readonly_paths=_paths(spec.linux.readonly_paths, "linux.readonlyPaths"),

@@ -121,6 +121,8 @@ def overlay_of_attached(root: RootPlan, clones: Mapping[str, int]) -> int:
     own = os.fsencode(os.path.commonpath((root.upper, root.work))) if root.upper else b""
     writable = mount.clone_tree(AT_FDCWD, own) if own else -1
     for path, fd in clones.items():
+        # Not a peer of the node's mount, which then had all that is mounted below.
+        mount.mount_setattr(fd, propagation=mount.Propagation.PRIVATE)
         mount.move_mount(fd, AT_FDCWD, os.fsencode(path))
     if own:  # which may lie below one of them, and must not be mapped
         mount.move_mount(writable, AT_FDCWD, own)

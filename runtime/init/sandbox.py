@@ -26,14 +26,13 @@ from runtime.errors import InitFailed, RuntimeFault
 from runtime.init import user_namespace
 from runtime.init.values import UserMap
 from runtime.linux import mount
-from runtime.linux.fds import close_all
+from runtime.linux.fds import close_all, netlink_socket
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.linux.process import Prctl, capset, clone3, close_from, prctl, set_title
 
 SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace
 ROOT = b"/root"  # an empty directory in it, to build a root on
-NETLINK_ROUTE = 0
 
 
 class Request(Protocol):
@@ -143,7 +142,7 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
         try:
             socket.sethostname(request.hostname)
             namespaces.netns_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            namespaces.netlink_fd = _netlink_socket()
+            namespaces.netlink_fd = netlink_socket()
             pin(netns_path)
         except OSError:
             namespaces.close()
@@ -201,12 +200,6 @@ class Marker(Protocol):
     def __call__(self, name: str) -> None: ...
 
 
-def _netlink_socket() -> int:
-    """Opened in the pod's namespace, it stays there wherever it is used: the daemon wires by it."""
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
-    return opened.detach()
-
-
 def _pod_mounts(holder_fd: int, request: Request) -> int:
     """A mount namespace like the holder, with the pod's shared memory at SHM."""
     namespaces = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -246,7 +239,10 @@ def _set_sysctls(request: Request) -> None:
             raise InitFailed("sysctl", error.errno or 0, text) from error
 
 
-_SYSCTLS_OF_NAMESPACES = ("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
+_SYSCTLS_OF_NAMESPACES = (
+    *("net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."),
+    "kernel.domainname",
+)
 
 
 def sysctl_path(name: str) -> str:

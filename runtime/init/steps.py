@@ -32,6 +32,7 @@ CONTAINER: tuple[Step, ...] = (
     ("reset", credentials.reset),
     ("oom score", credentials.set_oom_score),
     ("confinement", security.confine),
+    ("namespaces", namespaces.leave_the_pods),
     ("root file system", rootfs.make_root),
     ("identity", identity.settle),
     ("mount sources", mounts.open_sources),

@@ -196,6 +196,15 @@ class SchedulingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """Who answers for a seccomp filter. path: where he listens; state: what he is told, as JSON,
+    in which the process ids are missing."""
+
+    path: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessPlan:
     """A process: the container's first, or an exec'ed one.
 
@@ -226,11 +235,23 @@ class ProcessPlan:
     apparmor_profile: str = ""
     scheduling: SchedulingPlan | None = None
     selinux_label: str = ""
+    listener: Listener | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceStep:
+    """A namespace other than the pod's. flag: CLONE_NEW…; path: on the node, empty: a new one."""
+
+    flag: int
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """A container, from its root file system to its first process."""
+    """A container, from its root file system to its first process.
+
+    sysctls: file in the node's /proc and value, of the namespaces that it has or shares.
+    """
 
     process: ProcessPlan
     root: RootPlan = RootPlan()
@@ -241,3 +262,5 @@ class ContainerPlan:
     own_ipc_namespace: bool = True
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    namespaces: tuple[NamespaceStep, ...] = ()
+    sysctls: tuple[tuple[str, ...], ...] = ()

@@ -41,6 +41,7 @@ _chunks = _json.make_encoder(
 )
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed leaves it out
 CLOEXEC = _socket.MSG_CMSG_CLOEXEC
+_NETLINK_ROUTE = 0
 _TRUNCATED = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
 
 
@@ -70,6 +71,12 @@ def tcp_sockets() -> list[int]:
     return sockets
 
 
+def netlink_socket() -> int:
+    """For rtnetlink(7), close-on-exec. It stays in this network namespace wherever it is used."""
+    kind = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
+    return _socket.socket(_socket.AF_NETLINK, kind, _NETLINK_ROUTE).detach()
+
+
 def close_all(fds: Iterable[int]) -> None:
     """Closes every descriptor that is not -1."""
     for fd in fds:
@@ -79,7 +86,7 @@ def close_all(fds: Iterable[int]) -> None:
 
 def bind(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
     """A listening unix socket at `path`, for root alone; one that was left there is replaced."""
-    with _short_path(path) as short:
+    with short_path(path) as short:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(short)
         listener = socket.socket(socket.AF_UNIX, kind)
@@ -93,7 +100,7 @@ def connect(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
     """Connects to the unix socket at `path`. OSError if nobody listens."""
     connection = socket.socket(socket.AF_UNIX, kind)
     try:
-        with _short_path(path) as short:
+        with short_path(path) as short:
             connection.connect(short)
     except OSError:
         connection.close()
@@ -102,7 +109,7 @@ def connect(path: str, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _short_path(path: str) -> Iterator[str]:
+def short_path(path: str) -> Iterator[str]:
     """The same file by a name that fits into sockaddr_un's 108 bytes, however deep it lies."""
     directory, name = os.path.split(path)
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -200,6 +200,16 @@ class Command:
             self._be_born(said.pid)
         elif isinstance(said, channel.Console):
             self._console_fd = said.master_fd
+        elif isinstance(said, channel.Paused):
+            self._hand_over(said.stage)
+
+    def _hand_over(self, stage: str) -> None:
+        """Somebody is to answer for its seccomp filter."""
+        process = (self._pid, self._pidfd)
+        try:
+            self._pod.hand_over(self._container, stage, process, self._channel)
+        except (InitFailed, OSError) as error:
+            self._give_up(error)
 
     def _be_born(self, pid: int) -> None:
         """From here on the process is another one, and who has prepared it ends."""

@@ -278,7 +278,7 @@ class Container:
         try:
             assert self._channel is not None
             self._hear(channel.receive(self._channel))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, InitFailed) as error:
             self._give_up(error)
 
     def _hear(self, said: Said) -> None:
@@ -294,6 +294,8 @@ class Container:
                 self._init_stages = said.stages
             case channel.Console():
                 self._drain(self._stdout, said.master_fd)
+            case channel.Paused():
+                self._pod.hand_over(self, said.stage, (self.pid, self.pidfd), self._channel)
             case channel.Failed():
                 self._give_up(InitFailed(said.step, said.errno, said.text))
 
@@ -377,10 +379,8 @@ class Container:
         for attachment in tuple(self.attachments):
             attachment.end()
         if self._log is not None:
-            if self._log.lost_bytes:
-                self._complaint = (
-                    f"{self._log.lost_bytes} bytes of output were lost: {self._log.error}"
-                )
+            if lost := self._log.lost_bytes:
+                self._complaint = f"{lost} bytes of output were lost: {self._log.error}"
             self._log.close()
             self._log = None
         fds.close_all((self._stdin_fd, self.pidfd, self._plan_fd))

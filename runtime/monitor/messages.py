@@ -230,7 +230,12 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Answered once, as begun, with TCP sockets of the pod's network: IPv4, IPv6 if it has one."""
+    """Answered once, as begun, with TCP sockets of the pod's network: IPv4, IPv6 if it has one.
+
+    netlink: with one for rtnetlink(7) instead.
+    """
+
+    netlink: bool = False
 
 
 @dataclass(frozen=True, slots=True)

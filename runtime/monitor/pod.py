@@ -14,6 +14,7 @@ from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
 from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.linux.fds import Socket
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.attachment import Attachment
 from runtime.monitor.command import Command
@@ -222,6 +223,15 @@ class Pod:
         pausing = Pausing(self.loop, containers, self._leaving(asker, reply))
         self._guests[asker] = pausing
         pausing.start(request.timeout, begun)
+
+    def hand_over(
+        self, container: Container, stage: str, process: tuple[int, int], peer: Socket | None
+    ) -> None:
+        """See `listener.hand_over`."""
+        from runtime.monitor import listener
+
+        assert peer is not None
+        listener.hand_over(container, stage, process, peer)
 
     def dump(self, request: Dump, asker: Asker, reply: Reply) -> None:
         """Has CRIU write a container's processes to disk; `reply` gets Done or the exception."""

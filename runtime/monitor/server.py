@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from runtime.codec import decode, encode
 from runtime.errors import RuntimeFault
 from runtime.linux import fds
-from runtime.linux.fds import Message, Socket, accept, tcp_sockets
+from runtime.linux.fds import Message, Socket, accept, netlink_socket, tcp_sockets
 from runtime.monitor.failures import failure_of
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
@@ -26,6 +26,7 @@ from runtime.monitor.messages import (
     ReopenLog,
     Resize,
     Signal,
+    Sockets,
     Start,
     StartSandbox,
 )
@@ -230,9 +231,9 @@ class Server:
     def _dump(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         self._pod.dump(decode(Dump, message), asker.key, asker.reply)
 
-    def _sockets(self, _message: Message, _descriptors: list[int], asker: Asker) -> None:
+    def _sockets(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         """They belong to the network in which they are made: the pod's, as we are in it."""
-        sockets = tcp_sockets()
+        sockets = [netlink_socket()] if decode(Sockets, message).netlink else tcp_sockets()
         try:
             asker.begun(Done(), sockets)
         finally:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping
 
 from runtime.errors import InvalidSpec
+from runtime.linux.seccomp import NEW_LISTENER
 from runtime.seccomp import default, machine
 from runtime.seccomp.assemble import (
     INSTRUCTION_BYTES,
@@ -33,6 +34,7 @@ _ACTIONS: Mapping[str, int] = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -48,8 +50,11 @@ _FLAGS: Mapping[str, int] = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
 _SPEC_ALLOW = 4
+_NOTIFY = "SCMP_ACT_NOTIFY"
+_HANDED_OVER_BY = ("read", "write")  # see runtime.init.channel
 
 
 def install_flags(seccomp: Seccomp) -> int:
@@ -63,7 +68,27 @@ def install_flags(seccomp: Seccomp) -> int:
         if name not in _FLAGS:
             raise InvalidSpec(f"{FIELD}.flags", f"{name!r} is none of {', '.join(_FLAGS)}")
         flags |= _FLAGS[name]
-    return flags if seccomp.flags else _SPEC_ALLOW
+    flags = flags if seccomp.flags else _SPEC_ALLOW
+    if not _notifies(seccomp):
+        return flags
+    # Of one thread, as init is, nothing has to be synchronised; the kernel refuses both together.
+    return flags & ~_FLAGS["SECCOMP_FILTER_FLAG_TSYNC"] | NEW_LISTENER
+
+
+def _notifies(seccomp: Seccomp) -> bool:
+    """Whether somebody has to answer. Raises InvalidSpec if nobody can."""
+    if seccomp.default_action == _NOTIFY:
+        text = "SCMP_ACT_NOTIFY for every call: who answers could never be told of the first"
+        raise InvalidSpec(f"{FIELD}.defaultAction", text)
+    found = [rule for rule in seccomp.syscalls if rule.action == _NOTIFY]
+    for name in {name for rule in found for name in rule.names}.intersection(_HANDED_OVER_BY):
+        text = f"SCMP_ACT_NOTIFY for {name}: by it the listener itself is handed over"
+        raise InvalidSpec(f"{FIELD}.syscalls", text)
+    path = seccomp.listener_path
+    if found and (not path.startswith("/") or "\0" in path):
+        text = f"{path!r}: SCMP_ACT_NOTIFY takes the absolute path of a socket where one listens"
+        raise InvalidSpec(f"{FIELD}.listenerPath", text)
+    return bool(found)
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,8 +145,6 @@ def _checked(rule: SeccompSyscalls, index: int) -> _Rule:
 
 def _action(name: str, errno_ret: int | None, field: str) -> int:
     """The kernel's SECCOMP_RET_* with its errno (EPERM unless told). Raises InvalidSpec."""
-    if name == "SCMP_ACT_NOTIFY":
-        raise InvalidSpec(f"{FIELD}.{field}", "SCMP_ACT_NOTIFY needs a listener, there is none")
     if name not in _ACTIONS:
         raise InvalidSpec(f"{FIELD}.{field}", f"{name!r} is none of {', '.join(_ACTIONS)}")
     if name not in _WITH_ERRNO:

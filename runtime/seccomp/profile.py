@@ -134,6 +134,7 @@ class _File:
     arch_map: tuple[_Architecture, ...] = ()
     flags: tuple[str, ...] = ()
     listener_path: str = ""
+    listener_metadata: str = ""
     syscalls: tuple[_Rule, ...] = ()
 
 
@@ -163,8 +164,6 @@ def parse(content: bytes, where: str, capabilities: Iterable[str] = ()) -> Secco
         profile = decode(_File, json.loads(content), camel=True)
     except (ValueError, RecursionError) as error:
         raise InvalidSpec(where, str(error)) from error
-    if profile.listener_path:
-        raise InvalidSpec(f"{where}: listenerPath", "no listener is served here: leave it out")
     if profile.architectures and profile.arch_map:
         raise InvalidSpec(f"{where}: archMap", "give either architectures or archMap")
     held, machine = frozenset(capabilities), os.uname().machine
@@ -185,6 +184,8 @@ def parse(content: bytes, where: str, capabilities: Iterable[str] = ()) -> Secco
         architectures=profile.architectures or _mapped(profile.arch_map, machine),
         flags=profile.flags,
         syscalls=tuple(rules),
+        listener_path=profile.listener_path,
+        listener_metadata=profile.listener_metadata,
     )
 
 

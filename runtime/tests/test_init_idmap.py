@@ -15,6 +15,10 @@ from runtime.init import idmap
 pytestmark = pytest.mark.root
 
 
+SHARED = ("unshare", "--mount", "--propagation", "shared")
+"""Where systemd is, mounts are: what is mounted on one is mounted on its peers."""
+
+
 @pytest.mark.parametrize("kernel", ["new", "old"])
 def test_layers_are_the_namespaces_own_and_nothing_is_left_mounted(
     tmp_path: Path, kernel: str
@@ -27,7 +31,7 @@ def test_layers_are_the_namespaces_own_and_nothing_is_left_mounted(
     os.chown(tmp_path / "skeleton/users", 5, 6)
     os.chown(tmp_path / "skeleton/nobodys", 70000, 80000)
     done = subprocess.run(
-        [sys.executable, "-I", "-m", "runtime.tests.idmap_driver", str(tmp_path), kernel],
+        [*SHARED, sys.executable, "-I", "-m", "runtime.tests.idmap_driver", str(tmp_path), kernel],
         capture_output=True,
         text=True,
         timeout=50,

@@ -6,10 +6,12 @@ import errno
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from runtime.errors import InvalidSpec
+from runtime.linux.seccomp import NEW_LISTENER
 from runtime.seccomp import default, machine
 from runtime.seccomp.compile import install_flags, program
 from runtime.seccomp.profile import default_profile
@@ -249,12 +251,28 @@ def test_the_default_program_stays_short() -> None:
     assert len(program(default_profile(()))) < 800 * 8
 
 
+def notify(*names: str, path: str = "") -> Seccomp:
+    rule = SeccompSyscalls(names, "SCMP_ACT_NOTIFY")
+    return Seccomp("SCMP_ACT_ALLOW", syscalls=(rule,), listener_path=path)
+
+
+def test_who_is_to_be_told_has_a_listener() -> None:
+    assert install_flags(notify("mkdir", path="/x")) == 4 | NEW_LISTENER
+    tsync = replace(notify("mkdir", path="/x"), flags=("SECCOMP_FILTER_FLAG_TSYNC",))
+    assert install_flags(tsync) == NEW_LISTENER
+    assert install_flags(Seccomp("SCMP_ACT_ALLOW", listener_path="/x")) == 4  # nobody to be told
+
+
 @pytest.mark.parametrize(
     ("profile", "place"),
     [
         (Seccomp("SCMP_ACT_MAYBE"), "defaultAction: 'SCMP_ACT_MAYBE'"),
         (Seccomp("SCMP_ACT_ALLOW", flags=("LOG",)), "flags: 'LOG' is none of"),
-        (Seccomp("SCMP_ACT_NOTIFY"), "defaultAction: SCMP_ACT_NOTIFY needs"),
+        (Seccomp("SCMP_ACT_NOTIFY"), "defaultAction: SCMP_ACT_NOTIFY for every call"),
+        (notify("mkdir"), "listenerPath: '': SCMP_ACT_NOTIFY takes"),
+        (notify("mkdir", path="here"), "listenerPath: 'here': SCMP_ACT_NOTIFY takes"),
+        (notify("mkdir", "write", path="/x"), "syscalls: SCMP_ACT_NOTIFY for write"),
+        (notify("read", path="/x"), "syscalls: SCMP_ACT_NOTIFY for read"),
         (Seccomp("SCMP_ACT_ERRNO", default_errno_ret=4096), "defaultAction: errno 4096"),
         (Seccomp("SCMP_ACT_ALLOW", architectures=("x86",)), "architectures: 'x86'"),
         (Seccomp("SCMP_ACT_ALLOW", architectures=("SCMP_ARCH_Z80",)), "architectures: 'SCMP"),

@@ -65,7 +65,7 @@ class HookedContainer(Container):
         return decode(ContainerPlan, self._plan().get("container"), path="container")
 
     def load_process(self) -> ProcessPlan:
-        container = cast("dict[str, object]", self._plan()["container"])
+        container = cast("fds.Message", self._plan()["container"])
         return decode(ProcessPlan, container.get("process"), path="process")
 
     def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
@@ -82,7 +82,7 @@ class HookedContainer(Container):
         super().kill()
 
     def _hear(self, said: Said) -> None:
-        if isinstance(said, channel.Paused):
+        if isinstance(said, channel.Paused) and not said.stage.startswith(channel.LISTENER):
             if said.stage == CREATED:
                 (self._outside_fd,) = said.descriptors
                 jobs = [job for stage in BEFORE_START for job in self._listed(stage)]

@@ -22,10 +22,13 @@ import socket
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from runtime.init import capabilities, identity, rootfs
 from runtime.init.launch import warm_up
+from runtime.init.namespace_plan import namespace_of
+from runtime.init.namespaces import set_sysctl
+from runtime.init.sandbox import sysctl_path
 from runtime.init.values import Identity, RootPlan
 from runtime.linux import fds, mount
 from runtime.linux.fds import Socket
@@ -185,6 +188,7 @@ def settle(
     config: Json, root_fd: int, lookup: UserLookup | None, namespaces: dict[str, str]
 ) -> Json:
     """Makes config.json final; answers the words about it for the monitor."""
+    _set_sysctls(documents.linux(config))
     who = documents.identity_of(config)
     if lookup is not None:
         who = identity.find(lookup, identity.Accounts(root_fd))
@@ -193,6 +197,16 @@ def settle(
     hostname = os.uname().nodename
     warnings = documents.complete(config, who, namespaces=namespaces, hostname=hostname, held=names)
     return {"identity": (who.uid, who.gid, who.groups, who.home), "warnings": warnings}
+
+
+def _set_sysctls(linux: Json) -> None:
+    """Those of the pod's namespaces, in which we are, as the binary will be: runc takes the network
+    that it is in for the node's. Others are of namespaces that the binary makes, or joins."""
+    listed = cast("list[Json]", linux.get("namespaces", []))
+    others = {str(item["type"]) for item in listed if item.get("path")}
+    wanted = cast("dict[str, str]", linux.get("sysctl") or {})
+    for name in [name for name in wanted if namespace_of(name) not in others]:
+        set_sysctl(sysctl_path(name), wanted.pop(name))
 
 
 def root(plan: RootPlan) -> int:

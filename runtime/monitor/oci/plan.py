@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from runtime.init.values import Identity, RootPlan
-from runtime.spec import UserLookup
+from runtime.spec import NEW_NAMESPACE, UserLookup
 
 Json = dict[str, object]
 CONFIG, ROOTFS, SHM = "config.json", "rootfs", "shm"  # names in the bundle
@@ -76,13 +76,20 @@ def complete(
     """
     linux, process = _part(config, "linux"), _part(config, "process")
     for item in cast(list[Json], linux.get("namespaces", [])):
-        path = namespaces.get(str(item["type"]))
-        if path is not None:
+        path, given = namespaces.get(str(item["type"])), str(item.get("path", ""))
+        if given == NEW_NAMESPACE:
+            del item["path"]
+        elif path is not None and not given.startswith("/"):
             item["path"] = path
         if item["type"] == "uts":
             config["hostname"] = hostname  # for a kernel that does not share ours
     become(process, identity)
     return limit(process, held)
+
+
+def linux(config: Json) -> Json:
+    """The part of config.json."""
+    return _part(config, "linux")
 
 
 def become(process: Json, identity: Identity) -> None:
