@@ -107,12 +107,8 @@ async def _spec(services: Services, container: Container) -> object:
     sandbox = services.store.sandboxes.get(container.metadata.sandbox_id)
     spec: Spec | None = services.specs.get(container.id)
     if spec is None:  # the daemon was restarted since
-        image = services.images.find(container.metadata.image_id)
-        if image is None:
-            raise ImageNotFound(container.metadata.image_ref)
-        spec = await container_spec.make(
-            services, sandbox, container.id, container.config, image.config
-        )
+        image = services.images.config(container.metadata.image_id, container.id)
+        spec = await container_spec.make(services, sandbox, container.id, container.config, image)
     pod = sandbox.config.metadata
     written = cast(dict[str, object], codec.encode(spec, camel=True))
     known = written.get("annotations")

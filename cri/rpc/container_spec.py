@@ -14,7 +14,6 @@ from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import classes, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts, Subject
-from image.errors import ImageNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,12 +114,13 @@ def subject(
 
 
 async def remade(services: Services, sandbox: Sandbox, container: Container) -> Spec:
-    """The spec of a container that an earlier daemon has created. Raises ImageNotFound."""
+    """The spec of a container that an earlier daemon has created; its image may have been removed.
+
+    Raises ImageNotFound: its snapshot is damaged, too.
+    """
     metadata = container.metadata
-    image = services.images.find(metadata.image_id)
-    if image is None:
-        raise ImageNotFound(metadata.image_ref)
-    spec = await make(services, sandbox, container.id, container.config, image.config)
+    image = services.images.config(metadata.image_id, container.id)
+    spec = await make(services, sandbox, container.id, container.config, image)
     if metadata.adjustment:
         from cri.rpc import nri_spec  # few nodes have plugins
 
