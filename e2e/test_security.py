@@ -307,3 +307,14 @@ def test_who_may_trace_commands_finds_nothing_of_the_node_in_them(pod: Pod) -> N
     for _ in range(20):
         container.exec("true")
     assert container.log() == []
+
+
+def test_a_pod_can_not_fill_the_node_s_state_by_its_etc_files(pod: Pod) -> None:
+    container = pod.container(["sleep", "1000"]).start()
+    write = "dd if=/dev/zero bs=64k count=64 >> /etc/$f"
+    for name in ("hosts", "hostname", "resolv.conf"):
+        answer = container.exec("sh", "-c", f"f={name}; {write}")
+        assert b"No space left" in answer.stderr
+    size = container.shell("du -ck /etc/hosts /etc/hostname /etc/resolv.conf | tail -n 1")
+    assert int(size.split()[0]) <= 1100
+    assert pod.run("wc -c < /etc/hostname") != ["0"]  # nothing of the pod is the worse for it

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime import podfiles
 from runtime.cgroup import tree
 from runtime.errors import RuntimeFault
 from runtime.init.sandbox import unpin
@@ -114,5 +115,6 @@ def _unpin(leftovers: Leftovers) -> None:
 
 
 def _remove_directory(leftovers: Leftovers) -> None:
+    podfiles.remove(leftovers.directory)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(leftovers.directory)

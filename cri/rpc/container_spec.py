@@ -14,6 +14,7 @@ from cri.rpc.worker import SECONDS, Workers
 from cri.specgen import classes, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts, Subject
+from runtime import podfiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +107,7 @@ def subject(
         sandbox=sandbox.config,
         image=image,
         hostname=sandbox.config.hostname or os.uname().nodename,
-        files=services.paths.monitor(sandbox.id),
+        files=podfiles.path(services.paths.monitor(sandbox.id)),
         cgroup_parent=sandbox.metadata.cgroup_parent,
         facts=found,
         handler=runtime_handlers.of(services, sandbox),
