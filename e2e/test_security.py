@@ -13,7 +13,7 @@ import pytest
 from cri.api import api_pb2 as api
 from e2e import images
 from e2e.images import Entry, Image, Layer, Registry, directory, hardlink, symlink
-from e2e.kubelet import Kubelet, Pod, attempt, refused
+from e2e.kubelet import Kubelet, Pod, attempt, refused, until
 from e2e.node import REGISTRY, Node
 from e2e.test_container import number, security
 
@@ -307,6 +307,54 @@ def test_who_may_trace_commands_finds_nothing_of_the_node_in_them(pod: Pod) -> N
     for _ in range(20):
         container.exec("true")
     assert container.log() == []
+
+
+WATCH = f"""
+while :; do
+    for p in /proc/[0-9]*; do
+        [ ! -e $p/root{Path(__file__)} ] || echo $p/root leads to the node
+        ! grep -qs CapPrm:.000001f $p/status || echo $p can do everything
+    done
+done
+"""
+"""Of the processes in sight: which has the node's files, or its privileges?"""
+
+
+def test_who_may_trace_the_pod_finds_nothing_of_the_node_in_containers_that_start(
+    kubelet: Kubelet,
+) -> None:
+    pod = kubelet.pod(kubelet.config(pid=api.POD))
+    options = api.NamespaceOption(pid=api.POD)
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    linux = security(capabilities=tracer, namespace_options=options)
+    watcher = pod.container(["sh", "-c", WATCH], linux=linux).start()
+    plain = security(namespace_options=options)
+    for command in (["true"], ["sh", "-c", "exit 3"], ["cat", "/proc/1/comm"]) * 5:
+        container = pod.container(command, linux=plain).start()
+        container.wait()
+    assert container.log() == ["podwright-reape"]
+    assert watcher.log() == []
+    failure = refused(pod.container(["/none"], linux=plain).start)
+    assert "is not in the image" in failure.message
+    living = pod.container(["sh", "-c", "echo $$; exec sleep 1000"], linux=plain).start()
+    until(lambda: living.log() != [], "it has said its pid")
+    assert watcher.shell(f"cat /proc/{living.log()[0]}/comm") == "sleep"
+    living.stop()
+    assert living.status().exit_code == 137
+
+
+def test_who_may_trace_its_container_finds_nothing_of_the_node_in_a_debugger(pod: Pod) -> None:
+    """A container that joins another one's pid namespace, as `kubectl debug --target` asks for."""
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    target = pod.container(["sh", "-c", WATCH], linux=security(capabilities=tracer)).start()
+    options = api.NamespaceOption(pid=api.TARGET, target_id=target.id)
+    for _ in range(10):
+        debugger = pod.container(
+            ["cat", "/proc/1/comm"], linux=security(namespace_options=options)
+        ).start()
+        debugger.wait()
+    assert debugger.log() == ["sh"]
+    assert target.log() == []
 
 
 def test_a_pod_can_not_fill_the_node_s_state_by_its_etc_files(pod: Pod) -> None:

@@ -43,13 +43,13 @@ def container(
     surroundings: Surroundings,
     sequence: Sequence[Step] = steps.CONTAINER,
 ) -> Child:
-    """Starts the first process of a container."""
+    """Starts the first process of a container; if sheltered, as `process` does."""
     return _fork(
         surroundings,
         lambda report: steps.run(
             sequence, lambda: Context(load(), surroundings, warm_up(), report), report
         ),
-        pid_ns_fd=surroundings.pid_ns_fd,
+        pid_ns_fd=-1 if surroundings.sheltered else surroundings.pid_ns_fd,
         own_pid_namespace=surroundings.own_pid_namespace,
     )
 

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from runtime.errors import InitFailed
+
 MODE = 0o640
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
 FLAGS |= os.O_NONBLOCK  # a FIFO that somebody put there must not hold up the pod
@@ -52,3 +54,18 @@ def _open(path: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file")
     return fd
+
+
+def open_log(path: str) -> LogFile | None:
+    """None: nothing is logged. Raises InitFailed."""
+    if not path:
+        return None
+    try:
+        return LogFile(path)
+    except OSError as error:
+        raise log_refused(path, error) from error
+
+
+def log_refused(path: str, error: OSError) -> InitFailed:
+    """What a start fails with."""
+    return InitFailed("log", error.errno or 0, f'the log file "{path}" can\'t be opened')

@@ -13,6 +13,7 @@ from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
 from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan
+from runtime.linux.mount import shows_pid_namespaces
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.attachment import Attachment
 from runtime.monitor.command import Command
@@ -268,10 +269,22 @@ class Pod:
             container.kill()
         self._end_if_asked()
 
-    @property
-    def untraced(self) -> bool:
-        """No container of it can trace what comes into its sight."""
-        return all(one.request.untraced for one in self._containers.values() if one.exit is None)
+    def untraced(self, but: str = "") -> bool:
+        """No container of it, but for this one, can trace what comes into its sight."""
+        others = (one for one in self._containers.values() if one.id != but)
+        return all(one.request.untraced for one in others if one.exit is None)
+
+    def shelters(self, request: Start, pid_ns_fd: int) -> bool:
+        """Whether a container is to come into that pid namespace last of all.
+
+        Not where no procfs can be had for it from outside: in a namespace that is another
+        container's own, or with hooks, before Linux 6.17.
+        """
+        if pid_ns_fd < 0 or self.untraced(but=request.container_id):
+            return False
+        if request.pid_namespace == "pod" and not request.hooks:
+            return True
+        return shows_pid_namespaces(pid_ns_fd)
 
     def pid_namespace_fd(self, name: str) -> int:
         """A descriptor of the pid namespace to join; -1 for one's own and for the node's.

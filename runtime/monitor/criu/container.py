@@ -18,7 +18,8 @@ from runtime.init.context import Surroundings
 from runtime.init.values import Identity
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
-from runtime.monitor.container import Container, State, open_log
+from runtime.monitor.container import Container, State
+from runtime.monitor.logfile import open_log
 from runtime.monitor.messages import Start
 from runtime.monitor.program import Program
 

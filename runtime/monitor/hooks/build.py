@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from runtime.init import capabilities, credentials, steps
+from runtime.init import capabilities, credentials, namespaces, steps
 from runtime.init.context import Context
 from runtime.init.steps import Step
 from runtime.linux import mount
@@ -63,6 +63,7 @@ class Build:
         os.close(slash)
         context.root_fd = os.open(f"{self._place}/{ROOTFS}", _ROOT)
         context.shm = os.fsencode(f"{self._place}/{SHM}")
+        namespaces.aim(context)
         credentials.make_files_theirs(context)
 
     def created(self, context: Context) -> None:

@@ -184,13 +184,15 @@ class HookedContainer(Container):
 
         def start(patience: float, on_end: OnEnd) -> Running:
             made = NodeHook(self._pod, job, on_end)
-            said = state(self.id, "creating", self._pid_inside(), self._hooks)
-            pid_ns_fd = self.pid_namespace_fd()
+            sheltered = self.birth is not None  # or others would see a program of the node
+            pid = self.pid if sheltered else self._pid_inside()
+            said = state(self.id, "creating", pid, self._hooks)
+            pid_ns_fd = -1 if sheltered else self.pid_namespace_fd()
             try:
                 root = f"{self._hooks.place}/{ROOTFS}"
                 made.start(enter, said, directory=root, patience=patience, pid_ns_fd=pid_ns_fd)
             finally:
-                os.close(pid_ns_fd)
+                fds.close_all((pid_ns_fd,))
             return made
 
         return start

@@ -19,7 +19,8 @@ from runtime.init.values import Identity
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
 from runtime.linux.namespace import Clone, setns
-from runtime.monitor.container import Container, State, open_log
+from runtime.monitor.container import Container, State
+from runtime.monitor.logfile import open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.oci import bundle
 from runtime.monitor.oci.command import OciCommand, claim

@@ -23,7 +23,8 @@ from runtime.errors import InitFailed, RuntimeFault
 from runtime.init.values import Identity
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
-from runtime.monitor.container import Container, State, open_log
+from runtime.monitor.container import Container, State
+from runtime.monitor.logfile import open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.program import OnEnd, OnWord, Program
 from runtime.monitor.shim import bundle
