@@ -19,7 +19,6 @@ from pathlib import Path
 from runtime import sessions, sweep
 from runtime.cgroup import driver, tree, units
 from runtime.checkpoints import Checkpoints
-from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
     ExecTimedOut,
@@ -32,7 +31,7 @@ from runtime.handlers.embedded import Embedded
 from runtime.handlers.face import Ground, Handler, Work
 from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
-from runtime.monitor.client import MonitorClient
+from runtime.monitor.client import MonitorClient, read_exits
 from runtime.monitor.collect import collect_output
 from runtime.monitor.messages import (
     ContainerExit,
@@ -224,7 +223,7 @@ class Runtime:
     async def exits(self, sandbox_id: str) -> tuple[ContainerExit, ...]:
         """The exits that a monitor, now dead, had written down."""
         directory = self._monitors_dir / sandbox_id / "exits"
-        return await asyncio.to_thread(_read_exits, directory)
+        return await asyncio.to_thread(read_exits, directory)
 
     async def start_container(self, request: ContainerRequest) -> Started:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
@@ -388,11 +387,3 @@ def _pid_namespace(request: ContainerRequest) -> str:
     if not listed:
         return "node"
     return "pod" if listed[0].path == "pod" else "own"
-
-
-def _read_exits(directory: Path) -> tuple[ContainerExit, ...]:
-    try:
-        paths = sorted(directory.glob("*.json"))
-    except FileNotFoundError:
-        return ()
-    return tuple(decode(ContainerExit, json.loads(path.read_bytes())) for path in paths)

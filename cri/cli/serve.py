@@ -48,5 +48,9 @@ def command(config_file: Path | None, **overrides: str | None) -> None:
     given = tuple((name, value) for name, value in overrides.items() if value is not None)
     try:
         asyncio.run(daemon.serve(daemon.Options(config_file, given)))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
     except (ConfigError, daemon.CantStart, CantListen, CriFault, ImageFault, RuntimeFault) as error:
         raise click.ClickException(str(error)) from error

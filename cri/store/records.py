@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from cri.store import index
 
 if TYPE_CHECKING:
@@ -71,9 +73,7 @@ class Records(Generic[R, S]):
         for record_id, metadata, config, status in database.rows(table):
             try:
                 self._keep(load(json.loads(metadata), config, json.loads(status)))
-            except (
-                ValueError
-            ) as error:  # one unreadable record must not keep the others from living
+            except (ValueError, DecodeError) as error:  # it must not keep the others from living
                 log.error("%s %s can't be read and is passed over: %s", table, record_id, error)
 
     def __len__(self) -> int:

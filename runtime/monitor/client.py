@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
+import logging
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar, cast
 
 from runtime.codec import decode, encode
@@ -31,6 +34,8 @@ from runtime.monitor.messages import (
     Request,
     Resize,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Packet = tuple[Message, list[int]]
@@ -347,3 +352,18 @@ def _raise_failure(message: Message) -> None:
 
 def _fields(request: Request) -> Message:
     return cast(Message, encode(request))
+
+
+def read_exits(directory: Path) -> tuple[ContainerExit, ...]:
+    """What a monitor, now dead, has written in its directory of exits.
+
+    One that can't be read (after a power cut, of a state directory that is no tmpfs) is told in the
+    log: then nobody knows that exit.
+    """
+    found = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            found.append(decode(ContainerExit, json.loads(path.read_bytes())))
+        except (ValueError, OSError) as error:
+            log.error("the exit in %s can't be read and is passed over: %s", path, error)
+    return tuple(found)
