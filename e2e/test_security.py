@@ -320,11 +320,14 @@ done
 """Of the processes in sight: which has the node's files, or its privileges?"""
 
 
+@pytest.mark.parametrize("ipc", [api.POD, api.NODE])
 def test_who_may_trace_the_pod_finds_nothing_of_the_node_in_containers_that_start(
-    kubelet: Kubelet,
+    kubelet: Kubelet, ipc: api.NamespaceMode
 ) -> None:
-    pod = kubelet.pod(kubelet.config(pid=api.POD))
-    options = api.NamespaceOption(pid=api.POD)
+    options = api.NamespaceOption(pid=api.POD, ipc=ipc)
+    context = api.LinuxSandboxSecurityContext(namespace_options=options)
+    sandbox = api.LinuxPodSandboxConfig(security_context=context)
+    pod = kubelet.pod(kubelet.config(pid=api.POD, linux=sandbox))
     tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
     linux = security(capabilities=tracer, namespace_options=options)
     watcher = pod.container(["sh", "-c", WATCH], linux=linux).start()
