@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,33 +10,36 @@ import pytest
 
 from runtime.cgroup import tree
 from runtime.cgroup.limits import limits
+from runtime.linux import mount
+from runtime.linux.mount import AT_FDCWD
 from runtime.prepare import note
 from runtime.spec import Resources
 from runtime.sweep import CGROUPS_FILE, STATES_FILE, Leftovers, sweep
 
+pytestmark = pytest.mark.root
+PAGE = 4096
+
 
 @pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file of more than 64 bytes: what is written beyond that is cut off, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for one page."""
+    fd = mount.new_mount(b"tmpfs", ((b"size", b"%d" % PAGE),))
+    mount.move_mount(fd, AT_FDCWD, os.fsencode(tmp_path))
+    os.close(fd)
+    yield tmp_path
+    mount.umount(os.fsencode(tmp_path))
 
 
-def test_a_line_that_does_not_fit_is_an_error_and_leaves_nothing(
-    tmp_path: Path, small_files: None
-) -> None:
-    del small_files
-    file = tmp_path / "cgroups"
-    note(file, "/first")
+def test_a_line_that_does_not_fit_is_an_error_and_leaves_nothing(small_disk: Path) -> None:
+    file = small_disk / "cgroups"
+    long = "/" + "x" * (PAGE - 20)
+    note(file, long)
     with pytest.raises(OSError, match="No space left on device"):
-        note(file, "/second" * 20)
+        note(file, "/longer than what is left")
     note(file, "/third")
-    assert file.read_text() == "/first\n/third\n"
+    assert file.read_text() == f"{long}\n/third\n"
 
 
-@pytest.mark.root
 def test_half_a_line_is_nobody_s_name(tmp_path: Path) -> None:
     """It may be that of the parent of all pods, or the beginning of somebody else's."""
     others = tmp_path / "runc" / "abcdef"
