@@ -68,6 +68,7 @@ class Context:
 
     shm = b"/shm"  # the pod's shared memory in the mount namespace in which we are: see sandbox.py
     proc = b"/proc"  # the same of its procfs, if its containers share a pid namespace
+    proc_fd = -1  # or a clone of that, where we are elsewhere
     root_fd = dev_fd = pts_fd = null_fd = cwd_fd = console_fd = -1
     sources: Sequence[int] = ()
     late_readonly: Sequence[int] = ()

@@ -53,7 +53,9 @@ def procfs(context: Context, parameters: tuple[tuple[bytes, bytes], ...], attrib
     except OSError as error:
         if error.errno != errno.EINVAL or parameters:
             raise
-    clone = mount.clone_tree(AT_FDCWD, context.proc)
+    clone, context.proc_fd = context.proc_fd, -1
+    if clone < 0:
+        clone = mount.clone_tree(AT_FDCWD, context.proc)
     mount.mount_setattr(clone, attributes=attributes, clear=_USUAL & ~attributes)
     return clone
 

@@ -277,14 +277,12 @@ class Pod:
     def shelters(self, request: Start, pid_ns_fd: int) -> bool:
         """Whether a container is to come into that pid namespace last of all.
 
-        Not where no procfs can be had for it from outside: in a namespace that is another
-        container's own, or with hooks, before Linux 6.17.
+        Not where no procfs can be had for it from outside: in another container's own, before
+        Linux 6.17.
         """
         if pid_ns_fd < 0 or self.untraced(but=request.container_id):
             return False
-        if request.pid_namespace == "pod" and not request.hooks:
-            return True
-        return shows_pid_namespaces(pid_ns_fd)
+        return request.pid_namespace == "pod" or shows_pid_namespaces(pid_ns_fd)
 
     def pid_namespace_fd(self, name: str) -> int:
         """A descriptor of the pid namespace to join; -1 for one's own and for the node's.

@@ -61,7 +61,9 @@ class Build:
 
     def enter(self, context: Context) -> None:
         """Instead of a copy of the pod's mounts: two of the node's, both with the bundle."""
-        shm_fd = bundle.shared_memory(context.surroundings.mount_ns_fd)
+        shm_fd = bundle.of_pod(context.surroundings.mount_ns_fd)
+        if context.surroundings.sheltered:
+            context.proc_fd = bundle.of_pod(context.surroundings.mount_ns_fd, bundle.PROC)
         bundle_fd = bundle.assemble(self._place, (), context.root_fd, shm_fd)
         bundle.write(bundle_fd, CONFIG, self._config(context))
         self._outside_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
