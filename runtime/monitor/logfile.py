@@ -20,20 +20,30 @@ class LogFile:
     up, and the count is told with the container's exit.
     """
 
-    def __init__(self, path: str) -> None:
-        """path: absolute; its directory exists. Raises OSError if it can't be opened."""
-        self.path = path
+    def __init__(self) -> None:
+        self.path = ""
         self.lost_bytes = 0
         self.error = ""
+        self._fd = -1
+
+    def open(self, path: str) -> None:
+        """path: absolute; its directory exists. Raises OSError if it can't be opened."""
         self._fd = _open(path)
+        self.path = path
 
     def append(self, records: bytes) -> None:
+        """records: whole lines. One of which only a part found room is cut off again, so that what
+        is written once there is room begins a line."""
         view = memoryview(records)
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
             except OSError as error:
-                self.lost_bytes += len(view)
+                written = len(records) - len(view)
+                torn = written - records.rfind(b"\n", 0, written) - 1
+                if torn:
+                    os.ftruncate(self._fd, max(0, os.fstat(self._fd).st_size - torn))
+                self.lost_bytes += len(view) + torn
                 self.error = os.strerror(error.errno or 0)
                 return
 
@@ -56,16 +66,6 @@ def _open(path: str) -> int:
     return fd
 
 
-def open_log(path: str) -> LogFile | None:
-    """None: nothing is logged. Raises InitFailed."""
-    if not path:
-        return None
-    try:
-        return LogFile(path)
-    except OSError as error:
-        raise log_refused(path, error) from error
-
-
-def log_refused(path: str, error: OSError) -> InitFailed:
-    """What a start fails with."""
+def refused(path: str, error: OSError) -> InitFailed:
+    """What a container's start fails with, or a request to reopen its log."""
     return InitFailed("log", error.errno or 0, f'the log file "{path}" can\'t be opened')
