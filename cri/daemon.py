@@ -252,14 +252,17 @@ def _locked(path: Path) -> Iterator[None]:
 def is_new_boot(path: Path) -> bool:
     """Whether the node was booted since a daemon last wrote this file (or never did)."""
     try:
-        return path.read_text() != BOOT_ID.read_text()
+        return path.read_bytes() != BOOT_ID.read_bytes()
     except FileNotFoundError:
         return True
 
 
 def remember_boot(path: Path) -> None:
-    """The state directory describes this boot from now on."""
-    path.write_text(BOOT_ID.read_text())
+    """The state directory describes this boot from now on. Whole, or not at all: with half of it
+    the next daemon would take every pod for dead."""
+    draft = path.with_suffix(".new")
+    draft.write_bytes(BOOT_ID.read_bytes())
+    draft.rename(path)
 
 
 def _image_settings(config: Config) -> ImageSettings:

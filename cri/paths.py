@@ -57,5 +57,5 @@ class Paths:
         return self.state / "boot-id"
 
     def monitor(self, sandbox_id: str) -> Path:
-        """What a sandbox's monitor owns: its socket, exits/, hosts, hostname, resolv.conf."""
+        """What a sandbox's monitor owns: its socket, exits/; and the pod's files/: hosts …"""
         return self.state / "monitors" / sandbox_id

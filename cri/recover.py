@@ -23,7 +23,7 @@ from cri.rpc.container_start import after_start
 from cri.rpc.finish import background
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
-from runtime.errors import MonitorSilent
+from runtime.errors import MonitorSilent, RuntimeFault
 from runtime.lifecycle import Started
 
 if TYPE_CHECKING:
@@ -206,7 +206,10 @@ async def _remove_strangers(services: Services) -> None:
     for name in services.runtime.sandboxes_on_disk():
         if name not in known:
             log.warning("removing what is left of sandbox %s, of which there is no record", name)
-            await services.runtime.remove_sandbox(name)
+            try:
+                await services.runtime.remove_sandbox(name)
+            except (RuntimeFault, OSError) as error:
+                log.error("some of sandbox %s stays until the next start: %s", name, error)
     for container in services.store.containers:
         if container.metadata.sandbox_id not in known:
             services.store.containers.remove(container.id)

@@ -226,6 +226,25 @@ def test_what_is_in_the_store_survives_a_restart(node: Node, kubelet: Kubelet) -
     assert sorted(map(str, after.images)) == sorted(map(str, before.images))
 
 
+def test_a_container_starts_although_its_image_was_removed_and_the_daemon_restarted(
+    node: Node, kubelet: Kubelet, pod: Pod
+) -> None:
+    image = Image([images.busybox()], {"Cmd": ["sh", "-c", "echo $GREETING"], "Env": ["PATH=/bin",
+        "GREETING=from the image"]})  # fmt: skip
+    reference = node.inside(lambda: image.push(Registry(REGISTRY), "tests/removed", "1"))
+    kubelet.pull(reference)
+    container = pod.container([], image=api.ImageSpec(image=reference))
+    kubelet.client.call(
+        "RemoveImage",
+        api.RemoveImageRequest(image=api.ImageSpec(image=image.id)),
+        api.RemoveImageResponse,
+    )
+    node.restart_daemon()
+    assert kubelet.image_status(reference) is None
+    assert container.start().wait().exit_code == 0
+    assert container.log() == ["from the image"]
+
+
 def test_a_layer_that_was_deleted_behind_our_back_is_pulled_again(
     node: Node, kubelet: Kubelet, pod: Pod
 ) -> None:

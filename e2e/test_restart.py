@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from cri.api import api_pb2 as api
+from e2e.conftest import BUSYBOX
 from e2e.kubelet import Kubelet, Pod, refused, until
 from e2e.node import Node
 from e2e.test_network import get, port_pod, server
@@ -184,6 +185,46 @@ def test_all_three_killed_at_once(kubelet: Kubelet, node: Node) -> None:
     assert pod.status().state == api.SANDBOX_NOTREADY
     assert container.status().state == api.CONTAINER_EXITED
     assert kubelet.pod().run("echo new") == ["new"]
+
+
+def damage(path: Path, how: str) -> None:
+    """What a power cut leaves of a file that nobody had synchronised, or a full disk."""
+    size = path.stat().st_size
+    content = {"empty": b"", "half": path.read_bytes()[: size // 2], "zeros": bytes(size)}
+    path.write_bytes(content[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "zeros"])
+def test_no_damaged_file_keeps_a_daemon_from_starting(
+    kubelet: Kubelet, node: Node, how: str
+) -> None:
+    """All small files at once. The databases' own damage is told with the remedy: cri, image."""
+    pod = kubelet.pod()
+    container, ended = pod.container().start(), pod.container(["true"]).start()
+    ended.wait()
+    pids = [monitor(pod), spawner(node)]
+    assert node.daemon is not None
+    node.daemon.kill()
+    for pid in pids:
+        os.kill(pid, KILL)
+    found = [path for top in (node.state, node.root) for path in top.rglob("*")
+             if path.is_file() and not path.is_symlink() and ".db" not in path.name
+             and "layers" not in path.relative_to(top).parts[:1]]  # fmt: skip
+    kinds = {path.name for path in found}
+    assert {"boot-id", "lock", "pid", "cgroups", f"{ended.id}.json", f"{pod.id}.json"} <= kinds
+    assert {"layers", "config"} <= kinds
+    for path in found:
+        damage(path, how)
+    node.start_daemon()
+    assert pod.status().state == api.SANDBOX_NOTREADY
+    assert container.status().state == api.CONTAINER_EXITED
+    pod.remove()
+    assert kubelet.sandboxes(id=pod.id) == []
+    assert kubelet.pull(BUSYBOX) == kubelet.image
+    assert kubelet.pod().run("echo works") == ["works"]
+    (aside,) = (node.state / "net" / "attachments").glob("*.unreadable")
+    assert aside.stem == pod.id  # for people to see
+    aside.unlink()
 
 
 def test_after_a_reboot_pods_are_not_ready_and_can_be_removed(kubelet: Kubelet, node: Node) -> None:

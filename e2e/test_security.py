@@ -13,9 +13,10 @@ import pytest
 from cri.api import api_pb2 as api
 from e2e import images
 from e2e.images import Entry, Image, Layer, Registry, directory, hardlink, symlink
-from e2e.kubelet import Kubelet, Pod, attempt, refused
+from e2e.kubelet import Kubelet, Pod, attempt, refused, until
 from e2e.node import REGISTRY, Node
 from e2e.test_container import number, security
+from runtime.linux.mount import shows_pid_namespaces
 
 TRAP = Path("/tmp/podwright-trap")
 
@@ -307,3 +308,74 @@ def test_who_may_trace_commands_finds_nothing_of_the_node_in_them(pod: Pod) -> N
     for _ in range(20):
         container.exec("true")
     assert container.log() == []
+
+
+def shows_others() -> bool:
+    fd = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return shows_pid_namespaces(fd)
+    finally:
+        os.close(fd)
+
+
+WATCH = f"""
+while :; do
+    for p in /proc/[0-9]*; do
+        [ ! -e $p/root{Path(__file__)} ] || echo $p/root leads to the node
+        ! grep -qs CapPrm:.000001f $p/status || echo $p can do everything
+    done
+done
+"""
+"""Of the processes in sight: which has the node's files, or its privileges?"""
+
+
+@pytest.mark.parametrize("ipc", [api.POD, api.NODE])
+def test_who_may_trace_the_pod_finds_nothing_of_the_node_in_containers_that_start(
+    kubelet: Kubelet, ipc: api.NamespaceMode
+) -> None:
+    options = api.NamespaceOption(pid=api.POD, ipc=ipc)
+    context = api.LinuxSandboxSecurityContext(namespace_options=options)
+    sandbox = api.LinuxPodSandboxConfig(security_context=context)
+    pod = kubelet.pod(kubelet.config(pid=api.POD, linux=sandbox))
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    linux = security(capabilities=tracer, namespace_options=options)
+    watcher = pod.container(["sh", "-c", WATCH], linux=linux).start()
+    plain = security(namespace_options=options)
+    for command in (["true"], ["sh", "-c", "exit 3"], ["cat", "/proc/1/comm"]) * 5:
+        container = pod.container(command, linux=plain).start()
+        container.wait()
+    assert container.log() == ["podwright-reape"]
+    assert watcher.log() == []
+    failure = refused(pod.container(["/none"], linux=plain).start)
+    assert "is not in the image" in failure.message
+    living = pod.container(["sh", "-c", "echo $$; exec sleep 1000"], linux=plain).start()
+    until(lambda: living.log() != [], "it has said its pid")
+    assert watcher.shell(f"cat /proc/{living.log()[0]}/comm") == "sleep"
+    living.stop()
+    assert living.status().exit_code == 137
+
+
+@pytest.mark.skipif(not shows_others(), reason="a procfs of others takes Linux 6.17")
+def test_who_may_trace_its_container_finds_nothing_of_the_node_in_a_debugger(pod: Pod) -> None:
+    """A container that joins another one's pid namespace, as `kubectl debug --target` asks for."""
+    tracer = api.Capability(add_capabilities=["SYS_PTRACE"])
+    target = pod.container(["sh", "-c", WATCH], linux=security(capabilities=tracer)).start()
+    options = api.NamespaceOption(pid=api.TARGET, target_id=target.id)
+    for _ in range(10):
+        debugger = pod.container(
+            ["cat", "/proc/1/comm"], linux=security(namespace_options=options)
+        ).start()
+        debugger.wait()
+    assert debugger.log() == ["sh"]
+    assert target.log() == []
+
+
+def test_a_pod_can_not_fill_the_node_s_state_by_its_etc_files(pod: Pod) -> None:
+    container = pod.container(["sleep", "1000"]).start()
+    write = "dd if=/dev/zero bs=64k count=64 >> /etc/$f"
+    for name in ("hosts", "hostname", "resolv.conf"):
+        answer = container.exec("sh", "-c", f"f={name}; {write}")
+        assert b"No space left" in answer.stderr
+    size = container.shell("du -ck /etc/hosts /etc/hostname /etc/resolv.conf | tail -n 1")
+    assert int(size.split()[0]) <= 1100
+    assert pod.run("wc -c < /etc/hostname") != ["0"]  # nothing of the pod is the worse for it

@@ -132,13 +132,17 @@ def test_mount_ids_that_are_not_the_pods_are_refused(kubelet: Kubelet, volume: P
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_even_cap_sys_admin_takes_away_nothing_that_we_mounted(pod: Pod, volume: Path) -> None:
+@pytest.mark.parametrize("hooks", [[], [{"hookName": "createContainer", "path": "/bin/true"}]])
+def test_even_cap_sys_admin_takes_away_nothing_that_we_mounted(
+    node: Node, pod: Pod, volume: Path, hooks: list[object]
+) -> None:
     """What hides or protects something is locked: mount_namespaces(7)."""
-    container = pod.container(
-        mounts=[mount(volume, mapped=True, readonly=True)], linux=security(
+    edits = {"env": ["A=1"], "hooks": hooks}
+    container = with_device(
+        node, pod, edits, mounts=[mount(volume, mapped=True, readonly=True)], linux=security(
             capabilities=ADMIN, masked_paths=["/proc/keys"], readonly_paths=["/proc/sys"],
         ),
-    ).start()  # fmt: skip
+    )  # fmt: skip
     container.shell("mkdir /own && mount -t tmpfs none /own && touch /own/x && umount /own")
     for attempt in (
         "umount /proc/keys",
@@ -176,8 +180,6 @@ def test_a_device_keeps_its_owner_of_the_node(pod: Pod, tmp_path: Path) -> None:
 
 def test_a_device_by_name_comes_with_all_that_it_brings(node: Node, pod: Pod, volume: Path) -> None:
     (volume / "lib").write_text("driver")
-    specs = node.directory / "cdi" / "etc"
-    specs.mkdir(parents=True, exist_ok=True)
     link = "ln -s lib usr/lib/link; id -u > told"  # where it begins: in the container's root
     own = "id -u; cat /proc/self/uid_map"
     path = KNOWN
@@ -197,21 +199,49 @@ def test_a_device_by_name_comes_with_all_that_it_brings(node: Node, pod: Pod, vo
             },
         ],
     }
-    device = {"name": "0", "containerEdits": edits}
-    made = {"cdiVersion": "0.7.0", "kind": "vendor.com/gpu", "devices": [device]}
-    (specs / "gpu.json").write_text(json.dumps(made))
-    try:
-        container = pod.container(CDI_devices=[api.CDIDevice(name="vendor.com/gpu=0")]).start()
-    finally:
-        shutil.rmtree(specs.parent)
+    container = with_device(node, pod, edits)
     said = container.shell(
         "echo $GPU; stat -c '%a %u' /dev/gpu /dev/closed; cat /usr/lib/link; echo; cat /told;"
         " stat -c %u /told; : < /dev/gpu && echo opened; (: < /dev/closed) 2>&1 || true; cat /own"
     ).splitlines()
-    assert said[:6] == ["0", "666 65534", "600 65534", "driver", "0", "65534"]
+    assert said[:6] == ["0", "666 65534", "600 65534", "driver", "0", "0"]
     assert said[6] == "opened"
     assert "ermission denied" in said[7]
     assert " ".join(said[8:]).split() == ["0", "0", str(FIRST_USER), str(IDS)]
+
+
+def with_device(node: Node, pod: Pod, edits: object, **fields: object) -> Container:
+    """A container with the device of a CDI file with these edits."""
+    device = {"name": "0", "containerEdits": edits}
+    specs = node.directory / "cdi" / "etc"
+    specs.mkdir(parents=True, exist_ok=True)
+    made = {"cdiVersion": "0.7.0", "kind": "vendor.com/gpu", "devices": [device]}
+    (specs / "gpu.json").write_text(json.dumps(made))
+    try:
+        wanted = [api.CDIDevice(name="vendor.com/gpu=0")]
+        config = pod.container_config(["sleep", "1000"], CDI_devices=wanted, **fields)
+        return pod.create(config).start()
+    finally:
+        shutil.rmtree(specs.parent)
+
+
+def test_a_hook_in_the_containers_namespaces_is_the_pods_root(
+    node: Node, pod: Pod, volume: Path
+) -> None:
+    """It may mount there, and has no rights over the node; what it mounts nobody takes away."""
+    volume.chmod(0o755)
+    script = (
+        "set -e; cat /proc/self/uid_map > map; id -G > groups; mkdir mnt; mount -t tmpfs none mnt;"
+        f" echo seen > mnt/file; cat {volume}/secret > secret 2>&1 || true;"
+        f" echo x 2>&1 > {volume}/made >> made || true; test -r ../config.json"
+    )
+    hook = {"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", script]}
+    container = with_device(node, pod, {"hooks": [hook]}, linux=security(capabilities=ADMIN))
+    assert container.shell("cat /map").split() == ["0", str(FIRST_USER), str(IDS)]
+    assert container.shell("cat /groups /mnt/file") == "0\nseen"
+    assert "Permission denied" in container.shell("cat /secret")
+    assert not (volume / "made").exists()
+    assert container.exec("umount", "/mnt").exit_code != 0
 
 
 def test_users_and_groups_are_the_pods(pod: Pod) -> None:

@@ -2,6 +2,8 @@
 mount, mounts nothing.
 
     containers/<container id>/layers   layer ids, topmost first, a line each: the record
+                              config   the image's config, linked from the blobs: an image may be
+                                       removed before its container is started
                               upper/   what the container writes
                               work/    overlayfs' own
 
@@ -20,10 +22,12 @@ from pathlib import Path
 from typing import Final
 
 from image import directory
-from image.errors import ImageFault
+from image.errors import ImageFault, ImageNotFound
+from image.manifest import CONFIG_LIMIT, ImageConfig, parse_config
 
 _LAYER_ID: Final = re.compile(r"[0-9a-z]{1,13}")
 _CONTAINER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_CONFIG: Final = "config"
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -70,8 +74,11 @@ class Snapshots:
         ids: Sequence[str],
         root: tuple[int, int, int] | None,
         owner: tuple[int, int] = (0, 0),
+        config: Path | None = None,
     ) -> Overlay:
         """A writable directory over these layers (topmost first); the same again if it exists.
+
+        config: the image's config, which is kept as long.
 
         root: mode, uid and gid of the root directory, which overlayfs takes from `upper`; owner:
         uid and gid on this node of the container's root, from which on its users are counted.
@@ -87,6 +94,8 @@ class Snapshots:
         try:
             mode, uid, gid = root or (0o755, 0, 0)
             self._make(path, ids, (mode, uid + owner[0], gid + owner[1]))
+            if config is not None:
+                (path / _CONFIG).hardlink_to(config)
         except OSError as error:
             directory.remove_tree(path)
             raise directory.full(error, self._containers) or error from error
@@ -107,6 +116,15 @@ class Snapshots:
     def find(self, container_id: str) -> Overlay | None:
         """What was prepared for this container."""
         return self._overlay(container_id) if container_id in self.used else None
+
+    def config(self, image_id: str, container_id: str) -> ImageConfig:
+        """The config that was kept for a container. Raises ImageNotFound, UnsupportedImage."""
+        path = self._containers / container_id / _CONFIG
+        try:
+            with path.open("rb") as file:
+                return parse_config(file.read(CONFIG_LIMIT), str(path))
+        except FileNotFoundError:
+            raise ImageNotFound(image_id) from None
 
     def _overlay(self, container_id: str) -> Overlay:
         path = self._containers / container_id

@@ -32,7 +32,7 @@ from image.manifest import (
 )
 from image.pull import Images, LayerProgress, Layers, PullProgress
 from image.pull.layers import visible
-from image.pull.trash import Trash
+from image.pull.trash import Trash, empty
 from image.reference import Reference
 from image.registry.credentials import Credentials
 from image.settings import ImageSettings, RegistrySettings, UnpackLimits
@@ -246,7 +246,8 @@ class ImageStore:
         known = (self._catalog.layers.get(item) for item in ids)  # the empty layer is not
         roots = (layer.root for layer in known if layer is not None)
         root = next((attributes for attributes in roots if attributes is not None), None)
-        overlay = self._snapshots.prepare(container_id, ids, root, owner)
+        config = self._content.path(Digest.parse(image_id))
+        overlay = self._snapshots.prepare(container_id, ids, root, owner, config)
         self.writable.begin(container_id, overlay.upper)
         return overlay
 
@@ -264,6 +265,11 @@ class ImageStore:
     def snapshot(self, container_id: str) -> Overlay | None:
         """What `prepare` answered for this container."""
         return self._snapshots.find(container_id)
+
+    def config(self, image_id: str, container_id: str) -> ImageConfig:
+        """The config of a container's image, also if that was removed. Raises ImageNotFound."""
+        image = self._view.images.get(image_id)
+        return image.config if image else self._snapshots.config(image_id, container_id)
 
     async def discard(self, container_id: str) -> None:
         """Remove a container's writable layer; unknown: nothing to do.
@@ -330,8 +336,6 @@ def _clean(root: Path) -> None:
     for name in ("content", "layers", "tmp", "containers"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     with alone(root / "tmp" / _LOCK):
-        for path in (root / "tmp").iterdir():
-            if path.name != _LOCK:
-                directory.remove_tree(path)
+        empty(root / "tmp", but=_LOCK)
         Content(root / "content").create()
     (root / "layers" / _EMPTY).mkdir(mode=0o755, exist_ok=True)

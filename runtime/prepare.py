@@ -5,6 +5,7 @@ Done here and not in the monitor, since the daemon is one and monitors are many.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -99,10 +100,17 @@ def announce(place: Place, directory: Path, spec: Spec, plan: object) -> Prepare
 
 
 def note(file: Path, line: str) -> None:
-    """Writes down what is about to be made, for whoever clears up after a crash: see sweep.py."""
+    """Writes down what is about to be made, for whoever clears up after a crash: see sweep.py.
+
+    All of the line, or nothing; then OSError.
+    """
+    record = os.fsencode(line) + b"\n"
     fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, line.encode() + b"\n")
+        written = os.write(fd, record)
+        if written != len(record):
+            os.ftruncate(fd, os.fstat(fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(file))
     finally:
         os.close(fd)
 

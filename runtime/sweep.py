@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime import podfiles
 from runtime.cgroup import tree
 from runtime.errors import RuntimeFault
 from runtime.init.sandbox import unpin
@@ -74,7 +75,7 @@ def _end_shims(leftovers: Leftovers) -> None:
 
 def _remove_cgroups(leftovers: Leftovers) -> None:
     hierarchy = tree.detect()
-    listed = _lines(leftovers.directory / CGROUPS_FILE)
+    listed = _paths(leftovers.directory / CGROUPS_FILE)
     for path in filter(None, (*listed, leftovers.owned_cgroup)):
         cgroup = hierarchy.cgroup(path)
         if cgroup.exists():
@@ -94,7 +95,7 @@ def _remove_strange_cgroups(path: str) -> None:
 def _remove_states(leftovers: Leftovers) -> None:
     """What an OCI runtime would have removed by its `delete`: a directory with the container's id
     as its name (runc, crun), or files whose names begin so (runsc)."""
-    for path in map(Path, _lines(leftovers.directory / STATES_FILE)):
+    for path in map(Path, _paths(leftovers.directory / STATES_FILE)):
         for found in path.parent.glob(f"{path.name}*"):
             if found.is_dir() and not found.is_symlink():
                 shutil.rmtree(found)
@@ -102,11 +103,18 @@ def _remove_states(leftovers: Leftovers) -> None:
                 found.unlink(missing_ok=True)
 
 
+def _paths(file: Path) -> list[str]:
+    return [line for line in _lines(file) if line.startswith("/")]
+
+
 def _lines(file: Path) -> list[str]:
+    """The lines that are whole. The beginning of one is no name of anything that was made, but may
+    be one of something else: the parent of all pods' cgroups, say."""
     try:
-        return [line for line in file.read_text().split("\n") if line]
+        *lines, _rest = file.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
+    return [os.fsdecode(line) for line in lines if line and b"\0" not in line]
 
 
 def _unpin(leftovers: Leftovers) -> None:
@@ -114,5 +122,6 @@ def _unpin(leftovers: Leftovers) -> None:
 
 
 def _remove_directory(leftovers: Leftovers) -> None:
+    podfiles.remove(leftovers.directory)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(leftovers.directory)

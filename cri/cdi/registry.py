@@ -7,7 +7,6 @@ only its own devices away.
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ MAX_BYTES = 4 << 20  # of a file; one for eight GPUs has some 100 KB
 MAX_FILES = 1024  # of a directory
 _SHOWN = 12  # names in an error
 
-Stamp = tuple[int, int, int, int]  # device and inode, size, times: another file, another stamp
+Stamp = tuple[int, int, int, int]  # inode, size, times: another file, another stamp
 
 
 class Unresolvable(Exception):
@@ -108,7 +107,14 @@ def read(directories: Sequence[str]) -> Registry:
     return Registry(tuple(directories), tuple(tuple(_files(one)) for one in directories))
 
 
+_KNOWN: dict[str, dict[str, tuple[Stamp, SpecFile]]] = {}
+"""By directory and path, what was read last: never more than there are files. A directory's are
+replaced as a whole, so threads need no lock."""
+
+
 def _files(directory: str) -> Iterator[SpecFile]:
+    before = _KNOWN.get(directory, {})
+    now: dict[str, tuple[Stamp, SpecFile]] = {}
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith((".json", ".yaml")))
     except (FileNotFoundError, NotADirectoryError):
@@ -126,15 +132,15 @@ def _files(directory: str) -> Iterator[SpecFile]:
             yield SpecFile(path, problem=error.strerror or str(error))
             continue
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        yield _file(path, stamp)
+        last = before.get(path)
+        now[path] = last if last is not None and last[0] == stamp else (stamp, _file(path))
+        yield now[path][1]
+    _KNOWN[directory] = now
     if len(names) > MAX_FILES:
         yield SpecFile(directory, problem=f"has {len(names)} files: {MAX_FILES} are read")
 
 
-@functools.lru_cache(maxsize=256)
-def _file(path: str, stamp: Stamp) -> SpecFile:
-    """What is in the file that has this stamp."""
-    del stamp
+def _file(path: str) -> SpecFile:
     try:
         return SpecFile(path, parse(_content(path), yaml=path.endswith(".yaml")))
     except OSError as error:

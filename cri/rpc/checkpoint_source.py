@@ -113,7 +113,9 @@ def _sweep(directory: Path, waiting: Collection[str]) -> None:
         for path in directory.iterdir():
             if path.name not in waiting:
                 if (note := path / sandbox_checkpoint.NOTE).is_file():
-                    sandbox_checkpoint.clear(Path(os.fsdecode(note.read_bytes())))
+                    output, end, _ = note.read_bytes().partition(b"\0")
+                    if end:  # all of it was written
+                        sandbox_checkpoint.clear(Path(os.fsdecode(output)))
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from cri.rpc.worker import SECONDS
 from cri.specgen import classes, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts, Subject
-from image.errors import ImageNotFound
+from runtime import podfiles
 
 if TYPE_CHECKING:
     from cri.api import api_pb2 as api
@@ -104,7 +104,7 @@ def subject(
         sandbox=sandbox.config,
         image=image,
         hostname=sandbox.config.hostname or os.uname().nodename,
-        files=services.paths.monitor(sandbox.id),
+        files=podfiles.path(services.paths.monitor(sandbox.id)),
         cgroup_parent=sandbox.metadata.cgroup_parent,
         facts=found,
         handler=runtime_handlers.of(services, sandbox),
@@ -112,12 +112,13 @@ def subject(
 
 
 async def remade(services: Services, sandbox: Sandbox, container: Container) -> Spec:
-    """The spec of a container that an earlier daemon has created. Raises ImageNotFound."""
+    """The spec of a container that an earlier daemon has created; its image may have been removed.
+
+    Raises ImageNotFound: its snapshot is damaged, too.
+    """
     metadata = container.metadata
-    image = services.images.find(metadata.image_id)
-    if image is None:
-        raise ImageNotFound(metadata.image_ref)
-    spec = await make(services, sandbox, container.id, container.config, image.config)
+    image = services.images.config(metadata.image_id, container.id)
+    spec = await make(services, sandbox, container.id, container.config, image)
     if metadata.adjustment:
         from cri.rpc import nri_spec  # few nodes have plugins
 

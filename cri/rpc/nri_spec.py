@@ -107,14 +107,12 @@ async def again(services: Services, sandbox: Sandbox, spec: Spec, adjustment: by
 
 def sketch(services: Services, container: Container) -> Spec:
     """The spec of a container of an earlier daemon, but for what the node would have to be asked
-    for: devices, profiles in files. Raises CriFault, RuntimeFault."""
+    for: devices, profiles in files. Raises CriFault, ImageFault, RuntimeFault."""
     sandbox = services.store.sandboxes.get(container.metadata.sandbox_id)
-    image = services.images.find(container.metadata.image_id)
-    if image is None:
-        raise InvalidRequest("image", f"{container.metadata.image_ref} was removed")
+    image = services.images.config(container.metadata.image_id, container.id)
     found = Facts(image_layers=image_volumes.layers(services, container.id, container.config))
     subject = container_spec.subject(
-        *(services, sandbox, container.id, container.config, image.config, found)
+        *(services, sandbox, container.id, container.config, image, found)
     )
     spec = specgen.spec(subject)
     wanted = nri.ContainerAdjustment.FromString(container.metadata.adjustment or b"")

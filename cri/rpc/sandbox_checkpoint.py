@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 OPTIONS, DUMP = "pod.options", "pod.dump"
-NOTE = "output"  # in the staging directory: where something may lie that nobody will finish
+NOTE = "output"  # in the staging directory: where something may lie that nobody will finish, NUL
 _MOST_SECONDS = 600.0  # the caller's deadline is what counts
 
 
@@ -48,7 +48,7 @@ async def checkpoint_pod(
     await services.workers.call(SECONDS, _check_output, output)
     await services.runtime.checkpoints.program()
     async with container_checkpoint.staging(services) as place:
-        await asyncio.to_thread((place / NOTE).write_bytes, os.fsencode(output))
+        await asyncio.to_thread((place / NOTE).write_bytes, os.fsencode(output) + b"\0")
         places = [place / str(index) for index in range(len(containers))]
         await container_checkpoint.capture(services, containers, places, _MOST_SECONDS)
         try:

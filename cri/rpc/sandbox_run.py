@@ -17,7 +17,7 @@ from cri.store.index import new_id
 from cri.store.sandbox import Sandbox, SandboxMetadata, SandboxState, sandbox_name
 from cri.undo import Leftover, Undo
 from network.result import Attach
-from runtime.selinux.relabel import XATTR
+from runtime import podfiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +152,10 @@ async def _build(services: Services, plan: _Plan, undo: Undo) -> None:
         cgroup_parent=metadata.cgroup_parent,
     )
     with trace.stage("write files"):
-        _write_files(services.paths.monitor(metadata.id), plan)
+        users = plan.request.user_map
+        owner = (users.uid, users.gid) if users else (0, 0)
+        monitor = services.paths.monitor(metadata.id)
+        podfiles.write(monitor, plan.files, owner, plan.request.mount_label)
     with trace.stage("create sandbox"):
         handles = await services.runtime.create_sandbox(plan.request)
     ips: tuple[str, ...] = ()
@@ -194,18 +197,3 @@ async def _attach(services: Services, sandbox: Sandbox, handles: SandboxHandles)
         os.close(handles.netlink_fd)
     trace.merge(result.stages)
     return result.ips
-
-
-def _write_files(directory: Path, plan: _Plan) -> None:
-    """What the pod's containers get as /etc/hosts and so on; in a tmpfs of ours.
-
-    They belong to the pod's root, and have the label of the pod's files.
-    """
-    users, label = plan.request.user_map, plan.request.mount_label
-    directory.mkdir(mode=0o700, parents=True)
-    for name, text in plan.files.items():
-        (directory / name).write_text(text, encoding="utf-8")
-        if users is not None:
-            os.chown(directory / name, users.uid, users.gid)
-        if label:
-            os.setxattr(directory / name, XATTR, label.encode())

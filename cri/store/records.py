@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
+from google.protobuf.message import DecodeError
+
 from cri.store import index
 from runtime import codec
 
@@ -116,7 +118,7 @@ class Records(Generic[R, T]):
         for record_id, metadata, config, status in database.rows(table):
             try:
                 self._keep(load(json.loads(metadata), config, json.loads(status)))
-            except ValueError as error:  # the others live on
+            except (ValueError, DecodeError) as error:  # it must not keep the others from living
                 log.error("%s %s can't be read and is passed over: %s", table, record_id, error)
 
     def __len__(self) -> int:

@@ -104,6 +104,11 @@ class Images:
         image = Image(IMAGE_ID, ("busybox:1",), (), 1, config, False, MANIFEST, 0)
         return image if text in ("busybox", IMAGE_ID) else None
 
+    def config(self, image_id: str, _container_id: str) -> ImageConfig:
+        image = self.find(image_id)
+        assert image is not None
+        return image.config
+
     def prepare(self, image_id: str, container_id: str, owner: tuple[int, int] = (0, 0)) -> Overlay:
         upper, work = (self.path / container_id / name for name in ("upper", "work"))
         upper.mkdir(parents=True)

@@ -148,6 +148,18 @@ def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     assert third is not first
 
 
+def test_however_many_files_there_are_none_is_read_twice(tmp_path: Path) -> None:
+    for number in range(registry.MAX_FILES):
+        write(tmp_path / f"{number}.json", {"0": {}}, kind=f"vendor.com/gpu{number}")
+    [first] = registry.read([str(tmp_path)]).files
+    [second] = registry.read([str(tmp_path)]).files
+    assert len(first) == registry.MAX_FILES
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    for file in first[1:]:
+        os.unlink(file.path)
+    assert [list(files) for files in registry.read([str(tmp_path)]).files] == [[first[0]]]
+
+
 def test_what_is_no_file_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "huge.json").write_bytes(b" " * (registry.MAX_BYTES + 1))

@@ -151,6 +151,38 @@ async def test_a_pod_that_died_with_no_daemon_there_is_told_as_dead(node: Node) 
     assert node.leftovers() == []
 
 
+@pytest.mark.parametrize("content", [b"", b'{"sandbox_id": ', bytes(64), b"\xff\xfe", b"[]"])
+async def test_an_exit_that_can_t_be_read_is_one_that_nobody_knows(
+    node: Node, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    sandbox_id = await node.run()
+    container_id = await node.running(sandbox_id, *FOREVER)
+    await node.stop()
+    os.kill(node.monitor_pid(sandbox_id), signal.SIGKILL)
+    directory = node.path / "state" / "monitors" / sandbox_id
+    (directory / "exits" / f"{container_id}.json").write_bytes(content)
+    for name in ("pid", "cgroups"):
+        (directory / name).write_bytes(content)
+    await node.start()
+    await node.recover()
+    told = await node.status(container_id)
+    assert (told.state, told.exit_code, told.reason) == (api.CONTAINER_EXITED, 255, "Unknown")
+    assert await node.sandbox_state(sandbox_id) == api.SANDBOX_NOTREADY
+    assert f"{container_id}.json can't be read" in caplog.text
+    await node.remove_pod(sandbox_id)
+    assert not directory.exists()
+
+
+async def test_what_can_t_be_removed_keeps_no_daemon_from_starting(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    stray = node.path / "state" / "monitors" / "stray"
+    stray.write_text("no directory")
+    await node.restart()
+    assert "some of sandbox stray stays until the next start: [Errno 20]" in caplog.text
+    stray.unlink()
+
+
 async def test_after_a_reboot_nothing_is_ready_and_all_is_released(node: Node) -> None:
     sandbox_id = await node.run()
     container_id = await node.running(sandbox_id, *FOREVER)

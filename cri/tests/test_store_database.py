@@ -67,15 +67,17 @@ def test_one_unreadable_record_does_not_keep_the_others_from_living(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Store.open(path)
-    bad, good = store.sandboxes.add(sandbox("bad")), store.sandboxes.add(sandbox("good"))
+    bad, worse, good = (store.sandboxes.add(sandbox(name)) for name in ("bad", "worse", "good"))
     store.close()
     connection = sqlite3.connect(path)
     connection.execute('UPDATE sandboxes SET status = \'{"state": "odd"}\' WHERE id = ?', (bad.id,))
+    connection.execute("UPDATE sandboxes SET config = x'ffff' WHERE id = ?", (worse.id,))
     connection.commit()
     connection.close()
     again = Store.open(path)
     assert [record.id for record in again.sandboxes] == [good.id]
-    assert f"sandboxes {bad.id} can't be read" in caplog.text
+    for record in (bad, worse):
+        assert f"sandboxes {record.id} can't be read" in caplog.text
     again.close()
 
 

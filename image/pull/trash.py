@@ -54,3 +54,10 @@ class Trash:
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
         self._thread.shutdown()
+
+
+def empty(tmp: Path, *, but: str) -> None:
+    """Remove what an earlier daemon has left; `but` is the name of a file that stays."""
+    for path in tmp.iterdir():
+        if path.name != but:
+            directory.remove_tree(path)

@@ -212,6 +212,20 @@ async def test_everything_is_there_again_after_a_restart(
     assert again.usage().images == usage.images
 
 
+async def test_a_container_knows_its_image_s_config_when_that_is_removed(
+    store: ImageStore, open_store: OpenStore
+) -> None:
+    image_id = await imported(store, app())
+    overlay, config = store.prepare(image_id, "c1"), store.list()[0].config
+    await store.remove(image_id)
+    again = await reopened(store, open_store)
+    assert again.config(image_id, "c1") == config
+    assert again.snapshot("c1") == overlay
+    await again.discard("c1")
+    with pytest.raises(ImageNotFound, match=image_id):
+        again.config(image_id, "c1")
+
+
 async def test_leftovers_are_removed(store: ImageStore, open_store: OpenStore) -> None:
     await imported(store, app())
     root = root_of(store)

@@ -4,7 +4,7 @@
        │ ── clone3 ─────────────────────────▶ │ reads the plan, makes the root file system, mounts,
        │                                      │ joins its cgroup, masks, pivots …
        │ ◀─ console (the terminal's master) ──│ only with a terminal
-       │ ◀─ born    (pid) ────────────────────│ only of a command: who is the process from here on
+       │ ◀─ born    (pid) ────────────────────│ if it is sheltered: who is the process from here on
        │ ◀─ ready   (identity, stages, warnings)
        │ ◀─ paused  (stage, descriptors) ─────│ only with hooks, at two places: init waits
        │ ── go ─────────────────────────────▶ │

@@ -15,8 +15,8 @@ class Surroundings:
 
     stdio: stdin, stdout, stderr (-1: the container's /dev/null); unused with a terminal.
     mount_ns_fd: the pod's mount namespace, in a copy of which the root is built (`sandbox.py`).
-    pid_ns_fd: join this pid namespace; own_pid_namespace: make a new one instead. sheltered: what
-    is exec'ed comes into it last of all; False: at once, since nobody in there may trace it.
+    pid_ns_fd: join this pid namespace; own_pid_namespace: make a new one instead. sheltered: the
+    process comes into it last of all; False: at once, since nobody in there may trace it.
     cgroup_fd: a cgroup v2 directory to be born in; tasks: v1's files to join by.
     user_ns_fd: the pod's user namespace.
     subreaper: orphaned descendants become this process's children (for exec with a time-out).
@@ -26,7 +26,7 @@ class Surroundings:
     mount_ns_fd: int = -1
     pid_ns_fd: int = -1
     own_pid_namespace: bool = True
-    sheltered: bool = True
+    sheltered: bool = False
     cgroup_fd: int = -1
     tasks: tuple[int, ...] = ()
     subreaper: bool = False
@@ -67,6 +67,8 @@ class Context:
     attribute that is set touches, and in a fresh fork copies, pages of memory.)"""
 
     shm = b"/shm"  # the pod's shared memory in the mount namespace in which we are: see sandbox.py
+    proc = b"/proc"  # the same of its procfs, if its containers share a pid namespace
+    proc_fd = -1  # or a clone of that, where we are elsewhere
     root_fd = dev_fd = pts_fd = null_fd = cwd_fd = console_fd = -1
     sources: Sequence[int] = ()
     late_readonly: Sequence[int] = ()

@@ -127,13 +127,18 @@ def enter_user_namespace(context: Context) -> None:
     """
     if context.user_ns_fd < 0:
         return
-    setns(context.user_ns_fd, Clone.NEWUSER)
+    become_root_of(context.user_ns_fd)
     os.close(context.user_ns_fd)
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
     if context.target is None:
         unshare(Clone.NEWNS)
     leave_keyring()  # for one that belongs to somebody of that namespace
+
+
+def become_root_of(user_ns_fd: int) -> None:
+    """Into a user namespace, of which this process has all capabilities from here on."""
+    setns(user_ns_fd, Clone.NEWUSER)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def become(context: Context) -> None:

@@ -46,9 +46,10 @@ def container(
     surroundings: Surroundings,
     sequence: Sequence[Step] = steps.CONTAINER,
 ) -> Child:
-    """Starts the first process of a container."""
+    """Starts the first process of a container; if sheltered, as `process` does."""
     flags = _NEWPID if surroundings.own_pid_namespace else 0
-    return _fork(sequence, load, surroundings, None, surroundings.pid_ns_fd, flags)
+    pid_ns_fd = -1 if surroundings.sheltered else surroundings.pid_ns_fd
+    return _fork(sequence, load, surroundings, None, pid_ns_fd, flags)
 
 
 def process(

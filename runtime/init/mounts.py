@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from runtime.init import devices, idmap, rootfs
+from runtime.init import devices, idmap, namespaces, rootfs
 from runtime.init.context import Context
 from runtime.init.values import MountKind, MountStep, Origin
 from runtime.linux import mount, resolve
@@ -167,7 +167,10 @@ def _make(context: Context, step: MountStep) -> int:
     label = context.plan.root.mount_label
     if label and step.source in _LABELLED and all(key != b"context" for key, _ in parameters):
         parameters = (*parameters, *mount.labelled(label))
-    fd = mount.new_mount(step.source.encode(), parameters, step.attributes.set)
+    if step.source == "proc" and context.surroundings.sheltered:
+        fd = namespaces.procfs(context, parameters, step.attributes.set)
+    else:
+        fd = mount.new_mount(step.source.encode(), parameters, step.attributes.set)
     if label and step.source == "mqueue" and context.plan.own_ipc_namespace:
         _label_root(fd, label)
     if step.propagation:

@@ -12,9 +12,12 @@ from runtime.init import credentials
 from runtime.init.channel import EXIT_FAILED
 from runtime.init.context import Context
 from runtime.init.values import UserMap
+from runtime.linux import mount
+from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.linux.process import Prctl, clone3, prctl
 
+_USUAL = int(MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC)  # of the pod's procfs
 _CONTAINERS = Clone.NEWNS | Clone.NEWCGROUP | Clone.NEWIPC | Clone.NEWUTS | Clone.NEWNET
 _IFREQ = struct.Struct("16sh14x")  # netdevice(7)
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
@@ -85,21 +88,47 @@ def join(context: Context) -> None:
         setns(context.target.pidfd, _CONTAINERS)
     except ProcessLookupError:
         raise OSError(errno.ESRCH, "the container has exited") from None
-    if context.surroundings.sheltered:
-        try:
-            setns(context.surroundings.pid_ns_fd, Clone.NEWPID)  # for whom we fork: `be_born`
-        except OSError as error:
-            if error.errno != errno.ENOMEM:
-                raise
-            raise OSError(errno.ESRCH, "the container has exited") from None
+    aim(context)
     credentials.make_files_theirs(context)
 
 
-def be_born(context: Context) -> None:
-    """Comes into the container's sight, by a last fork into its pid namespace.
+def aim(context: Context) -> None:
+    """Chooses the pid namespace for whom we fork, if we do: see `be_born`."""
+    if not context.surroundings.sheltered:
+        return
+    try:
+        setns(context.surroundings.pid_ns_fd, Clone.NEWPID)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise OSError(errno.ESRCH, "the container has exited") from None
 
-    Whoever is in there may trace us, if it has SYS_PTRACE, or open /proc/PID/root and /proc/PID/fd.
-    So only now, as there is nothing of the node left in us, nor a privilege that is not its own.
+
+def procfs(context: Context, parameters: tuple[tuple[bytes, bytes], ...], attributes: int) -> int:
+    """A detached procfs of the pid namespace in which we are not born yet.
+
+    Before Linux 6.17 it is always ours that a new one shows; then it is a clone of the one that the
+    pod's first process has mounted, in whose mount namespace, or a copy of it, we are.
+    """
+    try:
+        fd = context.surroundings.pid_ns_fd
+        return mount.new_mount(b"proc", parameters, attributes, pid_ns_fd=fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL or parameters:
+            raise
+    clone, context.proc_fd = context.proc_fd, -1
+    if clone < 0:
+        clone = mount.clone_tree(AT_FDCWD, context.proc)
+    mount.mount_setattr(clone, attributes=attributes, clear=_USUAL & ~attributes)
+    return clone
+
+
+def be_born(context: Context) -> None:
+    """Comes into the sight of the container, or of others in the pod, by a last fork.
+
+    Whoever is in that pid namespace may trace us, if it has SYS_PTRACE, or open /proc/PID/root and
+    /proc/PID/fd. So only now, as there is nothing of the node left in us, nor a privilege that is
+    not its own.
     """
     if not context.surroundings.sheltered:
         return

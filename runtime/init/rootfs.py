@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from runtime.errors import RuntimeFault
-from runtime.init import credentials, idmap, user_namespace
+from runtime.init import credentials, idmap, namespaces, user_namespace
 from runtime.init.context import Context
 from runtime.init.values import RootPlan, UserMap
 from runtime.linux import mount, resolve
@@ -227,6 +227,7 @@ def enter(context: Context) -> None:
     setns(context.surroundings.mount_ns_fd, Clone.NEWNS)
     unshare(Clone.NEWNS)
     mount.move_mount(context.root_fd, AT_FDCWD, _BUILD_AT)
+    namespaces.aim(context)
     credentials.make_files_theirs(context)
 
 

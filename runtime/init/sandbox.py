@@ -7,7 +7,7 @@ three, and only what becomes a container's process joins it. Beside that there i
 
     holder      one a node, made by the spawner: a mount namespace with an empty tmpfs as its root
     pod mounts  one a pod: a copy of the holder (one mount to copy, however many the node has)
-                with the pod's /dev/shm, as /shm
+                with the pod's /dev/shm, as /shm, and a procfs of its shared pid namespace, as /proc
 
 in which containers' inits build their roots; nobody lives there, descriptors keep them.
 """
@@ -33,6 +33,7 @@ from runtime.linux.process import Prctl, capset, clone3, close_from, prctl, set_
 
 SHM = b"/shm"  # the pod's shared memory in the pod's mount namespace
 ROOT = b"/root"  # an empty directory in it, to build a root on
+PROC = b"/proc"  # where the pod's processes see each other: their procfs, for containers to clone
 
 
 class Request(Protocol):
@@ -87,6 +88,7 @@ def make_holder() -> int:
         empty = mount.new_mount(b"tmpfs", ((b"mode", b"0755"), (b"size", b"65536")), attributes)
         os.mkdir(SHM[1:], 0o755, dir_fd=empty)
         os.mkdir(ROOT[1:], 0o755, dir_fd=empty)
+        os.mkdir(PROC[1:], 0o755, dir_fd=empty)
         mount.move_mount(empty, AT_FDCWD, b"/proc")  # any directory that every node has
         os.fchdir(empty)
         mount.pivot_root(b".", b".")
@@ -151,7 +153,7 @@ def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:
     try:
         if request.user_map is None:
             _set_sysctls(request)
-        if request.ipc == "pod":
+        if request.ipc == "pod" or request.pid == "pod":
             namespaces.mount_fd = _pod_mounts(holder_fd, request)
         else:
             namespaces.mount_fd = os.dup(holder_fd)
@@ -201,26 +203,30 @@ class Marker(Protocol):
 
 
 def _pod_mounts(holder_fd: int, request: Request) -> int:
-    """A mount namespace like the holder, with the pod's shared memory at SHM."""
+    """A mount namespace like the holder, with the pod's shared memory at SHM if it has its own."""
     namespaces = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     node = os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
+    shm = _shared_memory(request) if request.ipc == "pod" else -1
+    try:
+        setns(holder_fd, Clone.NEWNS)
+        unshare(Clone.NEWNS)
+        if shm >= 0:
+            mount.move_mount(shm, AT_FDCWD, SHM)
+        return os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
+    finally:
+        setns(node, Clone.NEWNS)
+        close_all((shm, node, namespaces))
+
+
+def _shared_memory(request: Request) -> int:
+    """A detached mount of a new tmpfs."""
     attributes = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
     parameters = [(b"mode", b"1777"), (b"size", b"%d" % request.shm_bytes)]
     parameters += mount.labelled(request.mount_label)
     user_map = request.user_map
     if user_map is not None:
         parameters += [(b"uid", b"%d" % user_map.uid), (b"gid", b"%d" % user_map.gid)]
-    shm = mount.new_mount(b"tmpfs", tuple(parameters), attributes)
-    try:
-        setns(holder_fd, Clone.NEWNS)
-        unshare(Clone.NEWNS)
-        mount.move_mount(shm, AT_FDCWD, SHM)
-        return os.open("mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=namespaces)
-    finally:
-        setns(node, Clone.NEWNS)
-        os.close(shm)
-        os.close(node)
-        os.close(namespaces)
+    return mount.new_mount(b"tmpfs", tuple(parameters), attributes)
 
 
 def _set_sysctls(request: Request) -> None:
@@ -258,7 +264,8 @@ def sysctl_path(name: str) -> str:
 def start_reaper(mount_ns_fd: int, user_ns_fd: int = -1, label: str = "") -> tuple[int, int]:
     """The shared pid namespace, and a pidfd of its first process, which does nothing but reap.
 
-    mount_ns_fd: the pod's mount namespace, of which it gets a copy; user_ns_fd: the pod's user
+    mount_ns_fd: the pod's mount namespace, where it mounts a procfs, and of which it gets a copy
+    without; user_ns_fd: the pod's user
     namespace; it lives in there; label: SELinux's, for it to be as the pod's other processes are,
     where the policy lets us change ours without an execve. When we return it has given up all that
     a container could want.
@@ -282,8 +289,13 @@ def _reap_forever(mount_ns_fd: int, user_ns_fd: int, label: str) -> None:
     """
     set_title(b"podwright-reaper")
     current = os.open("/proc/self/attr/current", os.O_WRONLY | os.O_CLOEXEC) if label else -1
+    procfs = mount.new_mount(
+        b"proc", (), MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
+    )  # nobody else is in this pid namespace yet who could see us do it
     setns(mount_ns_fd, Clone.NEWNS)
+    mount.move_mount(procfs, AT_FDCWD, PROC)
     unshare(Clone.NEWNS)
+    mount.umount(PROC, lazy=True)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     mount.mount_setattr(root, attributes=int(MountAttr.RDONLY), recursive=True)
     if user_ns_fd >= 0:

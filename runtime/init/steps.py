@@ -53,10 +53,12 @@ CONTAINER: tuple[Step, ...] = (
     # in the container
     ("current directory", execute.enter_working_directory),
     ("descriptors", execute.arrange_descriptors),
-    ("controlling terminal", execute.take_terminal),
     ("limits", credentials.set_limits),
     ("user namespace", credentials.enter_user_namespace),
     ("credentials", credentials.become),
+    # and in the sight of the pod's other containers
+    ("pid namespace", namespaces.be_born),
+    ("controlling terminal", execute.take_terminal),
     ("monitor", credentials.bind_to_monitor),
     ("ready", execute.tell_ready),
     ("seccomp", credentials.filter_system_calls),

@@ -100,13 +100,22 @@ def complaints(context: int) -> str:
     return "; ".join(repr(line[2:])[2:-1] for line in said)
 
 
-def new_mount(kind: bytes, parameters: tuple[tuple[bytes, bytes], ...], attributes: int = 0) -> int:
+def new_mount(
+    kind: bytes,
+    parameters: tuple[tuple[bytes, bytes], ...],
+    attributes: int = 0,
+    *,
+    pid_ns_fd: int = -1,
+) -> int:
     """fsopen, fsconfig and fsmount in one: a detached mount. An empty value means a flag.
 
+    pid_ns_fd: whose processes a procfs shows, instead of ours (Linux 6.17; else EINVAL).
     Its OSError carries what the file system said.
     """
     context = fsopen(kind)
     try:
+        if pid_ns_fd >= 0:
+            _fsconfig(context, _SET_FD, b"pidns", None, pid_ns_fd)
         for key, value in parameters:
             if value:
                 _fsconfig(context, _SET_STRING, key, value, 0)
@@ -119,6 +128,18 @@ def new_mount(kind: bytes, parameters: tuple[tuple[bytes, bytes], ...], attribut
         raise OSError(error.errno, said or error.strerror) from error
     finally:
         os.close(context)
+
+
+def shows_pid_namespaces(pid_ns_fd: int) -> bool:
+    """Whether this kernel's procfs can be made for a pid namespace that we are not in."""
+    context = fsopen(b"proc")
+    try:
+        _fsconfig(context, _SET_FD, b"pidns", None, pid_ns_fd)
+    except OSError:
+        return False
+    finally:
+        os.close(context)
+    return True
 
 
 def labelled(label: str) -> tuple[tuple[bytes, bytes], ...]:

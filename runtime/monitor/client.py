@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from runtime.monitor.messages import (
     Request,
     Resize,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Packet = tuple[Message, list[int]]
@@ -344,9 +347,18 @@ class MonitorClient:
 
 
 def exits(directory: Path) -> tuple[ContainerExit, ...]:
-    """The exits that a monitor, now dead, had written down. directory: its own. Blocks."""
-    paths = sorted((directory / EXITS_DIRECTORY).glob("*.json"))
-    return tuple(decode(ContainerExit, json.loads(path.read_bytes())) for path in paths)
+    """The exits that a monitor, now dead, had written down. directory: its own. Blocks.
+
+    One that can't be read (after a power cut, of a state directory that is no tmpfs) is told in the
+    log: then nobody knows that exit.
+    """
+    found = []
+    for path in sorted((directory / EXITS_DIRECTORY).glob("*.json")):
+        try:
+            found.append(decode(ContainerExit, json.loads(path.read_bytes())))
+        except (ValueError, OSError) as error:
+            log.error("the exit in %s can't be read and is passed over: %s", path, error)
+    return tuple(found)
 
 
 @contextlib.contextmanager

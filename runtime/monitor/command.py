@@ -15,6 +15,7 @@ from runtime.init import channel, launch
 from runtime.init.values import ProcessPlan
 from runtime.linux import fds
 from runtime.linux.fds import Socket
+from runtime.monitor.birth import Birth
 from runtime.monitor.messages import Exec, ExecStream, Executed
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Command:
         self._timer: Timer | None = None
         self._timed_out = False
         self._ready = False
-        self._is_born = False
+        self._birth: Birth | None = None
         self._unwanted = False
         self._failure: BaseException | None = None
         self._answer: Answer = _nobody
@@ -116,10 +117,10 @@ class Command:
         finally:
             fds.close_all((-1 if clone_fd is None else clone_fd, pid_ns_fd, *tasks))
         self._pid, self._pidfd, self._channel = child.pid, child.pidfd, child.channel
-        self._is_born = not sheltered
-        if not self._is_born:
-            pod.reaper.hold()
-        pod.reaper.expect(child.pid, self._on_exit if self._is_born else self._prepared)
+        if sheltered:
+            self._birth = Birth(pod.reaper, child.pid, self._hear, self._on_exit)
+        else:
+            pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
         if isinstance(self._request, Exec) and self._request.timeout > 0:
             self._timer = pod.loop.after(self._request.timeout, self._time_out)
@@ -213,21 +214,19 @@ class Command:
 
     def _be_born(self, pid: int) -> None:
         """From here on the process is another one, and who has prepared it ends."""
+        assert self._birth is not None
         fds.close_all((self._pidfd,))
-        self._pid, self._pidfd, self._is_born = pid, -1, True
-        if self._pod.reaper.claim(pid, self._on_exit):
-            self._pidfd = os.pidfd_open(pid)
-        self._pod.reaper.release()
+        self._pid, self._pidfd = pid, -1
+        self._pidfd = self._birth.of(pid)
         if self._unwanted:
             self.kill()
 
-    def _prepared(self, code: int) -> None:
-        """Who was to prepare the process has ended: it is born, or never will be."""
-        while self._channel is not None and not self._is_born:
-            self._on_message()
-        if not self._is_born:
-            self._pod.reaper.release()
-            self._on_exit(code)
+    def _hear(self) -> bool:
+        """Whether there was anything to be heard."""
+        if self._channel is None:
+            return False
+        self._on_message()
+        return True
 
     def _begin(self) -> None:
         """The program runs; whoever waits for it gets the terminal, which is nobody else's."""

@@ -19,6 +19,7 @@ from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.init.values import Identity as PlanIdentity
 from runtime.linux import fds
 from runtime.linux.fds import Socket
+from runtime.monitor.birth import Birth
 from runtime.monitor.command import Command
 from runtime.monitor.logfile import LogFile, refused
 from runtime.monitor.messages import (
@@ -82,6 +83,7 @@ class Container:
         self._stdin_fd = -1
         self.attachments: list[Attachment] = []
         self._plan_fd = -1
+        self.birth: Birth | None = None  # of its first process, where that is sheltered
         self._started_at = 0
         self._stages: list[object] = []
         self._init_stages = ""
@@ -213,9 +215,11 @@ class Container:
         try:
             self._make_pipes(stdio)
             pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
+            sheltered = pod.shelters(request, pid_ns_fd)
             surroundings = launch.Surroundings((stdio[0], stdio[1], stdio[2]))
             surroundings.mount_ns_fd = pod.facts.mount_fd
             surroundings.pid_ns_fd = pid_ns_fd
+            surroundings.sheltered = sheltered
             surroundings.own_pid_namespace = request.pid_namespace == "own"
             surroundings.cgroup_fd = cgroup_fds[0] if unified and cgroup_fds else -1
             surroundings.tasks = () if unified else tuple(cgroup_fds)
@@ -225,7 +229,10 @@ class Container:
             fds.close_all((*stdio, pid_ns_fd))
         self.pid, self.pidfd = child.pid, child.pidfd
         self._channel = child.channel
-        pod.reaper.expect(child.pid, self._on_exit)
+        if sheltered:
+            self.birth = Birth(pod.reaper, child.pid, self._hear_one, self._on_exit)
+        else:
+            pod.reaper.expect(child.pid, self._on_exit)
         pod.loop.watch(child.channel.fileno(), self._on_message)
         self._stages.append(("fork init", begin, time.monotonic_ns() - begin))
 
@@ -292,6 +299,11 @@ class Container:
                 self._words = said.words
                 self._warnings += said.warnings
                 self._init_stages = said.stages
+            case channel.Born():
+                fds.close_all((self.pidfd,))
+                assert self.birth is not None
+                self.pid, self.pidfd = said.pid, -1
+                self.pidfd = self.birth.of(said.pid)
             case channel.Console():
                 self._drain(self._stdout, said.master_fd)
             case channel.Paused():
@@ -328,10 +340,17 @@ class Container:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def _hear_one(self) -> bool:
+        """Whether there was anything to be heard."""
+        if self._channel is None:
+            return False
+        self._on_message()
+        return True
+
     def _on_exit(self, code: int) -> None:
         """The reaper has seen the end. A short-lived program's start may not have been read yet."""
-        while self._channel is not None:
-            self._on_message()
+        while self._hear_one():
+            pass
         self._end(code)
 
     def _end(self, code: int, finished_at: int = 0) -> None:

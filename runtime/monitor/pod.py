@@ -15,6 +15,7 @@ from runtime.init import launch
 from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux.fds import Socket
+from runtime.linux.mount import shows_pid_namespaces
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.attachment import Attachment
 from runtime.monitor.command import Command
@@ -320,6 +321,20 @@ class Pod:
             if one.exit is None and not one.request.untraced:
                 return False
         return True
+
+    def shelters(self, request: Start, pid_ns_fd: int) -> bool:
+        """Whether a container is to come into that pid namespace last of all: another one could
+        trace it there.
+
+        Not where no procfs can be had for it from outside: in another container's own, before
+        Linux 6.17.
+        """
+        if pid_ns_fd < 0:
+            return False
+        for one in self._containers.values():
+            if one.exit is None and one.request is not request and not one.request.untraced:
+                return request.pid_namespace == "pod" or shows_pid_namespaces(pid_ns_fd)
+        return False
 
     def pid_namespace_fd(self, name: str) -> int:
         """A descriptor of the pid namespace to join; -1 for one's own and for the node's.

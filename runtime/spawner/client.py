@@ -25,6 +25,7 @@ from runtime.linux.mount import AT_FDCWD, MountAttr, Propagation
 from runtime.monitor.failures import exception_of
 from runtime.monitor.messages import Failure, MonitorRequest
 from runtime.spawner.messages import HELLO, PROBE, QUIT, SPAWN, Spawned
+from runtime.spawner.output import Output
 from runtime.spawner.version import code_version
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ class SpawnerClient:
     def __init__(self, state: Path) -> None:
         """state: the directory that holds spawner.sock and spawner.log."""
         self._path = state / "spawner.sock"
-        self._log_path = state / "spawner.log"
+        self._output = Output(state)
+        self._bounding: asyncio.Task[None] | None = None
         self._connection: socket.socket | None = None
         self._pid = 0  # of the spawner, if it is our child
         self._lock = asyncio.Lock()
@@ -75,6 +77,8 @@ class SpawnerClient:
 
     async def start(self) -> int:
         """Makes sure that a spawner of this code's version runs; answers its pid."""
+        if self._bounding is None:
+            self._bounding = asyncio.create_task(self._output.keep_bounded())
         async with self._lock:
             return await asyncio.to_thread(self._ensure)
 
@@ -97,6 +101,8 @@ class SpawnerClient:
             return await asyncio.to_thread(self._probe, layers)
 
     def close(self) -> None:
+        if self._bounding is not None:
+            self._bounding.cancel()
         self._drop()
 
     def _probe(self, layers: tuple[str, str]) -> str:
@@ -158,7 +164,9 @@ class SpawnerClient:
         self._launch(version)
         hello = self._connect()
         if hello is None:
-            raise SpawnerUnavailable(f"the spawner ended at once, saying: {self._last_words()}")
+            raise SpawnerUnavailable(
+                f"the spawner ended at once, saying: {self._output.last_words()}"
+            )
         return int(str(hello["pid"]))
 
     def _connect(self) -> Message | None:
@@ -208,9 +216,7 @@ class SpawnerClient:
         Containers inherit its limit of open files: that with which we were started.
         """
         self._reap()
-        log_fd = os.open(
-            self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        log_fd = self._output.open()
         state = os.fspath(self._path.parent)
         with (
             fds.bind(os.fspath(self._path)) as listener,
@@ -231,10 +237,6 @@ class SpawnerClient:
                 setsid=True,
             )
             resource.prlimit(self._pid, resource.RLIMIT_NOFILE, self._open_files)
-
-    def _last_words(self) -> str:
-        lines = self._log_path.read_text(errors="replace").strip().splitlines()
-        return f"{lines[-1]} (all of it: {self._log_path})" if lines else "nothing"
 
     def _reap(self) -> None:
         """A spawner that we started and that has died would stay a zombie."""

@@ -93,10 +93,16 @@ def main() -> None:
 def _forget_lowerdir_plus() -> None:
     new_mount = mount.new_mount
 
-    def older(kind: bytes, parameters: tuple[tuple[bytes, bytes], ...], attributes: int = 0) -> int:
+    def older(
+        kind: bytes,
+        parameters: tuple[tuple[bytes, bytes], ...],
+        attributes: int = 0,
+        *,
+        pid_ns_fd: int = -1,
+    ) -> int:
         if any(key == b"lowerdir+" for key, _ in parameters):
             raise OSError(errno.EINVAL, "overlay: Unknown parameter 'lowerdir+'")
-        return new_mount(kind, parameters, attributes)
+        return new_mount(kind, parameters, attributes, pid_ns_fd=pid_ns_fd)
 
     mount.new_mount = older
     rootfs._knows_lowerdir_plus = lambda: False
@@ -191,7 +197,7 @@ def _exec(
     started = launch.process(
         lambda: process,
         lambda: launch.Target(child.pidfd, who),
-        launch.Surroundings(stdio=(-1, out[1], out[1]), pid_ns_fd=pid_ns),
+        launch.Surroundings(stdio=(-1, out[1], out[1]), pid_ns_fd=pid_ns, sheltered=True),
     )
     os.close(out[1])
     said = _listen(started.channel, report)

@@ -14,7 +14,7 @@ import pytest
 from runtime.errors import InitFailed, InvalidSpec
 from runtime.lifecycle import ContainerRequest, Started
 from runtime.monitor.hooks.plan import STAGES, checked
-from runtime.spec import Hook, Namespace
+from runtime.spec import Capabilities, Hook, Namespace
 from runtime.tests.node import Node, lifetime, until
 
 pytestmark = pytest.mark.root
@@ -282,18 +282,44 @@ async def test_hooks_work_in_a_shared_pid_namespace(node: Node) -> None:
     await node.create("s2", pid="pod")
     try:
         hook = sh(f"cat > {node.path}/told")
-        made = dataclasses.replace(
-            request(node, "c1", "sleep", "1000", createContainer=hook), sandbox_id="s2"
-        )
-        spaces = tuple(
-            Namespace("pid", "pod") if one.type == "pid" else one
-            for one in made.spec.linux.namespaces
-        )
-        linux = dataclasses.replace(made.spec.linux, namespaces=spaces)
-        spec = dataclasses.replace(made.spec, linux=linux)
-        started = await node.runtime.start_container(dataclasses.replace(made, spec=spec))
+        made = sharing(request(node, "c1", "sleep", "1000", createContainer=hook))
+        started = await node.runtime.start_container(made)
         state = json.loads((node.path / "told").read_text())
         assert state["pid"] == pid_inside(started.pid) > 1
+    finally:
+        await node.remove("s2")
+
+
+def sharing(made: ContainerRequest, *capabilities: str) -> ContainerRequest:
+    """The same in the pod s2, whose containers see each other."""
+    spaces = tuple(
+        Namespace("pid", "pod") if one.type == "pid" else one for one in made.spec.linux.namespaces
+    )
+    spec = dataclasses.replace(
+        made.spec,
+        process=dataclasses.replace(
+            made.spec.process, capabilities=Capabilities(*([tuple(capabilities)] * 3))
+        ),
+        linux=dataclasses.replace(made.spec.linux, namespaces=spaces),
+    )
+    return dataclasses.replace(made, sandbox_id="s2", spec=spec)
+
+
+async def test_who_may_trace_the_pod_finds_nothing_of_the_node_while_hooks_run(node: Node) -> None:
+    look = f"for p in /proc/[0-9]*; do [ ! -e $p/root{__file__} ] || echo $p; done"
+    await node.create("s2", pid="pod")
+    try:
+        watching = request(node, "watcher", "sh", "-c", f"while :; do {look}; done")
+        await node.runtime.start_container(sharing(watching, "CAP_SYS_PTRACE"))
+        for number in range(5):
+            hooks = {stage: sh("sleep 0.1; cat > /dev/null") for stage in STAGES}
+            hooks["startContainer"] = sh("sleep 0.1")
+            made = sharing(request(node, f"c{number}", "true", **hooks))
+            await node.runtime.start_container(made)
+            await node.ended(f"c{number}")
+        assert node.log("watcher").read_text() == ""
+        result = await node.exec("s2", "watcher", "sh", "-c", "echo /proc/[0-9]*")
+        assert len(result.split()) > 1  # it does see others
     finally:
         await node.remove("s2")
 

@@ -14,6 +14,7 @@ All before the start is told: the first failure undoes it. A poststop hook's is 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, cast
 
 from runtime.codec import decode
 from runtime.errors import InitFailed
-from runtime.init import channel, launch
+from runtime.init import channel, credentials, launch
 from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux import fds
 from runtime.linux.namespace import Clone, setns
+from runtime.linux.process import Prctl, prctl
 from runtime.monitor.container import Container, Said, State
 from runtime.monitor.hooks.build import CREATED, Build
 from runtime.monitor.hooks.plan import BEFORE_START, POSTSTART, POSTSTOP, START, HookPlan, state
@@ -180,18 +182,26 @@ class HookedContainer(Container):
         return start
 
     def _inside(self, _stage: str, job: tuple[str, Hook]) -> Callable[[float, OnEnd], Running]:
+        root, user_fd = f"{self._hooks.place}/{ROOTFS}", self._pod.facts.user_fd
+
         def enter() -> None:
             setns(self.pidfd, _INSIDE)
+            os.chdir(root)  # while we may: not everybody gets to the node's directories
+            if user_fd >= 0:
+                os.setgroups([])
+                credentials.become_root_of(user_fd)
+                prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)  # cleared by that
 
         def start(patience: float, on_end: OnEnd) -> Running:
             made = NodeHook(self._pod, job, on_end)
-            said = state(self.id, "creating", self._pid_inside(), self._hooks)
-            pid_ns_fd = self.pid_namespace_fd()
+            sheltered = self.birth is not None  # or others would see a program of the node
+            pid = self.pid if sheltered else self._pid_inside()
+            said = state(self.id, "creating", pid, self._hooks)
+            pid_ns_fd = -1 if sheltered else self.pid_namespace_fd()
             try:
-                root = f"{self._hooks.place}/{ROOTFS}"
-                made.start(enter, said, directory=root, patience=patience, pid_ns_fd=pid_ns_fd)
+                made.start(enter, said, directory=".", patience=patience, pid_ns_fd=pid_ns_fd)
             finally:
-                os.close(pid_ns_fd)
+                fds.close_all((pid_ns_fd,))
             return made
 
         return start

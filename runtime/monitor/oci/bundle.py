@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
 _SHARED = {"network": "net", "ipc": "ipc", "uts": "uts"}
-_POD_SHM = b"/shm"  # in the pod's mount namespace: see runtime.init.sandbox
+SHARED_MEMORY, PROC = b"/shm", b"/proc"  # in the pod's mount namespace: see init/sandbox.py
 _TMPFS = ((b"mode", b"0711"), (b"size", b"16777216"))
 _PID_DIGITS = 9
 _ATTRIBUTES = MountAttr.NOSUID | MountAttr.NODEV
@@ -72,7 +72,7 @@ def create(peer: Socket, plan: OciPlan, around: Around) -> None:
     """
     config = plan.document()
     root_fd = root(plan.rootfs)
-    shm_fd = shared_memory(around.mount_ns_fd)
+    shm_fd = of_pod(around.mount_ns_fd)
     bundle_fd = assemble(plan.place, plan.hidden, root_fd, shm_fd)
     for fd in around.tasks:
         os.write(fd, b"0")
@@ -214,12 +214,12 @@ def root(plan: RootPlan) -> int:
     return rootfs.overlay(plan) if plan.lower else rootfs.bind(plan.path)
 
 
-def shared_memory(mount_ns_fd: int) -> int:
-    """A clone of the pod's; -1: it has the node's."""
+def of_pod(mount_ns_fd: int, path: bytes = SHARED_MEMORY) -> int:
+    """A clone of what is mounted in the pod's mount namespace; -1: nothing, it has the node's."""
     node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(mount_ns_fd, Clone.NEWNS)
-        return mount.clone_tree(AT_FDCWD, _POD_SHM)
+        return mount.clone_tree(AT_FDCWD, path)
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: nothing is mounted there
             raise

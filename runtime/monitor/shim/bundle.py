@@ -30,10 +30,10 @@ from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor.oci.bundle import (
     hide,
+    of_pod,
     receive_only,
     root,
     settle,
-    shared_memory,
     tell,
     write,
 )
@@ -76,7 +76,7 @@ def begin(peer: Socket, plan: ShimPlan, around: Around, outputs: tuple[int, int]
     The word's descriptors: mount namespace, tmpfs, the shim's log, the listener for its events.
     around: of the sandbox task; outputs: stdout, stderr.
     """
-    shm_fd = shared_memory(around.mount_ns_fd)
+    shm_fd = of_pod(around.mount_ns_fd)
     place_fd = _build(plan.hidden)
     bundle_fd = _directory(place_fd, TASKS, NAMESPACE, around.task_id)
     config = plan.sandbox_document()
@@ -103,7 +103,7 @@ def begin(peer: Socket, plan: ShimPlan, around: Around, outputs: tuple[int, int]
 def add(peer: Socket, plan: TaskPlan, house: House, around: Around) -> None:
     """Makes the bundle of a container, and says so."""
     root_fd = root(plan.rootfs)
-    shm_fd = shared_memory(around.mount_ns_fd)
+    shm_fd = of_pod(around.mount_ns_fd)
     setns(house.namespace_fd, Clone.NEWNS)
     bundle_fd = _directory(house.place_fd, TASKS, NAMESPACE, around.task_id)
     os.mkdir(ROOTFS, 0o755, dir_fd=bundle_fd)
