@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import os
 import signal
 import time
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.cgroup.tree import Cgroup
-from runtime.codec import decode, encode
+from runtime.codec import decode
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.init import channel, launch
 from runtime.init.values import ContainerPlan, ProcessPlan
@@ -21,7 +20,7 @@ from runtime.linux import fds
 from runtime.linux.fds import Socket
 from runtime.monitor.birth import Birth
 from runtime.monitor.command import Command
-from runtime.monitor.logfile import LogFile, refused
+from runtime.monitor.logfile import LogFile
 from runtime.monitor.messages import (
     ContainerExit,
     Exec,
@@ -181,27 +180,11 @@ class Container:
 
     def reopen_log(self) -> None:
         if self._log is not None:
-            try:
-                self._log.reopen()
-            except OSError as error:
-                raise refused(self._log.path, error) from error
+            self._log.reopen()
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Called once the container has ended, however it did."""
         self._when_ended.append(callback)
-
-    def write_exit(self, path: str) -> None:
-        """Writes the exit to `path`, whole or not at all, before anyone is told of it.
-
-        On a full disk it is only remembered: no pod ends because nothing can be written down.
-        """
-        partial = path + ".partial"
-        try:
-            with open(partial, "w", encoding="utf-8") as file:
-                json.dump(encode(self.exit), file)
-            os.rename(partial, path)
-        except OSError as error:
-            fds.log(f"the exit of container {self.id} is not on disk: {error}")
 
     def _launch(self, descriptors: list[int]) -> None:
         begin = time.monotonic_ns()
@@ -253,13 +236,9 @@ class Container:
 
     def _open_log(self) -> None:
         """If there is to be one. Raises InitFailed."""
-        path = self.request.log_path
-        try:
-            if path:
-                self._log_file.open(path)
-                self._log = self._log_file
-        except OSError as error:
-            raise refused(path, error) from error
+        if self.request.log_path:
+            self._log_file.open(self.request.log_path)
+            self._log = self._log_file
 
     def _drain(self, stream: OutputStream, fd: int) -> None:
         """What comes out of `fd` goes to the log from now on."""

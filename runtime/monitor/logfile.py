@@ -27,7 +27,7 @@ class LogFile:
         self._fd = -1
 
     def open(self, path: str) -> None:
-        """path: absolute; its directory exists. Raises OSError if it can't be opened."""
+        """path: absolute; its directory exists. Raises InitFailed if it can't be opened."""
         self._fd = _open(path)
         self.path = path
 
@@ -48,7 +48,7 @@ class LogFile:
                 return
 
     def reopen(self) -> None:
-        """Opens the path anew (kubelet has renamed the old file). OSError: the old one stays."""
+        """Opens the path anew (kubelet has renamed the old file). InitFailed: the old stays."""
         fd = _open(self.path)
         os.close(self._fd)
         self._fd = fd
@@ -59,13 +59,12 @@ class LogFile:
 
 def _open(path: str) -> int:
     """Whoever can write to the directory (a log collector, say) may have put anything there."""
-    fd = os.open(path, FLAGS, MODE)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file")
+    try:
+        fd = os.open(path, FLAGS, MODE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file")
+    except OSError as error:
+        text = f'the log file "{path}" can\'t be opened'
+        raise InitFailed("log", error.errno or 0, text) from error
     return fd
-
-
-def refused(path: str, error: OSError) -> InitFailed:
-    """What a container's start fails with, or a request to reopen its log."""
-    return InitFailed("log", error.errno or 0, f'the log file "{path}" can\'t be opened')

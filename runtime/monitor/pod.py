@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from runtime.cgroup.kills import OomKills
 from runtime.cgroup.tree import Hierarchy
+from runtime.codec import encode
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
 from runtime.init.sandbox import unpin
 from runtime.init.values import ContainerPlan, ProcessPlan
+from runtime.linux import fds
 from runtime.linux.fds import Socket
 from runtime.linux.mount import shows_pid_namespaces
 from runtime.linux.process import kill_and_wait
@@ -288,9 +291,23 @@ class Pod:
         """A running container has ended: written down first, told then."""
         ended = container.exit
         assert ended is not None
-        container.write_exit(self.exit_path(ended.container_id))
+        self.write_down(ended)
         self.on_exit(ended)
         self._end_if_asked()
+
+    def write_down(self, ended: ContainerExit) -> None:
+        """An exit is on disk, whole or not at all, before anyone is told of it.
+
+        On a full disk it is only remembered: no pod ends because nothing can be written down.
+        """
+        path = self.exit_path(ended.container_id)
+        partial = path + ".partial"
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                json.dump(encode(ended), file)
+            os.rename(partial, path)
+        except OSError as error:
+            fds.log(f"the exit of container {ended.container_id} is not on disk: {error}")
 
     def oom_kills_of(self, ended: Container) -> int:
         """How many of its processes the kernel killed for want of memory; to be asked once."""

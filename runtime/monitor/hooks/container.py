@@ -143,7 +143,7 @@ class HookedContainer(Container):
         jobs = list(self._listed(POSTSTOP)) if self._outside_fd >= 0 else []
         self.state = State.ENDING
         if jobs and self.exit is not None:
-            self.write_exit(self._pod.exit_path(self.id))
+            self._pod.write_down(self.exit)
         Jobs(self._pod.loop, jobs, self._ended, patience=_LAST_PATIENCE, keep_going=True).start()
 
     def _ended(self, failures: list[InitFailed]) -> None:
