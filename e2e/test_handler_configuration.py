@@ -58,7 +58,7 @@ def test_a_program_that_is_missing_fails_its_pods_and_says_what_to_do(
     kubelet: Kubelet, handlers_node: Node
 ) -> None:
     container = kubelet.pod(handler="absent").container()
-    assert "'/no/such/program' (`path` of the handler)" in refused(container.start).message
+    assert "'/no/such/program' can't be run; is it installed?" in refused(container.start).message
     mount = api.Mount(container_path="/m", host_path="/tmp", readonly=True)
     mount.recursive_read_only = True
     pod = kubelet.pod(handler="absent")
