@@ -87,6 +87,18 @@ class Checkpoints:
         job = TakeCheckpoint(path, layers, str(target), UnpackLimits().reserve_bytes)
         return (await expect(Taken, self._pool.run(job))).config
 
+    async def pack_memory(self, source: Path, target: Path) -> None:
+        """A copy of a pod's /dev/shm, as a layer: a new file. Raises StorageFull, ImageFault."""
+        await expect(Packed, self._pool.run(PackDiff(str(source), str(target), durable=True)))
+
+    async def unpack_memory(self, source: Path, target: Path) -> None:
+        """What `pack_memory` made, if it is a file and no link, into a new directory.
+
+        Raises ArchiveMalformed, LayerMalformed, StorageFull, ImageFault.
+        """
+        job = ApplyDiff(str(source), str(target), (), UnpackLimits())
+        await expect(Settled, self._pool.run(job))
+
     async def apply_diff(self, container_id: str, source: Path) -> None:
         """Unpacks what `pack_diff` made into a container's writable directory, which is new.
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 
 from runtime.checkpoint import criu
 from runtime.errors import CriuUnavailable, InvalidSpec
@@ -15,6 +16,20 @@ from runtime.spec import Spec
 
 _FREEZE_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0  # beyond what a dump may take
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """A container to be written to `directory`, which is there and has a directory `checkpoint`.
+
+    seconds: that it may take; shm: an empty directory that gets what is in the pod's /dev/shm,
+    "" for none.
+    """
+
+    container_id: str
+    directory: str
+    seconds: float
+    shm: str = ""
 
 
 class Checkpoints:
@@ -69,12 +84,9 @@ class Checkpoints:
         async with client.lasting(Pause(tuple(container_ids), _FREEZE_SECONDS), Done):
             yield
 
-    async def dump(
-        self, sandbox_id: str, container_id: str, directory: str, seconds: float
-    ) -> None:
-        """Writes a container's processes into `directory`, which is there and has a directory
-        `checkpoint`. seconds: that it may take. Raises CheckpointFailed, CriuUnavailable."""
+    async def dump(self, sandbox_id: str, wanted: DumpRequest) -> None:
+        """Writes a container's processes to disk. Raises CheckpointFailed, CriuUnavailable."""
         program = await self.program()
-        request = Dump(container_id, program, directory, seconds)
-        patience = seconds + _ANSWER_SECONDS
+        request = Dump(wanted.container_id, program, wanted.directory, wanted.seconds, wanted.shm)
+        patience = wanted.seconds + _ANSWER_SECONDS
         await self._client(sandbox_id).ask(request, Done, patience=patience)

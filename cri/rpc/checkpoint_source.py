@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +20,19 @@ from cri.errors import NotImplementedYet, PathHangs
 from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
 from cri.rpc.worker import SECONDS, Workers
 from cri.store.container import ContainerState
-from image.checkpoint.names import DIFF
+from image.checkpoint.names import DIFF, SHM
 
 if TYPE_CHECKING:
     from cri.api import api_pb2 as api
     from cri.rpc.services import Services
+    from cri.store.container import Container
     from cri.store.sandbox import Sandbox
     from cri.undo import Undo
     from image.store import Image
     from runtime.spec import Spec
 
 _workers = Workers()
+_MEMORY = "shm"  # a directory of what is to come into the pod's /dev/shm
 _ROOT = "root"  # where the container's root is put together: see runtime.monitor.criu.restore
 
 
@@ -77,6 +79,36 @@ async def apply(services: Services, container_id: str) -> None:
         with trace.stage("restore files"):
             await services.images.checkpoints.apply_diff(container_id, diff)
         await asyncio.to_thread(diff.unlink)
+    place = services.paths.checkpoint(container_id)
+    if (place / SHM).exists():
+        await take_memory(services, place / SHM, container_id)
+
+
+async def take_memory(services: Services, source: Path, owner_id: str) -> None:
+    """Unpacks what a pod had in its /dev/shm, for the first start of whom it is to be there.
+
+    owner_id: of a container, or of a sandbox whose containers start one by one. Raises
+    ArchiveMalformed, LayerMalformed, StorageFull.
+    """
+    target = services.paths.checkpoint(owner_id) / _MEMORY
+    await asyncio.to_thread(target.mkdir, mode=0o700, parents=True)
+    with trace.stage("restore shared memory"):
+        await services.images.checkpoints.unpack_memory(source, target)
+
+
+@contextlib.asynccontextmanager
+async def memory(services: Services, container: Container) -> AsyncGenerator[str, None]:
+    """The directory from which the start of one that goes on fills its pod's /dev/shm, or "".
+
+    A sandbox's is for whoever is started first, alone; who comes later finds it in the pod.
+    """
+    sandbox_id = container.metadata.sandbox_id
+    own = services.paths.checkpoint(container.id) / _MEMORY
+    shared = services.paths.checkpoint(sandbox_id) / _MEMORY
+    async with services.locks.hold(f"shared memory of {sandbox_id}"):
+        found = next((os.fspath(path) for path in (shared, own) if path.exists()), "")
+        yield found
+        await remove(services, sandbox_id)
 
 
 def check_config(config: api.ContainerConfig) -> None:
@@ -94,9 +126,10 @@ def check_spec(spec: Spec) -> None:
 async def sweep(services: Services) -> None:
     """At start: what was being written or made when the daemon ended, and what has been started."""
     waiting = {
-        container.id
+        owner
         for container in services.store.containers
         if container.metadata.checkpoint and container.status.state is ContainerState.CREATED
+        for owner in (container.id, container.metadata.sandbox_id)
     }
     with contextlib.suppress(PathHangs):  # a pod's checkpoint may lie anywhere
         await _workers.call(SECONDS, _sweep, services.paths.checkpoints, waiting)
@@ -111,7 +144,7 @@ def _sweep(directory: Path, waiting: Collection[str]) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-async def remove(services: Services, container_id: str) -> None:
-    """What was unpacked for a container. Idempotent."""
-    place = services.paths.checkpoint(container_id)
+async def remove(services: Services, owner_id: str) -> None:
+    """What was unpacked for a container, or for a sandbox. Idempotent."""
+    place = services.paths.checkpoint(owner_id)
     await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)

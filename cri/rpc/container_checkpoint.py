@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import posixpath
 import shutil
 from collections.abc import AsyncGenerator, Sequence
@@ -17,7 +18,8 @@ from cri.rpc import checkpoint_documents, runtime_handlers
 from cri.specgen import namespaces
 from cri.store.container import ContainerState
 from cri.store.index import new_id
-from image.checkpoint.names import DIFF, IMAGES
+from image.checkpoint.names import DIFF, IMAGES, SHM
+from runtime.checkpoints import DumpRequest
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 110  # kubelet waits for two minutes if it asks for less
 MOST_SECONDS = 86400
 _LONGER = 5.0
+_MEMORY = "shm"  # a directory of the first container's, for as long as it takes
 
 
 async def checkpoint_container(
@@ -42,7 +45,7 @@ async def checkpoint_container(
     seconds = request.timeout or DEFAULT_SECONDS
     try:
         async with asyncio.timeout(seconds), staging(services) as place:
-            await capture(services, [container], [place], seconds)
+            await capture(services, [container], [place], seconds, place / SHM)
             with trace.stage("write archive"):
                 await services.images.checkpoints.pack(place, location)
     except TimeoutError:
@@ -104,27 +107,36 @@ async def capture(
     containers: Sequence[Container],
     places: Sequence[Path],
     seconds: float,
+    shm: Path,
 ) -> None:
     """Writes processes and files of containers of one pod, all of one moment, to directories.
 
-    All stand still until the last is written. seconds: that CRIU may take for one. Raises
-    CheckpointFailed, StorageFull, ImageFault.
+    All stand still until the last is written. seconds: that CRIU may take for one; shm: the file to
+    be made of what is in the pod's /dev/shm, if anything is. Raises CheckpointFailed, StorageFull,
+    ImageFault.
     """
     checkpoints = services.runtime.checkpoints
     sandbox_id = containers[0].metadata.sandbox_id
     services.images.checkpoints.warm()
+    memory = places[0] / _MEMORY
+    await asyncio.to_thread(memory.mkdir, mode=0o700, parents=True)
     with trace.stage("freeze, write, thaw"):
         async with (
             services.locks.hold(f"checkpoint {sandbox_id}"),  # CRIU can't be at it twice
             checkpoints.paused(sandbox_id, [container.id for container in containers]),
         ):
-            for container, place in zip(containers, places, strict=True):
+            for index, (container, place) in enumerate(zip(containers, places, strict=True)):
                 await asyncio.to_thread((place / IMAGES).mkdir, mode=0o700, parents=True)
                 patience = seconds + _LONGER  # of ours is the time that is told
-                await checkpoints.dump(sandbox_id, container.id, str(place), patience)
+                copied = str(memory) if index == 0 else ""
+                wanted = DumpRequest(container.id, str(place), patience, copied)
+                await checkpoints.dump(sandbox_id, wanted)
                 await services.images.checkpoints.pack_diff(container.id, place / DIFF)
                 log = container.metadata.log_path, place / "container.log"
                 await asyncio.to_thread(checkpoint_documents.copy_log, *log)
+    if await asyncio.to_thread(os.listdir, memory):
+        await services.images.checkpoints.pack_memory(memory, shm)
+    await asyncio.to_thread(shutil.rmtree, memory)
     for container, place in zip(containers, places, strict=True):
         files = await checkpoint_documents.of(services, container)
         await asyncio.to_thread(checkpoint_documents.write, place, files)

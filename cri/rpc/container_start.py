@@ -56,8 +56,7 @@ async def _start(services: Services, container_id: str) -> None:
                 from cri.rpc import nri_calls  # few nodes have plugins
 
                 await nri_calls.start_container(services, container)
-            with trace.stage("start container"):
-                started = await services.runtime.start_container(request)
+            started = await _started(services, container, request)
         except (RuntimeFault, CriFault, ImageFault, OSError) as error:
             container_exit.start_failed(services, container_id, error)
             raise
@@ -74,6 +73,15 @@ async def _start(services: Services, container_id: str) -> None:
         from cri.rpc import nri_calls  # few nodes have plugins
 
         await nri_calls.container_started(services, container_id)
+
+
+async def _started(services: Services, container: Container, request: ContainerRequest) -> Started:
+    with trace.stage("start container"):
+        if not container.metadata.checkpoint:
+            return await services.runtime.start_container(request)
+        async with checkpoint_source.memory(services, container) as shm:
+            request = dataclasses.replace(request, shm=shm)
+            return await services.runtime.start_container(request)
 
 
 def _startable(services: Services, container: Container) -> Sandbox:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
-from cri.rpc import container_remove, sandbox_stop
+from cri.rpc import checkpoint_source, container_remove, sandbox_stop
 from cri.rpc.finish import finish
 
 if TYPE_CHECKING:
@@ -33,5 +33,7 @@ async def _remove(services: Services, sandbox_id: str) -> None:
             from cri.rpc import nri_calls  # few nodes have plugins
 
             await nri_calls.remove_pod(services, sandbox)
+        if services.paths.checkpoint(sandbox_id).exists():  # few were made of a checkpoint
+            await checkpoint_source.remove(services, sandbox_id)
         with trace.stage("record"):
             services.store.sandboxes.remove(sandbox_id)

@@ -29,8 +29,11 @@ _KEPT: Final = ("security.capability", "system.posix_acl_access", "system.posix_
 _PIECE: Final = 1 << 20
 
 
-def write(upper: Path, target: Path, counters: Counters) -> None:
-    """Raises StorageFull, CheckpointRefused for what can't be said in an archive, OSError."""
+def write(upper: Path, target: Path, counters: Counters, *, durable: bool = False) -> None:
+    """A directory as the new file `target`, which is on disk then if it is to be durable.
+
+    Raises StorageFull, CheckpointRefused for what can't be said in an archive, OSError.
+    """
     root = os.open(upper, _OPEN | os.O_DIRECTORY)
     try:
         with (
@@ -38,10 +41,20 @@ def write(upper: Path, target: Path, counters: Counters) -> None:
             opened(file) as archive,
         ):
             _Writer(archive, counters).directory(root, "", 0)
+        if durable:
+            _sync(target)
     except OSError as error:
         raise directory.full(error, target.parent) or error from error
     finally:
         os.close(root)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, _OPEN)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @dataclass(slots=True)

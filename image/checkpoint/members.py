@@ -10,10 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from image.checkpoint.names import CONFIG, DIFF, IMAGES
+from image.checkpoint.names import CONFIG, DIFF, IMAGES, SHM
 from image.errors import ArchiveMalformed, LayerMalformed, StorageFull
 from image.unpack import tar
 from image.unpack.apply import Counters
@@ -38,7 +39,7 @@ _SPACE_CHECK: Final = 64 << 20
 def wanted(name: str) -> bool:
     """Whether a member is one that is of use."""
     folder, _, image = name.rpartition("/")
-    return name in (CONFIG, DIFF) or (folder == IMAGES and bool(_IMAGE.fullmatch(image)))
+    return name in (CONFIG, DIFF, SHM) or (folder == IMAGES and bool(_IMAGE.fullmatch(image)))
 
 
 class Target:
@@ -90,8 +91,8 @@ class Target:
         return path.read_text(encoding="utf-8", errors="replace")
 
 
-def from_archive(path: Path, target: Target) -> None:
-    """The members of a tar file. Raises ArchiveMalformed, StorageFull, OSError."""
+def opened(path: Path) -> FileIO:
+    """A regular file that somebody else has named. Raises ArchiveMalformed."""
     try:
         fd = os.open(path, _READ)
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -100,7 +101,12 @@ def from_archive(path: Path, target: Target) -> None:
     if not regular:
         os.close(fd)
         raise ArchiveMalformed(f"{path}: no regular file")
-    with open(fd, "rb", buffering=0) as file:
+    return FileIO(fd)
+
+
+def from_archive(path: Path, target: Target) -> None:
+    """The members of a tar file. Raises ArchiveMalformed, StorageFull, OSError."""
+    with opened(path) as file:
         archive = Archive(iter(lambda: file.read(_PIECE), b""))
         try:
             for entry in archive:

@@ -148,10 +148,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class PackDiff:
-    """Write what a container changed, its directory `upper`, as a layer: the new file `target`."""
+    """Write a directory as a layer: the new file `target`. upper: what a container changed, or what
+    it had in memory; durable: the file is on disk when it is packed."""
 
     upper: str
     target: str
+    durable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,8 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class ApplyDiff:
-    """Unpack a layer (a file) into a container's writable directory, which is empty. lowers: the
-    layers below it, topmost first."""
+    """Unpack a layer (a file, and no link) into a container's writable directory, or another one,
+    which is empty. lowers: the layers below it, topmost first."""
 
     source: str
     target: str

@@ -30,10 +30,12 @@ _PATIENCE = 110.0  # seconds; the daemon waits ten more
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """directory: of the checkpoint; criu: the program; stdio: the container's ends, -1 for none."""
+    """directory: of the checkpoint; criu: the program; shm: as `Start` says; stdio: the container's
+    ends, -1 for none."""
 
     directory: str
     criu: str
+    shm: str
     stdio: tuple[int, int, int]
 
 
@@ -69,7 +71,9 @@ class RestoredContainer(Container):
                 own_pid_namespace=request.pid_namespace == "own",
                 tasks=() if unified else tuple(cgroup_fds),
             )
-            order = Order(request.checkpoint, request.criu, (stdio[0], stdio[1], stdio[2]))
+            order = Order(
+                request.checkpoint, request.criu, request.shm, (stdio[0], stdio[1], stdio[2])
+            )
 
             def body(peer: Socket) -> None:
                 from runtime.monitor.criu import restore  # in the child: the monitor stays small

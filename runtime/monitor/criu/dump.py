@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime.checkpoint import criu
+from runtime.checkpoint import criu, shm
 from runtime.errors import CheckpointFailed, InitFailed
+from runtime.init import sandbox
 from runtime.linux.fds import Socket
+from runtime.linux.namespace import Clone, setns
 from runtime.monitor.messages import Done, Dump
 from runtime.monitor.program import Program, execute
 
@@ -28,6 +30,7 @@ class Dumping:
                 "a container with a terminal can't be checkpointed: its other end is not its own"
             )
         self._request = request
+        self._mount_fd = pod.facts.mount_fd
         self._container = container
         self._program = Program(pod, "criu dump", self._ended)
         self._answer: Answer | None = None
@@ -36,10 +39,13 @@ class Dumping:
         self._answer = answer
         freezer = self._container.cgroup.freezer
         pid, request = self._container.pid, self._request
+        mount_fd = self._mount_fd
         shared = self._container.request.pid_namespace not in ("own", "node")
 
         def body(_peer: Socket) -> None:
             os.umask(0o077)
+            if request.shm:
+                _copy_shared_memory(mount_fd, request.shm)
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 mounts = criu.parse_mounts(file)
             subject = criu.Subject(pid, mounts, freezer, _shared_pids(pid) if shared else 0)
@@ -60,6 +66,18 @@ class Dumping:
             answer(CheckpointFailed(criu.complaint(f"{self._request.directory}/dump.log", code)))
         else:
             answer(Done())
+
+
+def _copy_shared_memory(mount_fd: int, target: str) -> None:
+    """What is in the pod's /dev/shm. mount_fd: the pod's mount namespace."""
+    into = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    setns(mount_fd, Clone.NEWNS)
+    found = shm.open_at(sandbox.SHM)
+    setns(node, Clone.NEWNS)
+    os.close(node)
+    if found >= 0:
+        shm.copy(found, into)
 
 
 def _shared_pids(pid: int) -> int:

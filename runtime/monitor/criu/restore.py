@@ -16,7 +16,7 @@ import resource
 import time
 from collections.abc import Callable
 
-from runtime.checkpoint import confine, criu, mounts
+from runtime.checkpoint import confine, criu, mounts, shm
 from runtime.checkpoint.confine import Bounds, Images
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.init import (
@@ -78,7 +78,7 @@ def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order:
     try:
         node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         context = Context(plan, surroundings, warm_up(), report)
-        for step, act in _BUILD:
+        for step, act in _sequence(order):
             began = time.monotonic_ns()
             act(context)
             context.stages.append((step, began, time.monotonic_ns() - began))
@@ -87,6 +87,26 @@ def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order:
     except BaseException as error:  # noqa: BLE001 - it must not unwind into the monitor
         report.failed(step, error)
     os._exit(EXIT_FAILED)
+
+
+def _sequence(order: Order) -> tuple[Step, ...]:
+    """What is done before CRIU comes; the pod's memory is filled when it is counted as ours."""
+    if not order.shm:
+        return _BUILD
+    source = os.open(order.shm, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def fill(context: Context) -> None:
+        target = shm.open_at(context.shm)
+        if target < 0:
+            context.warn("the pod has the node's /dev/shm, which the checkpoint's does not get to")
+            return
+        try:
+            shm.copy(source, target)
+        except OSError as error:
+            raise OSError(error.errno, f"the pod's /dev/shm: {error.strerror}") from None
+
+    after = 1 + next(index for index, (name, _) in enumerate(_BUILD) if name == "cgroup")
+    return (*_BUILD[:after], ("shared memory", fill), *_BUILD[after:])
 
 
 def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
