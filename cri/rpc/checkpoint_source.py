@@ -111,14 +111,8 @@ async def memory(services: Services, container: Container) -> AsyncGenerator[str
         await remove(services, sandbox_id)
 
 
-def check_config(config: api.ContainerConfig) -> None:
-    """Raises NotImplementedYet for a container that can't go on from a checkpoint."""
-    if config.tty:
-        raise NotImplementedYet("config.tty: a terminal is no part of a checkpoint")
-
-
 def check_spec(spec: Spec) -> None:
-    """The same, with what handlers, devices and plugins have added."""
+    """Raises NotImplementedYet for what handlers, devices and plugins have added."""
     if any(spec.hooks.values()):
         raise NotImplementedYet("hooks: a container that goes on from a checkpoint runs none")
 

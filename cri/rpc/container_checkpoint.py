@@ -70,11 +70,6 @@ def check(services: Services, container: Container) -> None:
             "processes to be written down"
         )
     check_pod(services, sandbox, f"container {container.id}")
-    if container.config.tty:
-        raise NotImplementedYet(
-            f"container {container.id} has a terminal, whose other end is not its own: "
-            "it can't be checkpointed"
-        )
 
 
 def check_pod(services: Services, sandbox: Sandbox, what: str) -> None:

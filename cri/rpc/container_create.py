@@ -80,7 +80,6 @@ async def make(
         if source is None:
             image = _image(services, config)
         else:
-            checkpoint_source.check_config(config)
             image = await checkpoint_source.take(services, sandbox, container_id, source, undo)
         metadata = ContainerMetadata(
             id=container_id,

@@ -9,7 +9,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
       death signal
     resource limits          no more than the container's; scores and cgroups: none
     namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
-    open files               see files.py
+    open files               see files.py, terminals.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.checkpoint import files
+from runtime.checkpoint import files, terminals
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.checkpoint.wire import MalformedImage, Message, first, read, write
 from runtime.init import capabilities
@@ -53,7 +53,7 @@ _APPARMOR: Final = 2  # enum lsmtype of inventory.proto; 0: none
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
     resource -> the most that may be; seccomp: its program, empty without; label: the profile of
-    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"."""
+    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"; terminal: it has one."""
 
     identity: Identity
     bounding: int
@@ -64,6 +64,7 @@ class Bounds:
     seccomp_flags: int = 0
     label: str = ""
     pids: str = "own"
+    terminal: bool = False
 
     @property
     def most(self) -> int:
@@ -109,8 +110,19 @@ class Images:
             return file.read(1 << 16)
 
 
-def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> dict[int, str]:
-    """Checks all images and rewrites those of processes. Answers what `files.stdio` does.
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What processes have open whose other end is elsewhere, by the names by which CRIU knows it.
+
+    pipes: as `files.stdio` answers; terminal: as `terminals.confine` does.
+    """
+
+    pipes: dict[int, str]
+    terminal: str
+
+
+def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> Outside:
+    """Checks all images and rewrites those of processes.
 
     may_open: whether the container's user may open a path of it. Raises Refused, MalformedImage.
     """
@@ -130,7 +142,10 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> dict[int, str]
     for name, pid in _tasks(names):
         _confine_task(images, name, bounds, filters, first=pid == first_pid)
     ids = first("ids", images.load(f"ids-{first_pid}.img"))
-    return files.stdio(images.load(f"fdinfo-{ids.number(2)}.img"), opened)
+    pipes = files.stdio(images.load(f"fdinfo-{ids.number(2)}.img"), opened)
+    if pipes and bounds.terminal:
+        raise Refused("a process with pipes to somebody else, where the container has a terminal")
+    return Outside(pipes, terminals.confine(images, bounds))
 
 
 def _tasks(names: list[str]) -> Iterator[tuple[str, int]]:

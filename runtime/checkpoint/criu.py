@@ -75,12 +75,13 @@ def _plain(path: bytes) -> str:
 class Subject:
     """A process to be written down, with its descendants. mounts: of its namespace; freezer: the
     directory of its cgroup, "" without; pid_namespace: the inode of that which is its pod's, 0: it
-    has its own, or the node's."""
+    has its own, or the node's; terminal: see `terminals.key`."""
 
     pid: int
     mounts: Sequence[MountLine]
     freezer: str = ""
     pid_namespace: int = 0
+    terminal: str = ""
 
 
 def dump(program: str, subject: Subject, directory: str) -> list[str]:
@@ -92,6 +93,8 @@ def dump(program: str, subject: Subject, directory: str) -> list[str]:
         words += ["--freeze-cgroup", subject.freezer]
     if subject.pid_namespace:
         words += ["--external", f"pid[{subject.pid_namespace}]:{PIDS}"]
+    if subject.terminal:
+        words += ["--external", subject.terminal]
     for place in sorted({mount.place for mount in subject.mounts} - {"/"}):
         words += ["--external", f"mnt[{place}]:{place}"]
     return words

@@ -25,6 +25,7 @@ MAGIC: Final = {  # of the kinds of image that we read
     "mountpoints": 0x55563928,
     "pstree": 0x50273030,
     "seccomp": 0x64413049,
+    "tty-info": 0x59453036,
 }
 _SIZE: Final = struct.Struct("<I")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -105,7 +105,8 @@ class Checkpoint:
         self.put("files", "files", *entries)
 
     def confine(self, bounds: Bounds = ROOT) -> dict[int, str]:
-        return confine(self.images, bounds, lambda path, _flags: path != "/root/secret")
+        outside = confine(self.images, bounds, lambda path, _flags: path != "/root/secret")
+        return outside.pipes
 
 
 @pytest.fixture

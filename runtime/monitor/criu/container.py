@@ -21,6 +21,7 @@ from runtime.linux.fds import Message, Socket
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Start
 from runtime.monitor.program import Program
+from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
@@ -89,7 +90,11 @@ class RestoredContainer(Container):
             fds.close_all((*stdio, pid_ns_fd))
 
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
-        """The container waits for its processes."""
+        """It has a terminal; then: it waits for its processes."""
+        if message["type"] == "console":
+            (master,) = descriptors
+            self._streams.append(OutputStream(self._pod.loop, master, "stdout", self._log))
+            return
         fds.close_all(descriptors)
         uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
         self.who = Identity(uid, gid, tuple(groups), home)

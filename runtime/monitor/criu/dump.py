@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from runtime.checkpoint import criu, shm
+from runtime.checkpoint import criu, shm, terminals
 from runtime.errors import CheckpointFailed, InitFailed
 from runtime.init import sandbox
 from runtime.linux.fds import Socket
@@ -25,10 +25,6 @@ class Dumping:
     """CRIU at work on `container`. If it is killed, the processes it holds are let go."""
 
     def __init__(self, pod: Pod, container: Container, request: Dump) -> None:
-        if container.request.terminal:
-            raise CheckpointFailed(
-                "a container with a terminal can't be checkpointed: its other end is not its own"
-            )
         self._request = request
         self._mount_fd = pod.facts.mount_fd
         self._container = container
@@ -40,6 +36,7 @@ class Dumping:
         freezer = self._container.cgroup.freezer
         pid, request = self._container.pid, self._request
         mount_fd = self._mount_fd
+        master = self._container.stdin_fd if self._container.request.terminal else -1
         shared = self._container.request.pid_namespace not in ("own", "node")
 
         def body(_peer: Socket) -> None:
@@ -48,7 +45,9 @@ class Dumping:
                 _copy_shared_memory(mount_fd, request.shm)
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 mounts = criu.parse_mounts(file)
-            subject = criu.Subject(pid, mounts, freezer, _shared_pids(pid) if shared else 0)
+            pids = _shared_pids(pid) if shared else 0
+            terminal = terminals.key(master) if master >= 0 else ""
+            subject = criu.Subject(pid, mounts, freezer, pids, terminal)
             execute(criu.dump(request.criu, subject, request.directory))
 
         self._program.start(body, patience=request.timeout)

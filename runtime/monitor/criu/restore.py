@@ -62,6 +62,8 @@ _BUILD: tuple[Step, ...] = (
     ("mount namespace", rootfs.enter),
     ("mounts", init_mounts.attach),
     ("devices", devices.make_nodes),
+    ("terminal", devices.make_console),
+    ("console", devices.mount_console),
     ("working directory", execute.make_working_directory),
     ("cgroup", credentials.join_cgroup),
     ("cgroup namespace", credentials.leave_cgroup_namespace),
@@ -72,7 +74,8 @@ _BUILD: tuple[Step, ...] = (
 
 
 def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order: Order) -> None:
-    """Never returns. Says {"type": "restoring", "identity", "stages", "warnings"}, or failed."""
+    """Never returns. Says {"type": "console"} with a terminal's master, {"type": "restoring",
+    "identity", "stages", "warnings"}, or failed."""
     step = "plan"
     report = Reporter(peer)
     try:
@@ -113,12 +116,14 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     place = f"{order.directory}/{ROOT}"
     _attach(context, node, place)
     images = Images(f"{order.directory}/{criu.IMAGES}")
-    pipes = confine.confine(images, bounds(context), _may_open(context, place))
+    outside = confine.confine(images, bounds(context), _may_open(context, place))
     external = _write_mounts(images, place)
     os.umask(0o022)
     command = criu.restore(order.criu, order.directory, place, external)
-    inherited = [(key, order.stdio[number]) for number, key in pipes.items()]
+    inherited = [(key, order.stdio[number]) for number, key in outside.pipes.items()]
     inherited.append((criu.PIDS, context.surroundings.pid_ns_fd))
+    if outside.terminal:
+        inherited.append((outside.terminal, context.console_fd))
     keep: list[int] = []
     for key, fd in inherited:
         if fd >= 0:
@@ -156,6 +161,7 @@ def bounds(context: Context) -> Bounds:
         seccomp_flags=process.seccomp_flags,
         label=process.apparmor_profile,
         pids=_pids(context.surroundings),
+        terminal=process.terminal,
     )
 
 
