@@ -109,6 +109,15 @@ def test_its_network_mounts_and_names_are_those_of_its_own_pod(
     shutil.rmtree(volume)
 
 
+def test_its_mounts_are_those_of_any_container(criu: Kubelet, archive: Path) -> None:
+    """As many, and none beneath another: a procfs of the node, say."""
+    write(counting(criu.pod()), archive)
+    pod = criu.pod()
+    mounts = "cut -d' ' -f5 /proc/1/mountinfo | sort"
+    found = restored(pod, archive).start().shell(mounts)
+    assert found == pod.container().start().shell(mounts)
+
+
 def test_limits_are_those_of_the_request(criu: Kubelet, archive: Path) -> None:
     write(counting(criu.pod()), archive)
     linux = api.LinuxContainerConfig(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from image.catalog import Catalog
+from image.checkpoint.owners import Owners
 from image.content import Content
 from image.errors import ImageFault, ImageNotFound
 from image.manifest import MANIFEST_LIMIT, Manifest, parse
@@ -62,9 +63,9 @@ class Checkpoints:
         """Has a worker ready: what it is needed for first is done while containers stand still."""
         self._pool.warm(1)
 
-    async def pack_diff(self, container_id: str, target: Path) -> None:
+    async def pack_diff(self, container_id: str, target: Path, owners: Owners | None) -> None:
         """What a container changed in its files, as a layer. Raises StorageFull, ImageFault."""
-        job = PackDiff(self._overlay(container_id).upper, str(target))
+        job = PackDiff(self._overlay(container_id).upper, str(target), owners)
         await expect(Packed, self._pool.run(job))
 
     async def pack(self, source: Path, location: Path) -> int:
@@ -99,13 +100,13 @@ class Checkpoints:
         job = ApplyDiff(str(source), str(target), (), UnpackLimits())
         await expect(Settled, self._pool.run(job))
 
-    async def apply_diff(self, container_id: str, source: Path) -> None:
+    async def apply_diff(self, container_id: str, source: Path, owners: Owners | None) -> None:
         """Unpacks what `pack_diff` made into a container's writable directory, which is new.
 
         Raises LayerMalformed, StorageFull, ImageFault.
         """
         overlay = self._overlay(container_id)
-        job = ApplyDiff(str(source), overlay.upper, overlay.lower, UnpackLimits())
+        job = ApplyDiff(str(source), overlay.upper, overlay.lower, UnpackLimits(), owners)
         await expect(Settled, self._pool.run(job))
 
     def _overlay(self, container_id: str) -> Overlay:

@@ -65,13 +65,14 @@ class Checkpoints:
             raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
         path = await self.program()
         if spec.process.no_new_privileges:
-            version = await asyncio.to_thread(criu.version, path)
-            if version < criu.KNOWS_NO_NEW_PRIVILEGES:
-                raise CriuUnavailable(
-                    f"CRIU {'.'.join(map(str, version))} ({path}) would restore processes without "
-                    "no_new_privs, which this container is to have (allowPrivilegeEscalation: "
-                    "false): 3.19 or newer is needed"
-                )
+            await _require(
+                path,
+                criu.KNOWS_NO_NEW_PRIVILEGES,
+                "would restore processes without no_new_privs, which this container is to have "
+                "(allowPrivilegeEscalation: false)",
+            )
+        if spec.linux.uid_mappings:
+            await _require(path, criu.KNOWS_UNPRIVILEGED, "can't restore in a user namespace")
         return path
 
     @contextlib.asynccontextmanager
@@ -90,3 +91,11 @@ class Checkpoints:
         request = Dump(wanted.container_id, program, wanted.directory, wanted.seconds, wanted.shm)
         patience = wanted.seconds + _ANSWER_SECONDS
         await self._client(sandbox_id).ask(request, Done, patience=patience)
+
+
+async def _require(path: str, least: tuple[int, ...], fault: str) -> None:
+    """Raises CriuUnavailable if this CRIU is older."""
+    version = await asyncio.to_thread(criu.version, path)
+    if version < least:
+        said, needed = (".".join(map(str, one)) for one in (version, least))
+        raise CriuUnavailable(f"CRIU {said} ({path}) {fault}: {needed} or newer is needed")

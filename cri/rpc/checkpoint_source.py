@@ -72,12 +72,13 @@ async def take(
     return checkpoint_documents.base_image(services, config)
 
 
-async def apply(services: Services, container_id: str) -> None:
+async def apply(services: Services, sandbox: Sandbox, container_id: str) -> None:
     """The files that the container had changed. Raises LayerMalformed, StorageFull."""
     diff = services.paths.checkpoint(container_id) / DIFF
     if diff.exists():
         with trace.stage("restore files"):
-            await services.images.checkpoints.apply_diff(container_id, diff)
+            owners = container_checkpoint.owners(sandbox)
+            await services.images.checkpoints.apply_diff(container_id, diff, owners)
         await asyncio.to_thread(diff.unlink)
     place = services.paths.checkpoint(container_id)
     if (place / SHM).exists():
@@ -112,7 +113,19 @@ async def memory(services: Services, container: Container) -> AsyncGenerator[str
 
 
 def check_spec(spec: Spec) -> None:
-    """Raises NotImplementedYet for what handlers, devices and plugins have added."""
+    """Raises NotImplementedYet for what handlers, devices and plugins have added, and for what CRIU
+    can't do as root of a user namespace only, as which it runs for a pod that has one."""
+    shared = any(item.type == "pid" and item.path for item in spec.linux.namespaces)
+    if spec.linux.uid_mappings and shared:
+        raise NotImplementedYet(
+            "in a pod with a user namespace, a container that shares a pid namespace can't go on "
+            "from a checkpoint: CRIU can't enter that"
+        )
+    if spec.linux.uid_mappings and "CAP_SYS_ADMIN" in spec.process.capabilities.ever:
+        raise NotImplementedYet(
+            "in a pod with a user namespace, a container with CAP_SYS_ADMIN can't go on from a "
+            "checkpoint: CRIU can't lock its mounts"
+        )
     if any(spec.hooks.values()):
         raise NotImplementedYet("hooks: a container that goes on from a checkpoint runs none")
 

@@ -19,6 +19,7 @@ from cri.specgen import namespaces
 from cri.store.container import ContainerState
 from cri.store.index import new_id
 from image.checkpoint.names import DIFF, IMAGES, SHM
+from image.checkpoint.owners import Owners
 from runtime.checkpoints import DumpRequest
 
 if TYPE_CHECKING:
@@ -79,11 +80,15 @@ def check_pod(services: Services, sandbox: Sandbox, what: str) -> None:
             f"{what}: the runtime handler {sandbox.metadata.runtime_handler!r} runs a program; "
             "only the embedded runtime knows checkpoints"
         )
-    options = sandbox.config.linux.security_context.namespace_options
-    if namespaces.user_map(options, "config") is not None:
-        raise NotImplementedYet(f"{what}: a pod with a user namespace can't be checkpointed")
     if sandbox.metadata.mount_label:
         raise NotImplementedYet(f"{what}: a pod with an SELinux label can't be checkpointed")
+
+
+def owners(sandbox: Sandbox) -> Owners | None:
+    """Of a pod's files, where it has users of its own."""
+    options = sandbox.config.linux.security_context.namespace_options
+    users = namespaces.user_map(options, "config")
+    return Owners(users.uid, users.gid, users.uids, users.gids) if users else None
 
 
 @contextlib.asynccontextmanager
@@ -111,22 +116,24 @@ async def capture(
     ImageFault.
     """
     checkpoints = services.runtime.checkpoints
-    sandbox_id = containers[0].metadata.sandbox_id
+    sandbox = services.store.sandboxes.get(containers[0].metadata.sandbox_id)
     services.images.checkpoints.warm()
     memory = places[0] / _MEMORY
     await asyncio.to_thread(memory.mkdir, mode=0o700, parents=True)
     with trace.stage("freeze, write, thaw"):
         async with (
-            services.locks.hold(f"checkpoint {sandbox_id}"),  # CRIU can't be at it twice
-            checkpoints.paused(sandbox_id, [container.id for container in containers]),
+            services.locks.hold(f"checkpoint {sandbox.id}"),  # CRIU can't be at it twice
+            checkpoints.paused(sandbox.id, [container.id for container in containers]),
         ):
             for index, (container, place) in enumerate(zip(containers, places, strict=True)):
                 await asyncio.to_thread((place / IMAGES).mkdir, mode=0o700, parents=True)
                 patience = seconds + _LONGER  # of ours is the time that is told
                 copied = str(memory) if index == 0 else ""
                 wanted = DumpRequest(container.id, str(place), patience, copied)
-                await checkpoints.dump(sandbox_id, wanted)
-                await services.images.checkpoints.pack_diff(container.id, place / DIFF)
+                await checkpoints.dump(sandbox.id, wanted)
+                await services.images.checkpoints.pack_diff(
+                    container.id, place / DIFF, owners(sandbox)
+                )
                 log = container.metadata.log_path, place / "container.log"
                 await asyncio.to_thread(checkpoint_documents.copy_log, *log)
     if await asyncio.to_thread(os.listdir, memory):

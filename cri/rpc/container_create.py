@@ -97,7 +97,7 @@ async def make(
         with trace.stage("prepare snapshot"):
             services.images.prepare(image.id, container_id, _owner(sandbox))
         if source is not None:
-            await checkpoint_source.apply(services, container_id)
+            await checkpoint_source.apply(services, sandbox, container_id)
         # Nothing waits between this look and the record: a plugin that joins would not know of it.
         if services.nri.active:
             from cri.rpc import nri_calls  # few nodes have plugins

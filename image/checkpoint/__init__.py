@@ -8,5 +8,6 @@ dump.log, stats-dump                  what CRIU says of its work
 
 members.py   which of it is taken from an archive, or an image that somebody else made
 diff.py      a writable directory becomes rootfs-diff.tar
+owners.py    whose files are, where a pod has users of its own
 pack.py      a directory becomes an archive, whole or not at all
 """

@@ -95,7 +95,7 @@ def _checkpoint(job: PackDiff | Pack | TakeCheckpoint | ApplyDiff, counters: Cou
 
     match job:
         case PackDiff():
-            diff.write(Path(job.upper), Path(job.target), counters, durable=job.durable)
+            diff.write(Path(job.upper), Path(job.target), counters, job.owners, durable=job.durable)
             return Packed(Path(job.target).stat().st_size)
         case Pack():
             return Packed(pack.pack(Path(job.source), Path(job.target), counters))
@@ -111,7 +111,8 @@ def _checkpoint(job: PackDiff | Pack | TakeCheckpoint | ApplyDiff, counters: Cou
             with members.opened(Path(job.source)) as file:
                 chunks = layer.decompressed(iter(lambda: file.read(_FILE_CHUNK), b""))
                 try:
-                    result = unpack(chunks, target_path, job.limits, counters)
+                    owner = job.owners.outside if job.owners is not None else None
+                    result = unpack(chunks, target_path, job.limits, counters, owner)
                     settle(target_path, result, lowers, job.limits.depth)
                 except LayerMalformed as error:
                     raise LayerMalformed(f"{Path(job.source).name}: {error}") from error

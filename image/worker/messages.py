@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from image import errors
+from image.checkpoint.owners import Owners
 from image.digest import Digest
 from image.errors import ImageFault
 from image.manifest import Platform
@@ -149,10 +150,11 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class PackDiff:
     """Write a directory as a layer: the new file `target`. upper: what a container changed, or what
-    it had in memory; durable: the file is on disk when it is packed."""
+    it had in memory; owners: of the files; durable: the file is on disk when it is packed."""
 
     upper: str
     target: str
+    owners: Owners | None = None
     durable: bool = False
 
 
@@ -192,12 +194,13 @@ class Taken:
 @dataclass(frozen=True, slots=True)
 class ApplyDiff:
     """Unpack a layer (a file, and no link) into a container's writable directory, or another one,
-    which is empty. lowers: the layers below it, topmost first."""
+    which is empty. lowers: the layers below it, topmost first; owners: whose the files become."""
 
     source: str
     target: str
     lowers: tuple[str, ...]
     limits: UnpackLimits
+    owners: Owners | None = None
 
 
 @dataclass(frozen=True, slots=True)

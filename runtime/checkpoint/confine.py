@@ -35,8 +35,8 @@ _FILTER: Final = 2  # seccomp's mode
 _FILTER_FLAGS: Final = 0x2 | 0x4  # LOG, SPEC_ALLOW: what else there is concerns the call
 _NORMAL_POLICIES: Final = (0, 3, 5)  # SCHED_OTHER, BATCH, IDLE
 _SYS_NICE, _NET_RAW, _SETUID = 1 << 23, 1 << 13, 1 << 7
-_SAME: Final = {"network": 6, "IPC": 7, "UTS": 8, "user": 10}
-_OWN: Final = {"pid": 5, "mount": 9, "cgroup": 11, "time": 12}
+_SAME: Final = {"network": 6, "IPC": 7, "UTS": 8}
+_OWN: Final = {"pid": 5, "mount": 9, "user": 10, "cgroup": 11, "time": 12}
 _TASK = re.compile(r"core-(\d+)\.img")
 # Fields of CRIU's core_entry, thread_core_entry, task_core_entry and creds_entry.
 _TC, _THREAD = 3, 5
@@ -172,7 +172,11 @@ def _only(found: list[Message]) -> list[Message]:
 
 
 def _check_namespaces(images: Images, names: list[str], inventory: Message, first_pid: int) -> None:
-    """All processes are in the same ones; those that are the pod's are CRIU's own."""
+    """All processes are in the same ones; those that are the pod's are CRIU's own.
+
+    So is the user namespace from here on, whatever it was: who users are, the images say as these
+    see themselves.
+    """
     outside = inventory.message(3)
     root = first("ids", images.load(f"ids-{first_pid}.img"))
     for name in names:
@@ -185,6 +189,8 @@ def _check_namespaces(images: Images, names: list[str], inventory: Message, firs
         for kind, field in _OWN.items():
             if ids.number(field, 0) != root.number(field, 0):
                 raise Refused(f"processes in two {kind} namespaces")
+        ids.set(_OWN["user"], outside.number(_OWN["user"], 0))
+        images.save(name, write("ids", [ids]))
 
 
 def _check_pids(

@@ -20,6 +20,7 @@ IMAGES: Final = "checkpoint"  # CRIU's images in the directory of a checkpoint
 DUMP_LOG: Final = "dump.log"
 RESTORE_LOG: Final = "restore.log"
 KNOWS_NO_NEW_PRIVILEGES: Final = (3, 19)  # the version since which its images have the flag
+KNOWS_UNPRIVILEGED: Final = (3, 18)  # since then it runs as root of a user namespace
 PIDS: Final = "pod-pids"  # a pid namespace that is not the container's own
 PID_FILE: Final = "restored.pid"
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")  # mountinfo writes a blank as \040
@@ -100,15 +101,20 @@ def dump(program: str, subject: Subject, directory: str) -> list[str]:
     return words
 
 
-def restore(program: str, directory: str, root: str, external: Sequence[str]) -> list[str]:
+def restore(
+    program: str, directory: str, root: str, external: Sequence[str], *, powerless: bool
+) -> list[str]:
     """Makes the processes in directory/checkpoint anew, as children of CRIU's parent.
 
-    root: a mount, the container's root; external: `mnt[KEY]:PATH` of all other mounts.
+    root: a mount, the container's root; external: `mnt[KEY]:PATH` of all other mounts; powerless:
+    CRIU is root of a user namespace only.
     """
     words = [program, "--no-default-config", "restore", "--root", root]
     words += _where(directory, RESTORE_LOG)
     words += ["--restore-detached", "--restore-sibling", *_COMMON]
     words += ["--pidfile", f"{directory}/{PID_FILE}"]
+    if powerless:
+        words.append("--unprivileged")
     for item in external:
         words += ["--external", item]
     return words

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
+
+from runtime.init.values import UserMap
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -18,6 +21,7 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 _MODES: Final = 0o1777
 _DEPTH: Final = 64
 _PIECE: Final = 1 << 20
+_NOBODY: Final = 65534
 # Somebody took it away, or put something else there, since it was listed.
 _CHANGED: Final = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
 
@@ -32,10 +36,38 @@ def open_at(path: bytes) -> int:
     return -1
 
 
-def copy(source: int, target: int, shift: tuple[int, int] = (0, 0), *, depth: int = 0) -> None:
+Owner = Callable[[int, int], tuple[int, int]]
+
+
+def inside(users: UserMap | None) -> Owner:
+    """Uid and gid of the node -> who that is in a pod."""
+
+    def owner(uid: int, gid: int) -> tuple[int, int]:
+        if users is None:
+            return uid, gid
+        uid, gid = uid - users.uid, gid - users.gid
+        return (uid if uid in range(users.uids) else _NOBODY), (
+            gid if gid in range(users.gids) else _NOBODY
+        )
+
+    return owner
+
+
+def outside(users: UserMap | None) -> Owner:
+    """The reverse; who has no number there is somebody of the pod all the same."""
+
+    def owner(uid: int, gid: int) -> tuple[int, int]:
+        if users is None:
+            return uid, gid
+        return users.uid + min(uid, users.uids - 1), users.gid + min(gid, users.gids - 1)
+
+    return owner
+
+
+def copy(source: int, target: int, owner: Owner, *, depth: int = 0) -> None:
     """All that is in one directory into another; what has a name there already is left alone.
 
-    shift: added to each owner's uid and gid. Raises OSError.
+    owner: of a copy, from that of what is copied. Raises OSError.
     """
     if depth > _DEPTH:
         raise OSError(errno.ELOOP, f"directories nested deeper than {_DEPTH}")
@@ -50,22 +82,22 @@ def copy(source: int, target: int, shift: tuple[int, int] = (0, 0), *, depth: in
                 continue
             raise
         try:
-            _copy(fd, name, target, shift, depth)
+            _copy(fd, name, target, owner, depth)
         finally:
             os.close(fd)
 
 
-def _copy(fd: int, name: str, target: int, shift: tuple[int, int], depth: int) -> None:
+def _copy(fd: int, name: str, target: int, owner: Owner, depth: int) -> None:
     found = os.fstat(fd)
     if stat.S_ISDIR(found.st_mode):
         made = _make_directory(name, target)
-        inside = os.open(name, _DIRECTORY, dir_fd=target)
+        into = os.open(name, _DIRECTORY, dir_fd=target)
         try:
-            copy(fd, inside, shift, depth=depth + 1)
+            copy(fd, into, owner, depth=depth + 1)
             if made:
-                _describe(inside, found, shift)
+                _describe(into, found, owner)
         finally:
-            os.close(inside)
+            os.close(into)
     elif stat.S_ISREG(found.st_mode):
         try:
             into = os.open(name, _CREATE, 0o600, dir_fd=target)
@@ -73,7 +105,7 @@ def _copy(fd: int, name: str, target: int, shift: tuple[int, int], depth: int) -
             return
         try:
             _copy_contents(fd, into, found.st_size)
-            _describe(into, found, shift)
+            _describe(into, found, owner)
         finally:
             os.close(into)
 
@@ -105,7 +137,7 @@ def _copy_contents(source: int, target: int, size: int) -> None:
     os.ftruncate(target, size)
 
 
-def _describe(fd: int, found: os.stat_result, shift: tuple[int, int]) -> None:
-    os.fchown(fd, found.st_uid + shift[0], found.st_gid + shift[1])
+def _describe(fd: int, found: os.stat_result, owner: Owner) -> None:
+    os.fchown(fd, *owner(found.st_uid, found.st_gid))
     os.fchmod(fd, found.st_mode & _MODES)
     os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))

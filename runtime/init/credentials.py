@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 
-from runtime.init import capabilities
+from runtime.init import capabilities, devices
 from runtime.init.context import Context
 from runtime.init.values import SchedulingPlan
 from runtime.linux import keyring, scheduling, seccomp
@@ -132,7 +132,23 @@ def enter_user_namespace(context: Context) -> None:
     os.setresuid(0, 0, 0)
     if context.target is None:
         unshare(Clone.NEWNS)
+        _reopen_null(context)
     leave_keyring()  # for one that belongs to somebody of that namespace
+
+
+def _reopen_null(context: Context) -> None:
+    """Where stdio is the null device it was on a mount of before the copy, which nobody can name
+    any more: CRIU could not write such a file down."""
+    absent = [number for number, fd in enumerate(context.surroundings.stdio) if fd < 0]
+    if context.process.terminal or not absent:
+        return
+    context.dev_fd = -1
+    context.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    null = devices.open_null(context)
+    for number in absent:
+        os.dup2(null, number)
+    os.close(null)
+    os.close(context.root_fd)
 
 
 def become(context: Context) -> None:

@@ -71,6 +71,7 @@ class RestoredContainer(Container):
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=request.pid_namespace == "own",
                 tasks=() if unified else tuple(cgroup_fds),
+                user_ns_fd=pod.facts.user_fd,
             )
             order = Order(
                 request.checkpoint, request.criu, request.shm, (stdio[0], stdio[1], stdio[2])

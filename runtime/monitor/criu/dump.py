@@ -33,16 +33,18 @@ class Dumping:
 
     def start(self, answer: Answer) -> None:
         self._answer = answer
-        freezer = self._container.cgroup.freezer
-        pid, request = self._container.pid, self._request
+        container = self._container
+        freezer = container.cgroup.freezer
+        pid, request = container.pid, self._request
         mount_fd = self._mount_fd
-        master = self._container.stdin_fd if self._container.request.terminal else -1
-        shared = self._container.request.pid_namespace not in ("own", "node")
+        master = container.stdin_fd if container.request.terminal else -1
+        shared = container.request.pid_namespace not in ("own", "node")
 
         def body(_peer: Socket) -> None:
             os.umask(0o077)
             if request.shm:
-                _copy_shared_memory(mount_fd, request.shm)
+                users = container.load_process().user_map
+                _copy_shared_memory(mount_fd, request.shm, shm.inside(users))
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 mounts = criu.parse_mounts(file)
             pids = _shared_pids(pid) if shared else 0
@@ -51,7 +53,7 @@ class Dumping:
             execute(criu.dump(request.criu, subject, request.directory))
 
         self._program.start(body, patience=request.timeout)
-        self._container.when_ended(self.kill)  # there is nothing left to write down
+        container.when_ended(self.kill)  # there is nothing left to write down
 
     def kill(self) -> None:
         self._program.kill()
@@ -67,7 +69,7 @@ class Dumping:
             answer(Done())
 
 
-def _copy_shared_memory(mount_fd: int, target: str) -> None:
+def _copy_shared_memory(mount_fd: int, target: str, owner: shm.Owner) -> None:
     """What is in the pod's /dev/shm. mount_fd: the pod's mount namespace."""
     into = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -76,7 +78,7 @@ def _copy_shared_memory(mount_fd: int, target: str) -> None:
     setns(node, Clone.NEWNS)
     os.close(node)
     if found >= 0:
-        shm.copy(found, into)
+        shm.copy(found, into, owner)
 
 
 def _shared_pids(pid: int) -> int:

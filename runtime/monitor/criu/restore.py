@@ -25,6 +25,7 @@ from runtime.init import (
     devices,
     execute,
     identity,
+    idmap,
     rootfs,
     security,
 )
@@ -40,7 +41,8 @@ from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor import program
 from runtime.monitor.criu.container import Order
 
-ROOT = "root"  # an empty directory in that of the checkpoint
+ROOT, TREE = "root", "tree"  # directories in that of the checkpoint; the first is there
+_THEIRS = b"/tmp"  # any directory to which the way is open for everybody
 _RESOURCES = 16  # RLIM_NLIMITS
 _INFINITY = 2**64 - 1
 
@@ -104,7 +106,7 @@ def _sequence(order: Order) -> tuple[Step, ...]:
             context.warn("the pod has the node's /dev/shm, which the checkpoint's does not get to")
             return
         try:
-            shm.copy(source, target)
+            shm.copy(source, target, shm.outside(context.process.user_map))
         except OSError as error:
             raise OSError(error.errno, f"the pod's /dev/shm: {error.strerror}") from None
 
@@ -113,13 +115,16 @@ def _sequence(order: Order) -> tuple[Step, ...]:
 
 
 def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
-    place = f"{order.directory}/{ROOT}"
-    _attach(context, node, place)
-    images = Images(f"{order.directory}/{criu.IMAGES}")
+    _own_stdio(context, order.stdio)
+    directory = _attach(context, node, order.directory)
+    place = f"{directory}/{TREE}"
+    images = Images(f"{directory}/{criu.IMAGES}")
     outside = confine.confine(images, bounds(context), _may_open(context, place))
     external = _write_mounts(images, place)
     os.umask(0o022)
-    command = criu.restore(order.criu, order.directory, place, external)
+    powerless = context.user_ns_fd >= 0
+    root = f"{directory}/{ROOT}"
+    command = criu.restore(order.criu, directory, root, external, powerless=powerless)
     inherited = [(key, order.stdio[number]) for number, key in outside.pipes.items()]
     inherited.append((criu.PIDS, context.surroundings.pid_ns_fd))
     if outside.terminal:
@@ -136,15 +141,42 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     program.execute(command, keep=keep)
 
 
-def _attach(context: Context, node: int, place: str) -> None:
-    """All that was built becomes a tree in a copy of the node's mount namespace."""
+def _own_stdio(context: Context, stdio: tuple[int, int, int]) -> None:
+    """CRIU opens the pipes again, which are to be somebody's of whom it knows in there."""
+    users, who = context.process.user_map, context.identity
+    for fd in stdio:
+        if users is not None and fd >= 0:
+            os.fchown(fd, users.uid + who.uid, users.gid + who.gid)
+
+
+def _attach(context: Context, node: int, directory: str) -> str:
+    """All that was built becomes a tree in a copy of the node's mount namespace; answers where the
+    checkpoint's directory is in there.
+
+    Beside it lies the root alone: with the tree, CRIU may take along what is mounted in that, our
+    own procfs beneath the one that it makes.
+    """
     tree = mount.clone_tree(context.root_fd, recursive=True)
+    root = mount.clone_tree(context.root_fd)
     setns(node, Clone.NEWNS)
+    os.mkdir(f"{directory}/{TREE}", 0o700)
+    theirs = -1
+    if context.user_ns_fd >= 0:
+        theirs = idmap.clone(directory, context.user_ns_fd)
+        setns(context.user_ns_fd, Clone.NEWUSER)
+        os.setgroups(())
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     unshare(Clone.NEWNS)
     slash = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
     mount.mount_setattr(slash, propagation=mount.Propagation.PRIVATE, recursive=True)
     os.close(slash)
-    mount.move_mount(tree, AT_FDCWD, os.fsencode(place))
+    if theirs >= 0:
+        mount.move_mount(theirs, AT_FDCWD, _THEIRS)
+        directory = os.fsdecode(_THEIRS)
+    mount.move_mount(tree, AT_FDCWD, os.fsencode(f"{directory}/{TREE}"))
+    mount.move_mount(root, AT_FDCWD, os.fsencode(f"{directory}/{ROOT}"))
+    return directory
 
 
 def bounds(context: Context) -> Bounds:
