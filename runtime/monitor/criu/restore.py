@@ -16,7 +16,7 @@ import resource
 import time
 from collections.abc import Callable
 
-from runtime.checkpoint import confine, criu, mounts, shm
+from runtime.checkpoint import addresses, confine, criu, mounts, shm
 from runtime.checkpoint.confine import Bounds, Images
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.init import (
@@ -120,6 +120,7 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     place = f"{directory}/{TREE}"
     images = Images(f"{directory}/{criu.IMAGES}")
     outside = confine.confine(images, bounds(context), _may_open(context, place))
+    addresses.settle(images, addresses.here)
     external = _write_mounts(images, place)
     os.umask(0o022)
     powerless = context.user_ns_fd >= 0
