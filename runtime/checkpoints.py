@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.checkpoint import criu
-from runtime.errors import CriuUnavailable, InvalidSpec
+from runtime.errors import CriuUnavailable
 from runtime.monitor.client import MonitorClient
 from runtime.monitor.messages import Done, Dump, Pause
 from runtime.spec import Spec
@@ -60,9 +60,7 @@ class Checkpoints:
         return path
 
     async def restorer(self, spec: Spec) -> str:
-        """The same, which can make a container of this spec what it is to be. InvalidSpec too."""
-        if any(spec.hooks.values()):
-            raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
+        """The same, which can make a container of this spec what it is to be."""
         path = await self.program()
         if spec.process.no_new_privileges:
             await _require(

@@ -113,8 +113,8 @@ async def memory(services: Services, container: Container) -> AsyncGenerator[str
 
 
 def check_spec(spec: Spec) -> None:
-    """Raises NotImplementedYet for what handlers, devices and plugins have added, and for what CRIU
-    can't do as root of a user namespace only, as which it runs for a pod that has one."""
+    """Raises NotImplementedYet for what CRIU can't do as root of a user namespace only, as which it
+    runs for a pod that has one."""
     shared = any(item.type == "pid" and item.path for item in spec.linux.namespaces)
     if spec.linux.uid_mappings and shared:
         raise NotImplementedYet(
@@ -126,8 +126,6 @@ def check_spec(spec: Spec) -> None:
             "in a pod with a user namespace, a container with CAP_SYS_ADMIN can't go on from a "
             "checkpoint: CRIU can't lock its mounts"
         )
-    if any(spec.hooks.values()):
-        raise NotImplementedYet("hooks: a container that goes on from a checkpoint runs none")
 
 
 async def sweep(services: Services) -> None:

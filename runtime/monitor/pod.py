@@ -319,6 +319,10 @@ def _container(pod: Pod, request: Start) -> Container:
         from runtime.monitor.oci.container import OciContainer
 
         return OciContainer(pod, request)
+    if request.checkpoint and request.hooks:
+        from runtime.monitor.criu.hooked import RestoredHookedContainer
+
+        return RestoredHookedContainer(pod, request)
     if request.checkpoint:
         from runtime.monitor.criu.container import RestoredContainer
 

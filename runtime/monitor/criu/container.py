@@ -24,6 +24,7 @@ from runtime.monitor.program import Program
 from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
+    from runtime.init.steps import Step
     from runtime.monitor.pod import Pod
 
 _PATIENCE = 110.0  # seconds; the daemon waits ten more
@@ -80,7 +81,7 @@ class RestoredContainer(Container):
             def body(peer: Socket) -> None:
                 from runtime.monitor.criu import restore  # in the child: the monitor stays small
 
-                restore.become(peer, self.load_plan(), surroundings, order)
+                restore.become(peer, self.load_plan(), surroundings, order, self._build)
 
             self._program = Program(pod, "criu restore", self._restored, self._hear_child)
             pod.reaper.hold()
@@ -89,6 +90,10 @@ class RestoredContainer(Container):
             self._program.start(body, patience=_PATIENCE, cgroup_fd=cgroup_fd)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
+
+    def _build(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """What the child does before CRIU comes. Runs in it."""
+        return steps
 
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
         """It has a terminal; then: it waits for its processes."""

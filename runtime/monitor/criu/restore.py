@@ -75,15 +75,24 @@ _BUILD: tuple[Step, ...] = (
 )
 
 
-def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order: Order) -> None:
+def become(
+    peer: Socket,
+    plan: ContainerPlan,
+    surroundings: Surroundings,
+    order: Order,
+    build: Callable[[tuple[Step, ...]], tuple[Step, ...]],
+) -> None:
     """Never returns. Says {"type": "console"} with a terminal's master, {"type": "restoring",
-    "identity", "stages", "warnings"}, or failed."""
+    "identity", "stages", "warnings"}, or failed.
+
+    build: gives the steps that are done, from those that are usual.
+    """
     step = "plan"
     report = Reporter(peer)
     try:
         node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         context = Context(plan, surroundings, warm_up(), report)
-        for step, act in _sequence(order):
+        for step, act in build(_sequence(order)):
             began = time.monotonic_ns()
             act(context)
             context.stages.append((step, began, time.monotonic_ns() - began))
