@@ -23,7 +23,7 @@ from image.unpack.tar import Archive
 # CRIU's images of processes, and of no namespace, network, cgroup or mount but the list of mounts,
 # of which only the numbers are read.
 _IMAGE: Final = re.compile(
-    r"(?:core|fdinfo|fs|ids|mm|mountpoints|pagemap|pagemap-shmem|pages|pidns|timens)-\d{1,20}\.img"
+    r"(?:core|fdinfo|fs|ids|ipcns-msg|ipcns-sem|ipcns-shm|ipcns-var|mm|mountpoints|pagemap|pagemap-shmem|pages|pidns|timens)-\d{1,20}\.img"
     r"|ghost-file-[0-9a-f]{1,16}\.img"
     r"|(?:files|inventory|pstree|seccomp|pipes-data|fifo-data|sk-queues|tty-info|tty-data"
     r"|remap-fpath|memfd|filelocks|eventpoll-tfd|inotify-wd)\.img"

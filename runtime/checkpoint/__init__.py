@@ -8,5 +8,6 @@ of images that somebody else may have written.
     files.py     what these processes have open
     addresses.py their sockets' addresses, which the pod must have
     terminals.py its terminals
+    ipc.py       what else their pod's processes share
     shm.py       the shared memory of their pod
 """

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.checkpoint import files, terminals
+from runtime.checkpoint import files, ipc, terminals
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.checkpoint.wire import MalformedImage, Message, first, read, write
 from runtime.init import capabilities
@@ -35,8 +35,8 @@ _FILTER: Final = 2  # seccomp's mode
 _FILTER_FLAGS: Final = 0x2 | 0x4  # LOG, SPEC_ALLOW: what else there is concerns the call
 _NORMAL_POLICIES: Final = (0, 3, 5)  # SCHED_OTHER, BATCH, IDLE
 _SYS_NICE, _NET_RAW, _SETUID = 1 << 23, 1 << 13, 1 << 7
-_SAME: Final = {"network": 6, "IPC": 7, "UTS": 8}
-_OWN: Final = {"pid": 5, "mount": 9, "user": 10, "cgroup": 11, "time": 12}
+_SAME: Final = {"network": 6, "UTS": 8}
+_OWN: Final = {"pid": 5, "IPC": 7, "mount": 9, "user": 10, "cgroup": 11, "time": 12}
 _TASK = re.compile(r"core-(\d+)\.img")
 # Fields of CRIU's core_entry, thread_core_entry, task_core_entry and creds_entry.
 _TC, _THREAD = 3, 5
@@ -53,7 +53,8 @@ _APPARMOR: Final = 2  # enum lsmtype of inventory.proto; 0: none
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
     resource -> the most that may be; seccomp: its program, empty without; label: the profile of
-    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"; terminal: it has one."""
+    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"; terminal: it has one;
+    ipc: it may bring the pod's System V IPC, as nobody else has any."""
 
     identity: Identity
     bounding: int
@@ -65,6 +66,7 @@ class Bounds:
     label: str = ""
     pids: str = "own"
     terminal: bool = False
+    ipc: bool = False
 
     @property
     def most(self) -> int:
@@ -133,6 +135,7 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> Outside:
         raise MalformedImage("pstree.img has no process")
     first_pid = root[0].number(1)
     _check_namespaces(images, names, inventory, first_pid)
+    _check_ipc(images, inventory, first_pid, allowed=bounds.ipc)
     _check_pids(images, names, inventory, first_pid, bounds.pids)
     _check_ghosts(images, names)
     opened = read("files", images.load("files.img"))
@@ -191,6 +194,20 @@ def _check_namespaces(images: Images, names: list[str], inventory: Message, firs
                 raise Refused(f"processes in two {kind} namespaces")
         ids.set(_OWN["user"], outside.number(_OWN["user"], 0))
         images.save(name, write("ids", [ids]))
+
+
+def _check_ipc(images: Images, inventory: Message, first_pid: int, *, allowed: bool) -> None:
+    """The pod's IPC namespace is CRIU's own, or one that it makes."""
+    ids = first("ids", images.load(f"ids-{first_pid}.img"))
+    number = ids.number(_OWN["IPC"], 0)
+    if number == inventory.message(3).number(_OWN["IPC"], 0):
+        return
+    if not allowed:
+        raise Refused(
+            "System V IPC of its pod, which CRIU can make in a new namespace only: this pod has "
+            "the node's, or a container that was started before this one: start this one first"
+        )
+    ipc.confine(images, number)
 
 
 def _check_pids(

@@ -18,6 +18,8 @@ COMMON: Final = 0x54564319
 MAGIC: Final = {  # of the kinds of image that we read
     "core": 0x55053847,
     "ids": 0x54432030,
+    "ipcns-shm": 0x46283044,
+    "ipcns-var": 0x53115007,
     "fdinfo": 0x56213732,
     "files": 0x56303138,
     "ghost-file": 0x52583605,

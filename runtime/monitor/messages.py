@@ -250,7 +250,7 @@ class Dump:
     """Have CRIU (`criu`, its path) write the processes of a container to `directory`/checkpoint.
 
     They are left as they are, frozen or running. timeout: seconds, then CRIU is killed. shm: an
-    empty directory that gets what is in the pod's /dev/shm, "" for none.
+    empty directory that gets what is in the pod's /dev/shm, "" for none: another has it already.
     """
 
     container_id: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from runtime.cgroup.kills import OomKills
-from runtime.cgroup.tree import Hierarchy
+from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
 from runtime.init.sandbox import unpin
@@ -123,6 +123,15 @@ class Pod:
         if found is None or found.state is not State.RUNNING:
             raise ContainerNotFound(container_id)
         return found
+
+    @property
+    def cgroups(self) -> Mapping[str, Cgroup]:
+        """Of the containers that run, by id."""
+        return {one.id: one.cgroup for one in self._containers.values() if one.runs}
+
+    def has_only(self, container: Container) -> bool:
+        """No other has been started, unless it is forgotten."""
+        return all(other is container for other in self._containers.values())
 
     def start(self, request: Start, descriptors: list[int], reply: Reply) -> None:
         """Starts a container; `reply` gets Started or the exception, once its program runs."""

@@ -18,6 +18,7 @@ from runtime.init.context import Surroundings
 from runtime.init.values import Identity
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
+from runtime.linux.namespace import Clone, setns
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Start
 from runtime.monitor.program import Program
@@ -33,12 +34,13 @@ _PATIENCE = 110.0  # seconds; the daemon waits ten more
 @dataclass(frozen=True, slots=True)
 class Order:
     """directory: of the checkpoint; criu: the program; shm: as `Start` says; stdio: the container's
-    ends, -1 for none."""
+    ends, -1 for none; first: no other container has been started in the pod."""
 
     directory: str
     criu: str
     shm: str
     stdio: tuple[int, int, int]
+    first: bool
 
 
 class RestoredContainer(Container):
@@ -75,7 +77,11 @@ class RestoredContainer(Container):
                 user_ns_fd=pod.facts.user_fd,
             )
             order = Order(
-                request.checkpoint, request.criu, request.shm, (stdio[0], stdio[1], stdio[2])
+                request.checkpoint,
+                request.criu,
+                request.shm,
+                (stdio[0], stdio[1], stdio[2]),
+                pod.has_only(self),
             )
 
             def body(peer: Socket) -> None:
@@ -125,8 +131,20 @@ class RestoredContainer(Container):
         with contextlib.suppress(ProcessLookupError):  # it has ended, and the reaper knows
             self.pidfd = os.pidfd_open(self.pid)
         self._pod.reaper.claim(self.pid, self._on_exit)
+        self._adopt_ipc()
         self._let_go()
         self._run()
+
+    def _adopt_ipc(self) -> None:
+        """Where CRIU has made a new IPC namespace it is the pod's from now on: we are the one from
+        whom its other containers inherit it."""
+        with contextlib.suppress(OSError):  # it has ended, and what it had with it
+            made = os.open(f"/proc/{self.pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if os.fstat(made).st_ino != os.stat("/proc/self/ns/ipc").st_ino:
+                    setns(made, Clone.NEWIPC)
+            finally:
+                os.close(made)
 
     def _give_up(self, error: BaseException) -> None:
         """What CRIU may have made is ended with the cgroup."""

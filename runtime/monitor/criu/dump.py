@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from runtime.checkpoint import criu, shm, terminals
+from runtime.checkpoint import criu, ipc, shm, terminals
 from runtime.errors import CheckpointFailed, InitFailed
 from runtime.init import sandbox
 from runtime.linux.fds import Socket
-from runtime.linux.namespace import Clone, setns
+from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor.messages import Done, Dump
 from runtime.monitor.program import Program, execute
 
 if TYPE_CHECKING:
+    from runtime.cgroup.tree import Cgroup
     from runtime.monitor.container import Container
     from runtime.monitor.pod import Pod
 
@@ -26,7 +27,7 @@ class Dumping:
 
     def __init__(self, pod: Pod, container: Container, request: Dump) -> None:
         self._request = request
-        self._mount_fd = pod.facts.mount_fd
+        self._pod = pod
         self._container = container
         self._program = Program(pod, "criu dump", self._ended)
         self._answer: Answer | None = None
@@ -36,7 +37,8 @@ class Dumping:
         container = self._container
         freezer = container.cgroup.freezer
         pid, request = container.pid, self._request
-        mount_fd = self._mount_fd
+        mount_fd = self._pod.facts.mount_fd
+        cgroups = self._pod.cgroups
         master = container.stdin_fd if container.request.terminal else -1
         shared = container.request.pid_namespace not in ("own", "node")
 
@@ -45,6 +47,8 @@ class Dumping:
             if request.shm:
                 users = container.load_process().user_map
                 _copy_shared_memory(mount_fd, request.shm, shm.inside(users))
+            if container.load_plan().own_ipc_namespace and _has_ipc(container, cgroups, request):
+                unshare(Clone.NEWIPC)  # in the pod's, CRIU would leave out what is in there
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 mounts = criu.parse_mounts(file)
             pids = _shared_pids(pid) if shared else 0
@@ -67,6 +71,16 @@ class Dumping:
             answer(CheckpointFailed(criu.complaint(f"{self._request.directory}/dump.log", code)))
         else:
             answer(Done())
+
+
+def _has_ipc(container: Container, cgroups: Mapping[str, Cgroup], request: Dump) -> bool:
+    """Whether a container is who takes the pod's System V IPC along: if it has segments of memory
+    attached, which only CRIU can attach again; where none has, if it takes the pod's memory too.
+    """
+    if not ipc.in_use():
+        return False
+    holders = {name for name, cgroup in cgroups.items() if ipc.attached(cgroup.pids())}
+    return container.id in holders or (not holders and bool(request.shm))
 
 
 def _copy_shared_memory(mount_fd: int, target: str, owner: shm.Owner) -> None:

@@ -128,7 +128,7 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     directory = _attach(context, node, order.directory)
     place = f"{directory}/{TREE}"
     images = Images(f"{directory}/{criu.IMAGES}")
-    outside = confine.confine(images, bounds(context), _may_open(context, place))
+    outside = confine.confine(images, bounds(context, ipc=order.first), _may_open(context, place))
     addresses.settle(images, addresses.here)
     external = _write_mounts(images, place)
     os.umask(0o022)
@@ -189,8 +189,8 @@ def _attach(context: Context, node: int, directory: str) -> str:
     return directory
 
 
-def bounds(context: Context) -> Bounds:
-    """What the container's processes may be, from its plan."""
+def bounds(context: Context, *, ipc: bool) -> Bounds:
+    """What the container's processes may be, from its plan. ipc: if they may bring the pod's."""
     process = context.process
     attainable = capabilities.attainable(process.capabilities, context.held)
     return Bounds(
@@ -204,6 +204,7 @@ def bounds(context: Context) -> Bounds:
         label=process.apparmor_profile,
         pids=_pids(context.surroundings),
         terminal=process.terminal,
+        ipc=ipc and context.plan.own_ipc_namespace,
     )
 
 
