@@ -10,6 +10,7 @@ from cri.toml_tables import absolute_or_empty, key, one_of
 
 DEFAULT_HANDLER = "podwright"  # also what a pod without a RuntimeClass gets
 EMBEDDED, OCI, SHIM = "podwright", "oci", "shim"
+NONE, TASK, API = "none", "task", "api"  # as runtime.handlers.shim_v2 has them
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # what a RuntimeClass may name
 
 
@@ -56,9 +57,12 @@ class HandlerConfig:
             "for them: BinaryName for runc's shim, ConfigPath and TypeUrl for others."
         },
     )
-    sandbox_task: bool = key(
-        default=False,
-        doc="shim: it wants a container for the pod itself before the others, as Kata does.",
+    sandbox: str = key(
+        NONE,
+        "shim: what it makes of a pod before its containers. none: nothing. task: a container for "
+        "the pod itself, as Kata's wants one. api: a sandbox, by containerd's sandbox service, "
+        "where the shim has that.",
+        one_of(NONE, TASK, API),
     )
     seccomp_profile: str = key(
         "", "Stands for containers.seccomp_profile with this handler.", absolute_or_empty
@@ -85,6 +89,11 @@ class HandlerConfig:
         """Containers are made by somebody else's program."""
         return self.type != EMBEDDED
 
+    @property
+    def makes_sandboxes(self) -> bool:
+        """With the pod, before any container."""
+        return self.sandbox == API
+
     def problem(self) -> tuple[str, str]:
         """A key that does not go with the others, and why; empty: all go together."""
         if self.program and not self.path:
@@ -109,7 +118,7 @@ _DEFAULTS = HandlerConfig()
 _ONLY: Mapping[tuple[str, ...], tuple[str, ...]] = {
     (OCI, SHIM): ("path", "hidden_mounts"),
     (OCI,): ("root", "arguments", "own_cgroup"),
-    (SHIM,): ("options", "sandbox_task"),
+    (SHIM,): ("options", "sandbox"),
 }
 
 

@@ -37,7 +37,7 @@ def _runtime(name: str, handler: RuntimeHandler) -> Handler:
             name=name,
             binary=config.path,
             options=config.options,
-            sandbox_task=config.sandbox_task,
+            sandbox=config.sandbox,
             hidden=config.hidden_mounts,
         )
     return OciCli(

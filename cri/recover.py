@@ -2,7 +2,7 @@
 
     record          monitor lives       monitor dead, or the node was rebooted
     INITIALIZING    all its parts are removed, and the record with them
-    READY           READY               NOTREADY, all its parts are removed
+    READY           READY, or NOTREADY  NOTREADY, all its parts are removed
       CREATED       as it says          EXITED 255 Unknown
       RUNNING       as it says          its written exit, or EXITED 255 Unknown
     NOTREADY        what is left of it is removed
@@ -80,7 +80,8 @@ def on_exit(services: Services, exit_: ContainerExit) -> None:
 
 
 def on_lost(services: Services, sandbox_id: str) -> None:
-    """A monitor has gone. If nobody asked it to, its pod is dead; no other pod notices."""
+    """A monitor has gone, or what a shim had made of its pod has. If nobody asked it to, its pod is
+    dead; no other pod notices."""
     what = f"death of sandbox {sandbox_id}"
     background(services, what, _until_written(what, lambda: _bury(services, sandbox_id)))
 
@@ -133,8 +134,11 @@ async def _ask(services: Services, sandbox_id: str, gone: str) -> None:
     if report is None:
         log.error("sandbox %s: %s", sandbox_id, gone)
         await _lost(services, sandbox_id, gone)
-    else:
-        await _agree(services, report)
+        return
+    await _agree(services, report)
+    if report.sandbox_end:
+        log.error("sandbox %s: %s", sandbox_id, report.sandbox_end)
+        await _lost(services, sandbox_id, report.sandbox_end)
 
 
 async def _ask_later(services: Services, sandbox_id: str, gone: str) -> None:
@@ -159,7 +163,7 @@ async def _recover(services: Services, sandbox: Sandbox, *, rebooted: bool) -> N
 
 
 async def _lost(services: Services, sandbox_id: str, why: str) -> None:
-    """A sandbox without a monitor: what it wrote down is true, the rest nobody knows."""
+    """A sandbox that is no more: what its monitor wrote down is true, the rest nobody knows."""
     sandbox = services.store.sandboxes.exact(sandbox_id)
     if sandbox is None:
         return

@@ -40,7 +40,7 @@ CANDIDATES = (
     Candidate(
         "shimtask",
         "containerd-shim-runc-v2",
-        'sandbox_task = true\noptions = {BinaryName = "/usr/sbin/runc"}',
+        'sandbox = "task"\noptions = {BinaryName = "/usr/sbin/runc"}',
         type="shim",
         calls="runc",
     ),

@@ -19,7 +19,6 @@ from pathlib import Path
 from runtime import sessions, sweep
 from runtime.cgroup import driver, tree, units
 from runtime.checkpoints import Checkpoints
-from runtime.codec import decode
 from runtime.errors import (
     ContainerNotFound,
     ExecTimedOut,
@@ -30,8 +29,10 @@ from runtime.errors import (
 )
 from runtime.handlers.embedded import Embedded
 from runtime.handlers.face import Ground, Handler, Work
+from runtime.handlers.sandboxes import Sandboxes
 from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
+from runtime.monitor import client as monitors
 from runtime.monitor.client import MonitorClient
 from runtime.monitor.collect import collect_output
 from runtime.monitor.messages import (
@@ -140,7 +141,8 @@ class Runtime:
 
     handlers: runtimes other than the embedded one, by name; on_exit: told of each container's
     end, in the event loop; on_lost: told the id of a sandbox whose monitor died without having been
-    asked to; updates, checkpoints: once started; user_namespace_refusal: why pods can't have one.
+    asked to, or that its shim has told the end of; updates, checkpoints, sandboxes (those that
+    shims make): once started; user_namespace_refusal: why pods can't have one.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Runtime:
         place = Place(hierarchy, self._driver)
         self._ground = Ground(self._state, place, CgroupLayout.parse(mountinfo.splitlines()))
         self.updates = Updates(hierarchy, self._driver)
+        self.sandboxes = Sandboxes(self._monitors_dir, self._handlers, self._client)
         await self._spawner.start()
 
     @property
@@ -223,8 +226,7 @@ class Runtime:
 
     async def exits(self, sandbox_id: str) -> tuple[ContainerExit, ...]:
         """The exits that a monitor, now dead, had written down."""
-        directory = self._monitors_dir / sandbox_id / "exits"
-        return await asyncio.to_thread(_read_exits, directory)
+        return await asyncio.to_thread(monitors.exits, self._monitors_dir / sandbox_id)
 
     async def start_container(self, request: ContainerRequest) -> Started:
         """Runs the container's program. Raises InitFailed(step, errno, text), InvalidSpec."""
@@ -362,7 +364,7 @@ class Runtime:
             if self._monitors.pop(sandbox_id, None) is not None:  # nobody has asked it to end
                 self._on_lost(sandbox_id)
 
-        client = MonitorClient(connection, self._on_exit, lost)
+        client = MonitorClient(connection, self._on_exit, lost, lambda: self._on_lost(sandbox_id))
         self._monitors[sandbox_id] = client
         return client
 
@@ -389,11 +391,3 @@ def _pid_namespace(request: ContainerRequest) -> str:
     if not listed:
         return "node"
     return "pod" if listed[0].path == "pod" else "own"
-
-
-def _read_exits(directory: Path) -> tuple[ContainerExit, ...]:
-    try:
-        paths = sorted(directory.glob("*.json"))
-    except FileNotFoundError:
-        return ()
-    return tuple(decode(ContainerExit, json.loads(path.read_bytes())) for path in paths)

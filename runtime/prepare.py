@@ -64,7 +64,7 @@ def prepare(place: Place, directory: Path, spec: Spec, plan: object) -> Prepared
         clone_fd = cgroup.clone_fd()
         cgroup_fds = cgroup.attach_fds() if clone_fd is None else [clone_fd]
         made = time.monotonic_ns()
-        plan_fd = _plan_file(plan)
+        plan_fd = plan_file(plan)
     except (OSError, RuntimeFault):
         close_all((plan_fd, *cgroup_fds))
         if created.joined is not None:
@@ -86,7 +86,7 @@ def announce(place: Place, directory: Path, spec: Spec, plan: object) -> Prepare
     around = place.driver.enclose(cgroup, limits(spec.linux.resources, place.hierarchy.version))
     made = time.monotonic_ns()
     try:
-        plan_fd = _plan_file(plan)
+        plan_fd = plan_file(plan)
     except OSError:
         if around.joined is not None:
             around.joined()
@@ -107,7 +107,8 @@ def note(file: Path, line: str) -> None:
         os.close(fd)
 
 
-def _plan_file(plan: object) -> int:
+def plan_file(plan: object) -> int:
+    """A plan as a file of nobody's, the caller's to close."""
     fd = os.memfd_create("podwright-plan", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(json.dumps(encode(plan), separators=(",", ":")).encode("ascii"))

@@ -23,6 +23,7 @@ from runtime.spec import Device, Hook, Mount, Resources, Rlimit
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cri.api import api_pb2 as api
     from cri.specgen.subject import Subject
     from runtime.spec import Linux, Process, Spec
 
@@ -116,33 +117,58 @@ def _check_keys(document: Mapping[str, object]) -> None:
 
 def spec_annotations(subject: Subject) -> Mapping[str, str]:
     """Those of the handler, and of pod and container those that may reach the spec."""
-    handler = subject.handler
-    found = {**handler.base.annotations, **handler.config.default_annotations}
-    for patterns, given in (
-        (handler.config.pod_annotations, subject.sandbox.annotations),
-        (handler.config.container_annotations, subject.config.annotations),
-    ):
-        for key, value in given.items():
-            if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns):
-                found[key] = value
-    return {**found, **_of_shims(subject)} if handler.config.type == SHIM else found
+    config, container = subject.handler.config, subject.config
+    found = {
+        **_of_pods(subject.handler, subject.sandbox),
+        **_allowed(config.container_annotations, container.annotations),
+    }
+    if config.type != SHIM:
+        return found
+    told = {"container-name": container.metadata.name, "image-name": container.image.image}
+    return {**found, **_of_shims(subject.sandbox), **_named(told)}
 
 
-def _of_shims(subject: Subject) -> Mapping[str, str]:
+def sandbox_annotations(
+    handler: RuntimeHandler, sandbox: api.PodSandboxConfig
+) -> Mapping[str, str]:
+    """The same, of the sandbox that a shim makes of the pod."""
+    return {**_of_pods(handler, sandbox), **_of_shims(sandbox)}
+
+
+def _of_pods(handler: RuntimeHandler, sandbox: api.PodSandboxConfig) -> Mapping[str, str]:
+    config = handler.config
+    return {
+        **handler.base.annotations,
+        **config.default_annotations,
+        **_allowed(config.pod_annotations, sandbox.annotations),
+    }
+
+
+def _allowed(patterns: tuple[str, ...], given: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        key: value
+        for key, value in given.items()
+        if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+    }
+
+
+def _of_shims(sandbox: api.PodSandboxConfig) -> Mapping[str, str]:
     """What containerd tells its shims of a pod, by its names: nobody else may set them."""
-    pod, resources = subject.sandbox.metadata, subject.sandbox.linux.resources
+    pod, resources = sandbox.metadata, sandbox.linux.resources
     told = {
         "sandbox-name": pod.name,
         "sandbox-namespace": pod.namespace,
         "sandbox-uid": pod.uid,
-        "container-name": subject.config.metadata.name,
-        "image-name": subject.config.image.image,
     }
     if resources.ByteSize():  # all containers' together: how large a machine has to be
         told["sandbox-cpu-period"] = str(resources.cpu_period)
         told["sandbox-cpu-quota"] = str(resources.cpu_quota)
         told["sandbox-cpu-shares"] = str(resources.cpu_shares)
         told["sandbox-memory"] = str(resources.memory_limit_in_bytes)
+    return _named(told)
+
+
+def _named(told: Mapping[str, str]) -> Mapping[str, str]:
     return {f"io.kubernetes.cri.{key}": value for key, value in told.items() if value}
 
 

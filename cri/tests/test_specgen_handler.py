@@ -186,7 +186,7 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
         "[runtime.handlers.other]\ntype = 'oci'\npath = '/no/such'\narguments = ['-x']\n"
         f"[runtime.handlers.strict]\nbase_runtime_spec = '{tmp_path}/base.json'\n"
         "[runtime.handlers.kata]\ntype = 'shim'\npath = '/no/such/containerd-shim-kata-v2'\n"
-        "options = {ConfigPath = '/k.toml'}\nsandbox_task = true\n"
+        "options = {ConfigPath = '/k.toml'}\nsandbox = 'task'\n"
     )
     found = node_handlers.find(config)
     assert list(found) == ["", "podwright", "other", "strict", "kata"]
@@ -195,7 +195,7 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
     assert node_handlers.runtimes(found) == {
         "other": OciCli("other", "/no/such", ("-x",)),
         "kata": ShimV2(
-            "kata", "/no/such/containerd-shim-kata-v2", {"ConfigPath": "/k.toml"}, sandbox_task=True
+            "kata", "/no/such/containerd-shim-kata-v2", {"ConfigPath": "/k.toml"}, sandbox="task"
         ),
     }
     assert spec_with(found["strict"]).hooks == {"createRuntime": (Hook("/hook"),)}
@@ -213,6 +213,10 @@ def test_handlers_of_the_configuration_are_runtimes_of_the_node(tmp_path: Path) 
         (
             "[runtime.handlers.x]\ntype = 'shim'\npath = '/x'\nown_cgroup = false",
             ':4: runtime.handlers.x.own_cgroup is only for type = "oci"',
+        ),
+        (
+            "[runtime.handlers.x]\nsandbox = 'api'",
+            ':2: runtime.handlers.x.sandbox is only for type = "shim"',
         ),
         (
             "[runtime.handlers.x]\npath = '/x'",

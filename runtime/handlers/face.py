@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runtime.init.cgroups import CgroupLayout
 from runtime.prepare import Place, Prepared
-from runtime.spec import Rootfs, Spec
+from runtime.spec import Namespace, Rootfs, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,29 @@ class Work:
     directory: Path
     spec: Spec
     rootfs: Rootfs
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxWork:
+    """A pod's sandbox to make ready. directory: its monitor's; namespaces: those of the pod's own;
+    config: the pod as CRI tells it (PodSandboxConfig, serialised); annotations: of its OCI spec."""
+
+    directory: Path
+    cgroup_parent: str
+    namespaces: tuple[Namespace, ...]
+    config: bytes
+    annotations: Mapping[str, str]
+
+
+@runtime_checkable
+class MakesSandboxes(Protocol):
+    """A handler whose program makes the sandboxes of pods, too."""
+
+    @property
+    def name(self) -> str: ...
+
+    def prepare_sandbox(self, work: SandboxWork) -> object:
+        """The plan that the monitor needs; blocks. Raises OSError."""
 
 
 class Handler(Protocol):

@@ -13,15 +13,17 @@ import posixpath
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtime.handlers.face import Ground, Work
+from runtime.handlers.face import Ground, SandboxWork, Work
 from runtime.handlers.oci_cli import config
 from runtime.handlers.shim_options import Options, message
 from runtime.init import plan
 from runtime.monitor.shim.bundle import PAUSE
-from runtime.monitor.shim.plan import MARK, NAMESPACE, PLACE, ShimPlan, bundle
+from runtime.monitor.shim.plan import MARK, NAMESPACE, PLACE, ShimPlan, TaskPlan, bundle
 from runtime.prepare import Prepared, announce, note
-from runtime.spec import Process, Root, Spec, User
+from runtime.spec import Linux, Process, Root, Spec, User
 from runtime.sweep import CGROUPS_FILE, MARKS_FILE, STATES_FILE
+
+NONE, TASK, API = "none", "task", "api"
 
 _KIND, _SANDBOX_ID = "io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"
 _OF_CONTAINERS = ("io.kubernetes.cri.container-name", "io.kubernetes.cri.image-name")
@@ -34,15 +36,15 @@ _PATH = "PATH=/"  # Kata's agent wants a variable
 class ShimV2:
     """A handler (see `Handler`) that asks the shim `binary`.
 
-    options: the runtime's, by the names that containerd's configuration has for them; sandbox_task:
-    it wants a container for the pod itself, first; hidden: mounts of the node that it is not to
-    see.
+    options: the runtime's, by the names that containerd's configuration has for them; sandbox: what
+    it makes of a pod before the containers: nothing (none), a container (task), or what it likes,
+    by containerd's sandbox service (api); hidden: mounts of the node that it is not to see.
     """
 
     name: str
     binary: str
     options: Options = field(default_factory=dict)
-    sandbox_task: bool = False
+    sandbox: str = NONE
     hidden: tuple[str, ...] = ()
 
     @property
@@ -55,7 +57,7 @@ class ShimV2:
         spec = labelled(work.spec, sandbox_id, "container")
         sandbox = sandbox_spec(spec, sandbox_id)
         kind, options = message(self.binary, self.options)
-        made = ShimPlan(
+        made = TaskPlan(
             binary=self.binary,
             rootfs=compiled.root,
             config=json.dumps(config(spec, Path(bundle(work.container_id)))),
@@ -64,17 +66,38 @@ class ShimV2:
             options=options,
             lookup=compiled.process.lookup,
             hidden=self.hidden,
-            sandbox_task=self.sandbox_task,
+            sandbox_task=self.sandbox == TASK,
         )
-        Path(PLACE).mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._note(work.directory, work.container_id, sandbox.linux.cgroups_path)
+        ids = (sandbox_id, work.container_id) if self.sandbox == TASK else (work.container_id,)
+        self._note(work.directory, ids, sandbox.linux.cgroups_path)
         return announce(ground.place, work.directory, spec, made)
 
-    def _note(self, directory: Path, container_id: str, sandbox_cgroup: str) -> None:
-        """What is left if the monitor dies, for `sweep`."""
+    def prepare_sandbox(self, work: SandboxWork) -> ShimPlan:
+        """See `MakesSandboxes`. Of the sandbox's config.json shims read annotations and cgroup."""
+        sandbox_id = work.directory.name
+        spec = Spec(
+            Process(()),
+            annotations=work.annotations,
+            linux=Linux(work.namespaces, cgroups_path=f"{work.cgroup_parent}/containers"),
+        )
+        sandbox = sandbox_spec(spec, sandbox_id)
+        kind, options = message(self.binary, self.options)
+        self._note(work.directory, (sandbox_id,), sandbox.linux.cgroups_path)
+        return ShimPlan(
+            binary=self.binary,
+            sandbox=json.dumps(config(sandbox, Path(bundle(sandbox_id)))),
+            options_type=kind,
+            options=options,
+            hidden=self.hidden,
+            pod_config=work.config,
+            annotations=sandbox.annotations,
+        )
+
+    def _note(self, directory: Path, ids: tuple[str, ...], sandbox_cgroup: str) -> None:
+        """What is left if the monitor dies, for `sweep`. ids: of tasks."""
+        Path(PLACE).mkdir(mode=0o711, parents=True, exist_ok=True)
         note(directory / MARKS_FILE, f"{MARK}={directory.name}")
-        ids = (directory.name, container_id) if self.sandbox_task else (container_id,)
-        if self.sandbox_task:
+        if directory.name in ids:
             note(directory / CGROUPS_FILE, sandbox_cgroup)
         root = self.options.get("Root") or f"{PLACE}/runc"  # that one is nowhere on the node
         for task_id in ids:

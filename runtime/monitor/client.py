@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar, cast
 
 from runtime.codec import decode, encode
@@ -16,6 +18,7 @@ from runtime.linux import fds
 from runtime.linux.fds import Message
 from runtime.monitor.failures import exception_of
 from runtime.monitor.messages import (
+    EXITS_DIRECTORY,
     WORDS,
     Abandon,
     Attach,
@@ -116,14 +119,22 @@ class MonitorClient:
     """Talks to one monitor over a connected SEQPACKET socket, which it owns.
 
     on_exit: called for each container that ends; on_lost: once, when the connection breaks
-    without our having closed it. Both in the event loop.
+    without our having closed it; on_sandbox_end: when what a shim had made of the pod has ended by
+    itself: a report says why. All in the event loop.
     """
 
-    def __init__(self, connection: socket.socket, on_exit: OnExit, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        on_exit: OnExit,
+        on_lost: OnLost,
+        on_sandbox_end: OnLost = lambda: None,
+    ) -> None:
         connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._connection = connection
         self._on_exit = on_exit
         self._on_lost = on_lost
+        self._on_sandbox_end = on_sandbox_end
         self._numbers = itertools.count(1)
         self._talks: dict[int, Conversation] = {}
         self._loop = asyncio.get_running_loop()
@@ -317,6 +328,9 @@ class MonitorClient:
             fds.close_all(descriptors)
             self._on_exit(decode(ContainerExit, message, path="exit"))
             return
+        if message.get("event") == "sandbox-end":
+            self._on_sandbox_end()
+            return
         talk = self._talks.get(cast("int", message.get("id")))
         if talk is None:
             fds.close_all(descriptors)
@@ -327,6 +341,12 @@ class MonitorClient:
         if self._open:
             self.close()
             self._on_lost()
+
+
+def exits(directory: Path) -> tuple[ContainerExit, ...]:
+    """The exits that a monitor, now dead, had written down. directory: its own. Blocks."""
+    paths = sorted((directory / EXITS_DIRECTORY).glob("*.json"))
+    return tuple(decode(ContainerExit, json.loads(path.read_bytes())) for path in paths)
 
 
 @contextlib.contextmanager

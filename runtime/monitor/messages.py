@@ -1,7 +1,8 @@
 """Every word between the daemon and a monitor. README.md of this package's parent draws the talk.
 
 A packet is {"id": N, "do": WORD, ...fields} from the daemon and {"id": N, "ok": {...}} or
-{"id": N, "failed": {...}} back; {"event": "exit", ...} comes unasked. ExecStream and Attach are
+{"id": N, "failed": {...}} back; {"event": "exit", ...} comes unasked, and so does
+{"event": "sandbox-end"}, of which a Report tells more. ExecStream and Attach are
 answered twice: {"id": N, "open": {...}} when it has begun, with the descriptors that are now the
 daemon's, and one of the others at its end. Fields may be added, never renamed or given another
 meaning: a daemon meets monitors that an older version has forked.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from runtime.init.values import UserMap
 
 PROTOCOL = 1
+EXITS_DIRECTORY = "exits"  # in the monitor's own: a ContainerExit each
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Start:
     pid_namespace: "own", "node", "pod", or the id of the container whose namespace to join.
     handler: the name of the handler whose binary makes it: the plan is an OciPlan then, and with no
     cgroup descriptors the binary makes the cgroup; empty: the embedded runtime. shim: the binary is
-    a shim of containerd's, and the plan a ShimPlan.
+    a shim of containerd's, and the plan a TaskPlan.
     checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
     program which restores it; shm: a directory of what the pod's /dev/shm is to have before, "" for
     none. The plan says what it is to be, as of any container. hooks: the plan
@@ -102,6 +104,14 @@ class Start:
     checkpoint: str = ""
     criu: str = ""
     shm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartSandbox:
+    """Have a shim of containerd's make the pod's sandbox, before any container. The plan travels
+    with it: a ShimPlan. handler: the name of the handler. Answer: Done."""
+
+    handler: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +314,16 @@ class RunningContainer:
 
 @dataclass(frozen=True, slots=True)
 class SandboxReport:
-    """Answer to Report: the monitor's whole memory. protocol: the oldest words it knows."""
+    """Answer to Report: the monitor's whole memory. protocol: the oldest words it knows;
+    sandbox_end: why the pod's sandbox has ended by itself, with all that was in it; "": it has not.
+    """
 
     sandbox_id: str
     pid: int
     running: tuple[RunningContainer, ...] = ()
     exited: tuple[ContainerExit, ...] = ()
     protocol: int = PROTOCOL
+    sandbox_end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +344,7 @@ class Failure:
 Request = (
     Keep
     | Start
+    | StartSandbox
     | Signal
     | Exec
     | ExecStream
@@ -350,6 +364,7 @@ Request = (
 REQUESTS: Mapping[str, type[Request]] = {
     "keep": Keep,
     "start": Start,
+    "start-sandbox": StartSandbox,
     "signal": Signal,
     "exec": Exec,
     "exec-stream": ExecStream,

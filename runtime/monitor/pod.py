@@ -19,6 +19,7 @@ from runtime.monitor.command import Command
 from runtime.monitor.container import Container, State
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
+    EXITS_DIRECTORY,
     Attach,
     ContainerExit,
     Dump,
@@ -27,6 +28,7 @@ from runtime.monitor.messages import (
     Pause,
     SandboxReport,
     Start,
+    StartSandbox,
 )
 from runtime.monitor.reaper import Reaper
 
@@ -37,7 +39,6 @@ Reply = Callable[[object], None]
 Begun = Callable[[object, list[int]], None]
 Asker = tuple[object, object]  # a connection, and the number of its message
 Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
-EXITS_DIRECTORY = "exits"
 
 
 class Guest(Protocol):
@@ -107,6 +108,8 @@ class Pod:
         self.reaper = Reaper(loop)
         self.hierarchy = hierarchy
         self.on_exit: Callable[[ContainerExit], None] = lambda _ended: None
+        self.on_sandbox_end: Callable[[], None] = lambda: None
+        self._sandbox_end = ""  # why, where a shim has made it
         self._containers: dict[str, Container] = {}
         self._guests: dict[Asker, Guest] = {}
         self.shim: Shim | None = None  # of containerd's, where one makes the containers
@@ -150,6 +153,20 @@ class Pod:
             self._end_if_asked()
 
         container.start(descriptors, answer)
+
+    def start_sandbox(self, request: StartSandbox, plan_fd: int, reply: Reply) -> None:
+        """Has a shim make the pod's sandbox; `reply` gets Done or the exception."""
+        from runtime.monitor.shim.shim import Shim
+
+        if self.shim is not None or self._ending is not None:
+            raise IllegalTransition("the sandbox has a shim, or is being removed")
+        self.shim = Shim(self, request.handler)
+        self.shim.make_sandbox(plan_fd, reply)
+
+    def lose_sandbox(self, why: str) -> None:
+        """What the shim had made has ended; told when the containers have, too."""
+        self._sandbox_end = why
+        self._end_if_asked()
 
     def exec(
         self,
@@ -268,7 +285,10 @@ class Pod:
         containers = self._containers.values()
         running = (item.running for item in containers if item.runs)
         exited = (item.exit for item in containers if item.exit and item.state is State.EXITED)
-        return SandboxReport(self.sandbox_id, os.getpid(), tuple(running), tuple(exited))
+        end = self._sandbox_end if self._all_ended() else ""
+        return SandboxReport(
+            self.sandbox_id, os.getpid(), tuple(running), tuple(exited), sandbox_end=end
+        )
 
     def shutdown(self, done: Callable[[], None]) -> None:
         """Kills every container; when all have ended, removes what the pod had and calls `done`."""
@@ -293,13 +313,18 @@ class Pod:
             return os.dup(self.facts.pid_fd)
         return self.container(name).pid_namespace_fd()
 
+    def _all_ended(self) -> bool:
+        return all(item.state is State.EXITED for item in self._containers.values())
+
     def _end_if_asked(self) -> None:
         done = self._ending
+        if not self._all_ended():
+            return
         if done is None:
+            if self._sandbox_end:
+                self.on_sandbox_end()
             return
-        if any(item.state is not State.EXITED for item in self._containers.values()):
-            return
-        if self.shim is not None and not self.shim.ended:
+        if self.shim is not None and not self.shim.gone:
             self.shim.end(self._end_if_asked)
             return
         if self.facts.reaper_pidfd >= 0:

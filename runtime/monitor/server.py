@@ -27,6 +27,7 @@ from runtime.monitor.messages import (
     Resize,
     Signal,
     Start,
+    StartSandbox,
 )
 from runtime.monitor.pod import Pod
 
@@ -98,6 +99,7 @@ class Server:
         self._acts: Mapping[str, Act] = {
             "keep": self._keep,
             "start": self._start,
+            "start-sandbox": self._start_sandbox,
             "signal": self._signal,
             "exec": self._exec,
             "exec-stream": self._exec_stream,
@@ -115,6 +117,7 @@ class Server:
         }
         loop.watch(listener.fileno(), self._accept)
         pod.on_exit = self._tell
+        pod.on_sandbox_end = lambda: self._say({"event": "sandbox-end"})
 
     def add(self, peer: Socket) -> None:
         connection = Connection(peer)
@@ -127,8 +130,11 @@ class Server:
     def _tell(self, ended: ContainerExit) -> None:
         message = encode(ended)
         assert isinstance(message, dict)
+        self._say({"event": "exit", **message})
+
+    def _say(self, message: Message) -> None:
         for connection in self._connections:
-            connection.send({"event": "exit", **message})
+            connection.send(message)
 
     def _serve(self, connection: Connection) -> None:
         try:
@@ -175,6 +181,9 @@ class Server:
             shm=str(get("shm", "")),
         )
         self._pod.start(start, descriptors, asker.reply)
+
+    def _start_sandbox(self, message: Message, descriptors: list[int], asker: Asker) -> None:
+        self._pod.start_sandbox(decode(StartSandbox, message), descriptors[0], asker.reply)
 
     def _signal(self, message: Message, _descriptors: list[int], asker: Asker) -> None:
         request = decode(Signal, message)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -26,23 +25,13 @@ from runtime.lifecycle import (
     StreamedExec,
 )
 from runtime.linux.process import kill_and_wait
-from runtime.monitor.shim.plan import MARK
 from runtime.tests.node import Node, spawner_pid, until
+from runtime.tests.shims import POD, SHIM, alive, script, shims, slow_runc
 
-SHIM = shutil.which("containerd-shim-runc-v2", path="/usr/bin:/usr/local/bin") or ""
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not SHIM, reason="needs the shim: `apt-get install containerd`"),
 ]
-
-
-def script(path: Path, before: str) -> str:
-    """A shim that does something before it does what runc's does; and is called as that is."""
-    path.mkdir()
-    program = path / "containerd-shim-runc-v2"
-    program.write_text(f'#!/bin/sh\n{before}\nexec {SHIM} "$@"\n')
-    program.chmod(0o755)
-    return os.fspath(program)
 
 
 @pytest.fixture
@@ -55,9 +44,10 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     handlers = {
         "late": ShimV2("late", script(tmp_path / "late", late)),
         "shim": ShimV2("shim", SHIM),
-        "machine": ShimV2("machine", SHIM, sandbox_task=True),
+        "machine": ShimV2("machine", SHIM, sandbox="task"),
         "mute": ShimV2("mute", script(tmp_path / "mute", mute)),
         "liar": ShimV2("liar", script(tmp_path / "liar", liar)),
+        "slow": ShimV2("slow", SHIM, options={"BinaryName": slow_runc(tmp_path)}),
         "norunc": ShimV2("norunc", SHIM, options={"BinaryName": "/no/such/runc"}),
     }
     node = Node(tmp_path)
@@ -69,38 +59,20 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         handlers=handlers,
     )
     await node.runtime.start()
-    await node.create("s1")
+    await node.create(POD)
     yield node
-    await node.remove("s1")
+    await node.remove(POD)
     await node.runtime.close()
     await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
     assert node.leftovers() == []
-    assert [pid for pid in shims("s1") if alive(pid)] == []
+    assert [pid for pid in shims(POD) if alive(pid)] == []
     for top in tree.mount_points():  # runc makes it in hierarchies that are not ours, too
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(top + node.cgroup)
 
 
-def shims(sandbox_id: str) -> list[int]:
-    """Processes of the sandbox's shim."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={sandbox_id}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
 def request(node: Node, handler: str, name: str, *args: str) -> ContainerRequest:
-    return dataclasses.replace(node.request("s1", name, *args), handler=handler)
+    return dataclasses.replace(node.request(POD, name, *args), handler=handler)
 
 
 async def start(node: Node, handler: str, name: str, *args: str) -> Started:
@@ -118,15 +90,34 @@ async def test_a_program_runs_and_its_output_and_end_are_kept(node: Node) -> Non
 async def test_containers_of_a_pod_have_one_shim(node: Node) -> None:
     names = ("c1", "c2", "c3")
     await asyncio.gather(*(start(node, "shim", name, "sleep", "1000") for name in names))
-    assert len(shims("s1")) == 1
+    assert len(shims(POD)) == 1
 
 
 async def test_a_container_can_be_removed_while_its_shim_does_not_come_up(node: Node) -> None:
     starting = asyncio.create_task(start(node, "late", "c1", "true"))
     await until((node.path / "is-late").exists)
-    await node.runtime.remove_container("s1", "c1")
+    await node.runtime.remove_container(POD, "c1")
     with pytest.raises(InitFailed, match="killed before it could start"):
         await starting
+
+
+async def test_a_container_can_be_removed_while_its_shim_hangs_in_making_it(node: Node) -> None:
+    await start(node, "slow", "c0", "sleep", "1000")
+    (node.path / "is-slow").unlink()
+    (node.path / "hold").touch()
+    starting = asyncio.create_task(start(node, "slow", "c1", "sleep", "1000"))
+    await until((node.path / "is-slow").exists)
+    began = time.monotonic()
+    await node.runtime.remove_container(POD, "c1")
+    assert time.monotonic() - began < 10
+    with pytest.raises(InitFailed, match="killed before it could start"):
+        await starting
+    (node.path / "hold").unlink()
+    await start(node, "slow", "c2", "true")
+    assert (await node.ended("c2")).exit_code == 0
+    assert b"sleep" in await node.exec(POD, "c0", "ps")
+    cgroup = tree.detect().cgroup(f"{node.cgroup}/{POD}/c1")
+    await until(lambda: not cgroup.exists() or not cgroup.pids())
 
 
 async def test_a_start_that_fails_is_told_in_the_shims_own_words(node: Node) -> None:
@@ -164,9 +155,7 @@ async def test_many_commands_at_once_each_hear_their_own_end(node: Node) -> None
     await start(node, "shim", "c1", "sleep", "1000")
     results = await asyncio.gather(
         *(
-            node.runtime.exec(
-                ExecRequest("s1", "c1", ("sh", "-c", f"echo {number}; exit {number}"))
-            )
+            node.runtime.exec(ExecRequest(POD, "c1", ("sh", "-c", f"echo {number}; exit {number}")))
             for number in range(8)
         )
     )
@@ -179,21 +168,21 @@ async def test_a_command_that_takes_too_long_is_killed(node: Node) -> None:
     await start(node, "shim", "c1", "sleep", "1000")
     words = ("sh", "-c", "sleep 1001 & sleep 1001")
     with pytest.raises(ExecTimedOut):
-        await node.runtime.exec(ExecRequest("s1", "c1", words, 0.5))
-    assert b"1001" not in await node.exec("s1", "c1", "ps")
+        await node.runtime.exec(ExecRequest(POD, "c1", words, 0.5))
+    assert b"1001" not in await node.exec(POD, "c1", "ps")
 
 
 async def test_a_command_takes_too_long_though_its_shim_hangs(node: Node) -> None:
     await start(node, "shim", "c1", "sleep", "1000")
-    (pid,) = shims("s1")
+    (pid,) = shims(POD)
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(ExecTimedOut):
-        await node.exec("s1", "c1", "sleep", "1001", patience=0.5)
+        await node.exec(POD, "c1", "sleep", "1001", patience=0.5)
     assert time.monotonic() - began < 10
     os.kill(pid, signal.SIGCONT)
     for _ in range(3):  # what it was asked for late is not left running
-        found = await node.exec("s1", "c1", "ps")
+        found = await node.exec(POD, "c1", "ps")
         await asyncio.sleep(0.5)
     assert b"1001" not in found
 
@@ -202,34 +191,34 @@ async def test_a_command_in_a_container_that_has_ended_is_refused(node: Node) ->
     await start(node, "shim", "c1", "true")
     await node.ended("c1")
     with pytest.raises(ContainerNotFound):
-        await node.exec("s1", "c1", "true")
+        await node.exec(POD, "c1", "true")
 
 
 async def test_a_command_ends_with_its_container(node: Node) -> None:
     await start(node, "shim", "c1", "sleep", "1000")
-    running = asyncio.create_task(node.exec("s1", "c1", "sleep", "1001", patience=0))
-    cgroup = tree.detect().cgroup(f"{node.cgroup}/s1/c1")
+    running = asyncio.create_task(node.exec(POD, "c1", "sleep", "1001", patience=0))
+    cgroup = tree.detect().cgroup(f"{node.cgroup}/{POD}/c1")
     await until(lambda: len(cgroup.pids()) == 2)
-    await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    await node.runtime.signal(POD, "c1", signal.SIGKILL)
     assert (await node.ended("c1")).exit_code == 137
     await asyncio.wait_for(running, 10)
 
 
 async def test_a_monitor_keeps_no_descriptors_of_what_has_ended(node: Node) -> None:
-    await node.remove("s1")
-    monitor = await node.create("s1")
+    await node.remove(POD)
+    monitor = await node.create(POD)
     await start(node, "shim", "c1", "sleep", "1000")
 
     def held() -> int:
         return len(os.listdir(f"/proc/{monitor}/fd"))
 
     async def life(number: int) -> None:
-        await node.exec("s1", "c1", "true")
+        await node.exec(POD, "c1", "true")
         words = ("sh", "-c", "read x")
-        session = await node.runtime.open_exec(StreamedExec("s1", "c1", words, terminal=True))
+        session = await node.runtime.open_exec(StreamedExec(POD, "c1", words, terminal=True))
         await session.close()
         with contextlib.suppress(ExecTimedOut):
-            await node.exec("s1", "c1", "sleep", "1000", patience=0.1)
+            await node.exec(POD, "c1", "sleep", "1000", patience=0.1)
         with pytest.raises(InitFailed):
             await start(node, "shim", f"bad{number}", "/no/such/command")
         await start(node, "shim", f"good{number}", "true")
@@ -247,13 +236,13 @@ async def test_a_signal_reaches_the_program_by_the_shim(node: Node) -> None:
         node, "shim", "c1", "sh", "-c", "trap 'exit 5' USR1; echo up; while :; do sleep 0.01; done"
     )
     await until(lambda: node.lines("c1") == ["up"])
-    await node.runtime.signal("s1", "c1", signal.SIGUSR1)
+    await node.runtime.signal(POD, "c1", signal.SIGUSR1)
     assert (await node.ended("c1")).exit_code == 5
 
 
 async def test_a_program_that_takes_too_much_memory_is_said_to_have(node: Node) -> None:
     eat = "head -c 64000000 /dev/zero | tail -c 64000000 >/dev/null"
-    made = node.request("s1", "c1", "sh", "-c", eat, memory=16 << 20)
+    made = node.request(POD, "c1", "sh", "-c", eat, memory=16 << 20)
     await node.runtime.start_container(dataclasses.replace(made, handler="shim"))
     ended = await node.ended("c1")
     assert ended.oom_killed
@@ -276,7 +265,7 @@ async def test_a_command_on_a_terminal_knows_its_size_and_hears_its_client(node:
     await start(node, "shim", "c1", "sleep", "1000")
     script = "test -t 0 && echo terminal; read line; stty size; exit 5"
     words = ("sh", "-c", script)
-    session = await node.runtime.open_exec(StreamedExec("s1", "c1", words, terminal=True))
+    session = await node.runtime.open_exec(StreamedExec(POD, "c1", words, terminal=True))
     await read(session.stdout_fd, b"terminal")
     session.resize(101, 33)
     await asyncio.sleep(0.2)
@@ -288,7 +277,7 @@ async def test_a_command_on_a_terminal_knows_its_size_and_hears_its_client(node:
 
 async def test_the_end_of_a_commands_input_is_an_end(node: Node) -> None:
     await start(node, "shim", "c1", "sleep", "1000")
-    session = await node.runtime.open_exec(StreamedExec("s1", "c1", ("cat",)))
+    session = await node.runtime.open_exec(StreamedExec(POD, "c1", ("cat",)))
     os.write(session.stdin_fd, b"words")
     session.end_input()
     assert await read(session.stdout_fd, b"words") == b"words"
@@ -297,13 +286,13 @@ async def test_the_end_of_a_commands_input_is_an_end(node: Node) -> None:
 
 
 async def test_a_terminal_can_be_attached_to(node: Node) -> None:
-    made = node.request("s1", "c1", "sh")
+    made = node.request(POD, "c1", "sh")
     process = dataclasses.replace(made.spec.process, terminal=True)
     spec = dataclasses.replace(made.spec, process=process)
     await node.runtime.start_container(
         dataclasses.replace(made, spec=spec, stdin=True, handler="shim")
     )
-    session = await node.runtime.attach(AttachRequest("s1", "c1", (0, 1)))
+    session = await node.runtime.attach(AttachRequest(POD, "c1", (0, 1)))
     session.resize(77, 22)
     await asyncio.sleep(0.2)
     os.write(session.stdin_fd, b"stty size; exit 3\n")
@@ -314,11 +303,11 @@ async def test_a_terminal_can_be_attached_to(node: Node) -> None:
 
 
 async def test_input_that_one_client_ends_ends_for_the_container(node: Node) -> None:
-    made = node.request("s1", "c1", "cat")
+    made = node.request(POD, "c1", "cat")
     await node.runtime.start_container(
         dataclasses.replace(made, stdin=True, stdin_once=True, handler="shim")
     )
-    session = await node.runtime.attach(AttachRequest("s1", "c1", (0, 1)))
+    session = await node.runtime.attach(AttachRequest(POD, "c1", (0, 1)))
     os.write(session.stdin_fd, b"words\n")
     await read(session.stdout_fd, b"words")
     session.end_input()
@@ -329,22 +318,22 @@ async def test_input_that_one_client_ends_ends_for_the_container(node: Node) -> 
 async def test_containers_end_with_their_shim_and_say_so(node: Node) -> None:
     for name in ("c1", "c2"):
         await start(node, "shim", name, "sleep", "1000")
-    (pid,) = shims("s1")
+    (pid,) = shims(POD)
     os.kill(pid, signal.SIGKILL)
     for name in ("c1", "c2"):
         ended = await node.ended(name)
         assert ended.exit_code == 137
         assert "the shim shim of the pod is gone" in ended.message
-    assert not tree.detect().cgroup(f"{node.cgroup}/s1/c1").exists()
+    assert not tree.detect().cgroup(f"{node.cgroup}/{POD}/c1").exists()
     await start(node, "shim", "c3", "true")  # by another
     assert (await node.ended("c3")).exit_code == 0
 
 
 async def test_a_shim_that_hangs_does_not_keep_its_containers_alive(node: Node) -> None:
     await start(node, "shim", "c1", "sleep", "1000")
-    (pid,) = shims("s1")
+    (pid,) = shims(POD)
     os.kill(pid, signal.SIGSTOP)
-    await node.runtime.signal("s1", "c1", signal.SIGKILL)
+    await node.runtime.signal(POD, "c1", signal.SIGKILL)
     ended = await asyncio.wait_for(node.expected("c1"), 40)
     assert ended.exit_code == 137
     assert "does not kill" in ended.message
@@ -357,21 +346,21 @@ async def test_the_sandbox_task_is_there_before_the_first_container_and_goes_wit
     await start(node, "machine", "c1", "sleep", "1000")
     await start(node, "machine", "c2", "true")
     assert (await node.ended("c2")).exit_code == 0
-    (pause,) = tree.detect().cgroup(f"{node.cgroup}/s1/s1").pids()
+    (pause,) = tree.detect().cgroup(f"{node.cgroup}/{POD}/{POD}").pids()
     assert os.readlink(f"/proc/{pause}/exe") == "/pause"
-    await node.remove("s1")
+    await node.remove(POD)
     assert not alive(pause)
-    await node.create("s1")
+    await node.create(POD)
 
 
 async def test_nothing_is_left_of_a_shim_whose_monitor_was_killed(node: Node) -> None:
-    await node.remove("s1")
-    monitor = await node.create("s1")
+    await node.remove(POD)
+    monitor = await node.create(POD)
     for handler, name in (("machine", "c1"), ("machine", "c2")):
         await start(node, handler, name, "sleep", "1000")
-    running = shims("s1")
+    running = shims(POD)
     os.kill(monitor, signal.SIGKILL)
-    await until(lambda: node.lost == ["s1"])
-    await node.remove("s1")
+    await until(lambda: node.lost == [POD])
+    await node.remove(POD)
     assert not any(map(alive, running))
-    await node.create("s1")
+    await node.create(POD)

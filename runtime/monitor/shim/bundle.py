@@ -40,7 +40,7 @@ from runtime.monitor.oci.bundle import (
 from runtime.monitor.oci.plan import CONFIG, ROOTFS, SHM
 from runtime.monitor.program import execute
 from runtime.monitor.shim import pause
-from runtime.monitor.shim.plan import EVENTS, NAMESPACE, PLACE, TASKS, ShimPlan, bundle
+from runtime.monitor.shim.plan import EVENTS, NAMESPACE, PLACE, TASKS, ShimPlan, TaskPlan, bundle
 
 PAUSE = "pause"  # the program of the sandbox task, in its root
 LOG = "log"  # in the bundle in which a shim is started
@@ -100,7 +100,7 @@ def begin(peer: Socket, plan: ShimPlan, around: Around, outputs: tuple[int, int]
     )
 
 
-def add(peer: Socket, plan: ShimPlan, house: House, around: Around) -> None:
+def add(peer: Socket, plan: TaskPlan, house: House, around: Around) -> None:
     """Makes the bundle of a container, and says so."""
     root_fd = root(plan.rootfs)
     shm_fd = shared_memory(around.mount_ns_fd)

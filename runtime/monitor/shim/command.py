@@ -17,16 +17,12 @@ from runtime.monitor.command import Command
 from runtime.monitor.container import State
 from runtime.monitor.messages import Exec, ExecStream, Executed
 from runtime.monitor.oci import plan as documents
-from runtime.monitor.shim.link import nobody
+from runtime.monitor.shim.task import Task
 from runtime.monitor.shim.task_pb2 import (
     Any,
-    CloseIORequest,
     Empty,
     ExecProcessRequest,
-    KillRequest,
     PidResponse,
-    ProcessRequest,
-    ResizePtyRequest,
     WaitResponse,
 )
 from runtime.ttrpc.errors import CallFailed
@@ -48,6 +44,7 @@ class ShimCommand(Command):
         super().__init__(container, request, pod)
         self._owner = container
         self._name = container.next_name()
+        self._task = Task(container.shim, container.id, self._name)
         self._terminal = isinstance(request, ExecStream) and request.terminal
         self._ends: list[int] = []  # the shim's of the pipes, until it has opened them
         self._ours: list[int] = []  # of a terminal's: where its input goes, where its output comes
@@ -82,11 +79,7 @@ class ShimCommand(Command):
         self._unwanted = True
         if self._ready:
             super().kill()
-            self._kill_by_shim()
-
-    def _kill_by_shim(self) -> None:
-        request = KillRequest(id=self._owner.id, exec_id=self._name, signal=int(signal.SIGKILL))
-        self._owner.shim.call("Kill", request, Empty, (nobody, nobody))
+            self._task.kill(int(signal.SIGKILL))
 
     def _time_out(self) -> None:
         """A probe's time limit holds though the shim may hang."""
@@ -95,17 +88,14 @@ class ShimCommand(Command):
         self._timer = self._pod.loop.after(_GRACE, lambda: self._over(late))
 
     def resize(self, width: int, height: int) -> None:
-        request = ResizePtyRequest(
-            id=self._owner.id, exec_id=self._name, width=width, height=height
-        )
-        self._owner.shim.call("ResizePty", request, Empty, (nobody, nobody))
+        self._task.resize(width, height)
 
     def end_input(self) -> None:
         """The client has closed its end. A terminal's input has none."""
         if not self._terminal:
             self._input_ended = True
             if self._ready:
-                self._close_input()
+                self._task.end_input()
 
     def lose_container(self) -> None:
         """The container has ended, and the command with it: whoever knows how is not asked."""
@@ -146,23 +136,20 @@ class ShimCommand(Command):
     def _added(self, _answer: Empty) -> None:
         self._known = True
         if self._ended:
-            self._delete()
+            self._task.delete()
             return
-        process = ProcessRequest(id=self._owner.id, exec_id=self._name)
-        told = self._exited, self._lost
-        self._waiting = self._owner.shim.call("Wait", process, WaitResponse, told, patience=0.0)
-        begun = self._started, self._refused
-        self._owner.shim.call("Start", process, PidResponse, begun, patience=_PATIENCE)
+        self._waiting = self._task.wait((self._exited, self._lost))
+        self._task.start((self._started, self._refused), patience=_PATIENCE)
 
     def _started(self, answer: PidResponse) -> None:
         if self._ended:  # too late for who asked
-            self._kill_by_shim()
+            self._task.kill(int(signal.SIGKILL))
             return
         self._ready = True
         self._find(answer.pid)
         self._close_outputs()
         if self._input_ended:
-            self._close_input()
+            self._task.end_input()
         if self.begun is not None:
             self.begun({}, self._ours)
         fds.close_all(self._ours)
@@ -188,7 +175,7 @@ class ShimCommand(Command):
     def _exited(self, answer: WaitResponse) -> None:
         """If it is being started, its start is told before."""
         if self._ended:
-            self._delete()
+            self._task.delete()
             return
         self._code = answer.exit_status
         if self._ready:
@@ -204,7 +191,7 @@ class ShimCommand(Command):
             self._owner.shim.forget(self._waiting)
             self._waiting = 0
         if self._ended and self._known:
-            self._delete()
+            self._task.delete()
         running = self._owner.state is State.RUNNING
         self._over(self._owner.shim.fault("exec", error) if running else None)
 
@@ -220,16 +207,8 @@ class ShimCommand(Command):
         self._ours, self._pidfd = [], -1
         self._owner.commands.discard(self)
         if self._known and (self._code is not None or not self._waiting):
-            self._delete()
+            self._task.delete()
         self._answer(answer or ContainerNotFound(self._owner.id))
-
-    def _delete(self) -> None:
-        process = ProcessRequest(id=self._owner.id, exec_id=self._name)
-        self._owner.shim.call("Delete", process, Empty, (nobody, nobody))
-
-    def _close_input(self) -> None:
-        request = CloseIORequest(id=self._owner.id, exec_id=self._name, stdin=True)
-        self._owner.shim.call("CloseIO", request, Empty, (nobody, nobody))
 
     def _close_outputs(self) -> None:
         """The input stays until the end: the shim may open it only after it has answered."""

@@ -15,48 +15,31 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from runtime.codec import decode
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.init.values import Identity
 from runtime.linux import fds
-from runtime.linux.fds import Message, Socket
+from runtime.linux.fds import Message
 from runtime.monitor.container import Container, State, open_log
 from runtime.monitor.messages import Exec, ExecStream, Start
-from runtime.monitor.program import OnEnd, OnWord, Program
-from runtime.monitor.shim import bundle
+from runtime.monitor.program import Program
 from runtime.monitor.shim.command import ShimCommand, pipe_name
-from runtime.monitor.shim.link import TookTooLong, gone, nobody
-from runtime.monitor.shim.plan import ShimPlan
+from runtime.monitor.shim.link import TookTooLong, gone
+from runtime.monitor.shim.plan import TaskPlan
 from runtime.monitor.shim.plan import bundle as bundle_path
-from runtime.monitor.shim.shim import (
-    CREATE_PATIENCE,
-    KILL_PATIENCE,
-    PATIENCE,
-    Shim,
-    give_options,
-)
-from runtime.monitor.shim.task_pb2 import (
-    CloseIORequest,
-    CreateTaskRequest,
-    Empty,
-    KillRequest,
-    PidResponse,
-    ProcessRequest,
-    ResizePtyRequest,
-    WaitResponse,
-)
+from runtime.monitor.shim.shim import KILL_PATIENCE, Shim
+from runtime.monitor.shim.task import CREATE_PATIENCE, PATIENCE, OnFailure, Task
+from runtime.monitor.shim.task_pb2 import CreateTaskRequest, PidResponse, WaitResponse
 from runtime.monitor.stdio import OutputStream
 from runtime.ttrpc.errors import CallFailed
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
-_OnFailure = Callable[[RuntimeFault], None]
-_Body = Callable[[Socket], None]
 _KILLED = 128 + int(signal.SIGKILL)
+_CREATE_GRACE = 5.0  # seconds that a creation which is unwanted may take to fail
 
 
 class ShimContainer(Container):
@@ -64,14 +47,16 @@ class ShimContainer(Container):
 
     def __init__(self, pod: Pod, request: Start) -> None:
         super().__init__(pod, request)
-        if pod.shim is None or (pod.shim.ended and not pod.shim.containers):
+        if pod.shim is None or (pod.shim.gone and not pod.shim.containers and not pod.shim.alone):
             pod.shim = Shim(pod, request.handler)
         self.shim: Shim = pod.shim
+        self._task = Task(self.shim, self.id)
         self.out_of_memory = False
         self.commands: set[ShimCommand] = set()
         self._ends: list[int] = []  # the shim's of our pipes, until it has opened them
         self._queued = False  # the shim is being started
         self._program: Program | None = None  # makes the bundle
+        self._creating = False  # the shim is at it, and somebody waits
         self._made = False  # the shim knows the container
         self._unwanted = False
         self._leaving = False  # its bundle is being removed, then it has ended
@@ -81,9 +66,9 @@ class ShimContainer(Container):
         self._numbers = itertools.count(1)
         self._began = 0
 
-    def load_shim(self) -> ShimPlan:
+    def load_shim(self) -> TaskPlan:
         """What the daemon has compiled."""
-        return decode(ShimPlan, self._plan())
+        return decode(TaskPlan, self._plan())
 
     def next_name(self) -> str:
         """Of a command: what the shim knows it by."""
@@ -101,15 +86,14 @@ class ShimContainer(Container):
         if self.request.terminal or self._stdin_fd < 0:
             return
         super().close_stdin()
-        self._end_input()
+        self._task.end_input(self._log_failure("close stdin"))
 
     @property
     def remote_terminal(self) -> bool:
         return self.request.terminal
 
     def resize(self, width: int, height: int) -> None:
-        request = ResizePtyRequest(id=self.id, width=width, height=height)
-        self.shim.call("ResizePty", request, Empty, (nobody, self._log_failure("resize")))
+        self._task.resize(width, height, self._log_failure("resize"))
 
     def signal(self, number: int) -> None:
         if number == signal.SIGKILL:
@@ -126,12 +110,19 @@ class ShimContainer(Container):
             self._fail(self._unwanted_fault())
         if self._program is not None:
             self._program.kill()
+        if self._creating:
+            self._kill_cgroup()  # with what it is about to be made of, most creations fail
+            self._pod.loop.after(_CREATE_GRACE, self._leave_creating)
         if self._made:
             self._send(int(signal.SIGKILL), everyone=True)
 
-    def _send(self, number: int, *, everyone: bool) -> None:
-        request = KillRequest(id=self.id, signal=number, all=everyone)
+    def _leave_creating(self) -> None:
+        """It is not waited for any longer: what comes of it is deleted when it comes."""
+        if self._creating:
+            self._creating = False
+            self._fail(self._unwanted_fault())
 
+    def _send(self, number: int, *, everyone: bool) -> None:
         def failed(error: RuntimeFault) -> None:
             if self.state is State.EXITED or gone(error):
                 return
@@ -142,7 +133,7 @@ class ShimContainer(Container):
                 self._kill_cgroup()
 
         patience = KILL_PATIENCE if everyone else PATIENCE
-        self.shim.call("Kill", request, Empty, (nobody, failed), patience=patience)
+        self._task.kill(number, failed, everyone=everyone, patience=patience)
 
     def _kill_cgroup(self) -> None:
         """Where the shim does not. A machine's processes are not in it."""
@@ -170,11 +161,8 @@ class ShimContainer(Container):
             around = self.shim.around(self.id, self.request.pid_namespace)
             house = self.shim.house
             assert house is not None
-
-            def body(peer: Socket) -> None:
-                bundle.add(peer, self.load_shim(), house, around)
-
-            self._program = self._fork("bundle", body, self._bundled, self._hear_child)
+            told = self._bundled, self._hear_child
+            self._program = self.shim.chores.add(self.load_shim, house, around, told)
         except (OSError, RuntimeFault) as error:
             self._fail(error)
 
@@ -200,7 +188,8 @@ class ShimContainer(Container):
             id=self.id, bundle=bundle_path(self.id), terminal=self.request.terminal
         )
         request.stdin, request.stdout, request.stderr = map(pipe_name, self._ends)
-        give_options(request, self.load_shim())
+        self.load_shim().give_options(request)
+        self._creating = True
         told = self._created, self._refused("create")
         self.shim.call("Create", request, PidResponse, told, patience=CREATE_PATIENCE)
 
@@ -223,31 +212,28 @@ class ShimContainer(Container):
         ends += [-1] * (3 - len(ends))
 
     def _created(self, answer: PidResponse) -> None:
+        if not self._creating:  # too late
+            self._task.kill(int(signal.SIGKILL), everyone=True)
+            self._task.delete()
+            return
         self._mark("create")
-        self._made = True
+        self._creating, self._made = False, True
         self.pid = answer.pid
-        process = ProcessRequest(id=self.id)
-        told = self._exited, self._lost
-        self._waiting = self.shim.call("Wait", process, WaitResponse, told, patience=0.0)
+        self._waiting = self._task.wait((self._exited, self._lost))
         if self._unwanted:
             self._fail(self._unwanted_fault())
             return
-        begun = self._begun, self._refused("start")
-        self.shim.call("Start", process, PidResponse, begun, patience=CREATE_PATIENCE)
+        self._task.start((self._begun, self._refused("start")))
 
     def _begun(self, answer: PidResponse) -> None:
         self._mark("start")
         self.pid = answer.pid
         self._close_ends(1)  # it may open its input only after it has answered
         if not self.request.terminal and not self.request.stdin:
-            self._end_input()
+            self._task.end_input(self._log_failure("close stdin"))
         self._run()
         if self._finished_at:
             self._finish()
-
-    def _end_input(self) -> None:
-        request = CloseIORequest(id=self.id, stdin=True)
-        self.shim.call("CloseIO", request, Empty, (nobody, self._log_failure("close stdin")))
 
     def _exited(self, answer: WaitResponse) -> None:
         """The first process has ended; if it is being started, its start is told before."""
@@ -270,8 +256,7 @@ class ShimContainer(Container):
                 self._look_for_oom_kills()
                 self.cgroup.kill()  # of a shared pid namespace others may live on
         told = (lambda _answer: self._deleted(None)), self._deleted
-        process = ProcessRequest(id=self.id)
-        self.shim.call("Delete", process, Empty, told, patience=KILL_PATIENCE)
+        self._task.delete(told, patience=KILL_PATIENCE)
 
     def _deleted(self, failure: RuntimeFault | None) -> None:
         if not self._made:
@@ -287,11 +272,7 @@ class ShimContainer(Container):
         if house is None:
             self._over()
             return
-        self._fork(
-            "remove",
-            lambda peer: bundle.remove(peer, house, self.id),
-            lambda _code, _failure: self._over(),
-        )
+        self.shim.chores.remove(house, self.id, self._over)
 
     def _over(self) -> None:
         for command in tuple(self.commands):
@@ -304,6 +285,7 @@ class ShimContainer(Container):
         if self._leaving or self._program is not None:
             return
         was_made, self._made = self._made, False
+        self._queued = self._creating = False  # nobody will answer
         if self.state is State.STARTING:
             self._failure = self._failure or InitFailed(self.shim.step("start"), 0, why)
         else:
@@ -311,12 +293,7 @@ class ShimContainer(Container):
         self._kill_cgroup()
         house = self.shim.house
         if was_made and house is not None:
-            ids = self._pod.sandbox_id, self.id
-            self._fork(
-                "delete",
-                lambda peer: bundle.delete(peer, self.load_shim(), house, ids),
-                lambda _code, _failure: self._remove_bundle(),
-            )
+            self.shim.chores.delete(self.load_shim, house, self.id, self._remove_bundle)
         else:
             self._remove_bundle()
 
@@ -327,10 +304,11 @@ class ShimContainer(Container):
     def _unwanted_fault(self) -> InitFailed:
         return InitFailed(self.shim.step("start"), 0, "killed before it could start")
 
-    def _refused(self, verb: str) -> _OnFailure:
+    def _refused(self, verb: str) -> OnFailure:
         def refused(error: RuntimeFault) -> None:
+            self._creating = False
             if self._leaving or self.shim.ended:
-                return  # `lose_shim` has heard of it
+                return  # `lose_shim` has heard of it, or nobody waits
             if isinstance(error, TookTooLong):
                 self._made = True  # or will be, so it is to be deleted
             self._fail(self.shim.fault(verb, error))
@@ -368,23 +346,7 @@ class ShimContainer(Container):
         fds.close_all(self._ends[first:])
         del self._ends[first:]
 
-    def _fork(
-        self,
-        verb: str,
-        body: _Body,
-        on_end: OnEnd,
-        on_word: OnWord | None = None,
-    ) -> Program | None:
-        """on_end: told in any case."""
-        program = Program(self._pod, self.shim.step(verb), on_end, on_word)
-        try:
-            program.start(body, patience=PATIENCE)
-        except OSError as error:  # no process can be made
-            on_end(0, InitFailed(self.shim.step(verb), error.errno or 0, "can't be run"))
-            return None
-        return program
-
-    def _log_failure(self, what: str) -> _OnFailure:
+    def _log_failure(self, what: str) -> OnFailure:
         def failed(error: RuntimeFault) -> None:
             if self.state is State.RUNNING and not gone(error):
                 fds.log(f"container {self.id}: {what}: {error}")

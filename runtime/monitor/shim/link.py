@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SERVICES: Mapping[int, str] = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 _READ_BYTES = 65536
+_MOST_TEXT = 2048  # characters of what a shim says: it becomes a gRPC status, of a few KiB at most
 _MOST_UNREAD = 16 * 1024 * 1024  # bytes of requests that a shim doesn't read: it never will
 
 T = TypeVar("T", bound=Message)
@@ -64,7 +65,8 @@ class Link:
         *,
         patience: float = 0.0,
     ) -> int:
-        """told: who gets the answer, and who the failure: CallFailed in the shim's words,
+        """method: of the task service, or of another, by its name: "service/method"; told: who gets
+        the answer, and who the failure: CallFailed in the shim's words,
         TookTooLong, or whatever ended the connection; never from within this call. patience:
         seconds, 0.0: for ever. The number of the call, for `forget`.
         """
@@ -73,13 +75,15 @@ class Link:
             self._loop.after(0, lambda: fail(RuntimeFault("the shim is gone")))
             return 0
         payload = request.SerializeToString()
-        stream, data = self._asking.ask(self._service, method, payload, timeout=patience)
+        service, _, method = method.rpartition("/")
+        service = service or self._service
+        stream, data = self._asking.ask(service, method, payload, timeout=patience)
 
         def parse(answered: bytes) -> None:
             try:
                 found = answer.FromString(answered)
             except DecodeError as error:
-                fail(RuntimeFault(f"{method} was answered with nonsense: {error}"))
+                fail(CallFailed(Code.INTERNAL, f"{method} was answered with nonsense: {error}"))
             else:
                 hear(found)
 
@@ -133,7 +137,8 @@ class Link:
         if waiting.timer is not None:
             waiting.timer.cancel()
         if answer.failure is not None:
-            waiting.fail(answer.failure)
+            failure = answer.failure
+            waiting.fail(CallFailed(failure.code, failure.text[:_MOST_TEXT]))
         else:
             waiting.hear(answer.payload)
 

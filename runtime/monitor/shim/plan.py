@@ -1,4 +1,4 @@
-"""What a monitor and its children need to have a shim make a container.
+"""What a monitor and its children need to have a shim, and to have it make a container.
 
 The daemon compiles the plan, and it travels as a file. Functions are pure.
 """
@@ -6,11 +6,13 @@ The daemon compiles the plan, and it travels as a file. Functions are pure.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import cast
 
 from runtime.init.values import RootPlan
 from runtime.monitor.oci.plan import Json
+from runtime.monitor.shim.task_pb2 import Any, CreateTaskRequest
 from runtime.spec import UserLookup
 
 PLACE = "/run/containerd"  # in the shim's mount namespace: ours, and nothing of the node's
@@ -21,32 +23,35 @@ _PUBLISHER = "/bin/true"  # by which shims told events before they spoke ttrpc: 
 MARK = "PODWRIGHT_SANDBOX"  # in the shim's environment: whose it is
 
 
-@dataclass(frozen=True, slots=True)
-class ShimPlan:
-    """A container for a shim.
+POD_CONFIG = "runtime.v1.PodSandboxConfig"  # the type of what CreateSandbox is told of a pod
 
-    binary: the shim; config: config.json as text, in which the user, namespaces and capabilities
-    are not final; lookup: the user, if only the image's files can tell; options_type, options: the
-    runtime's options, a message and its type; hidden: mounts of the node that the shim is not to
-    see; sandbox: config.json of the pod's sandbox task; sandbox_task: it is to be made, first.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShimPlan:
+    """A pod's shim.
+
+    binary: the shim; options_type, options: the runtime's options, a message and its type; hidden:
+    mounts of the node that the shim is not to see; sandbox: config.json of the pod's sandbox as a
+    task, in whose bundle the shim is started; sandbox_task: it is to be made, first; pod_config:
+    the pod as CRI tells it, for a shim that is to make its sandbox, and then annotations: of that.
     """
 
     binary: str
-    rootfs: RootPlan
-    config: str
     sandbox: str
     options_type: str = ""
     options: bytes = b""
-    lookup: UserLookup | None = None
     hidden: tuple[str, ...] = ()
     sandbox_task: bool = False
+    pod_config: bytes = b""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
-    def document(self) -> Json:
-        """config.json, to be changed."""
-        return cast(Json, json.loads(self.config))
+    def give_options(self, request: CreateTaskRequest) -> None:
+        """Those of the runtime, if it has any."""
+        if self.options_type:
+            request.options.CopyFrom(Any(type_url=self.options_type, value=self.options))
 
     def sandbox_document(self) -> Json:
-        """The same of the sandbox task."""
+        """The sandbox's config.json, to be changed."""
         return cast(Json, json.loads(self.sandbox))
 
     def command(self, task_id: str, verb: str) -> list[str]:
@@ -67,6 +72,23 @@ class ShimPlan:
             "GOMAXPROCS": "2",
             MARK: sandbox_id,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlan(ShimPlan):
+    """A container for a shim.
+
+    config: config.json as text, in which the user, namespaces and capabilities are not final;
+    lookup: the user, if only the image's files can tell.
+    """
+
+    rootfs: RootPlan
+    config: str
+    lookup: UserLookup | None = None
+
+    def document(self) -> Json:
+        """config.json, to be changed."""
+        return cast(Json, json.loads(self.config))
 
 
 def bundle(task_id: str) -> str:

@@ -1,8 +1,9 @@
-"""The shim of a pod, in the pod's monitor: started with the first container, ended with the pod.
+"""The shim of a pod, in the pod's monitor: started with the first container, or, if it is to make
+the pod's sandbox, with the pod; ended with the pod.
 
-start ─▶ address ─▶ connect ─▶ Connect: whose pid to wait for ─▶ [sandbox task] ─▶ READY
+start ─▶ address ─▶ connection ─▶ [sandbox] ─▶ Connect: whose pid to wait for ─▶ READY
 READY ─▶ its connection ends, or it does: each container ends, by the shim's `delete`
-the pod's end ─▶ [sandbox task: Kill, Delete] ─▶ Shutdown ─▶ its process has ended
+the pod's end ─▶ [the sandbox's end] ─▶ Shutdown ─▶ its process has ended
 """
 
 from __future__ import annotations
@@ -10,46 +11,37 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from runtime.codec import decode
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.linux import fds, marks
+from runtime.monitor.messages import Done
 from runtime.monitor.oci.bundle import namespaces
 from runtime.monitor.program import Program
 from runtime.monitor.shim import bundle
 from runtime.monitor.shim.bundle import Around, House
+from runtime.monitor.shim.chores import Chores
 from runtime.monitor.shim.events import Events
 from runtime.monitor.shim.link import Link, nobody
 from runtime.monitor.shim.output import Log, connect, everything, where
 from runtime.monitor.shim.plan import MARK, ShimPlan
-from runtime.monitor.shim.plan import bundle as bundle_path
-from runtime.monitor.shim.task_pb2 import (
-    Any,
-    ConnectRequest,
-    ConnectResponse,
-    CreateTaskRequest,
-    Empty,
-    KillRequest,
-    PidResponse,
-    ProcessRequest,
-    ShutdownRequest,
-    WaitResponse,
-)
+from runtime.monitor.shim.sandbox_service import SandboxService
+from runtime.monitor.shim.sandbox_task import SandboxTask
+from runtime.monitor.shim.task import PATIENCE
+from runtime.monitor.shim.task_pb2 import ConnectRequest, ConnectResponse, Empty, ShutdownRequest
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
     from runtime.monitor.shim.container import ShimContainer
 
 START_PATIENCE = 60.0  # seconds for a shim to come up
-CREATE_PATIENCE = 100.0  # a machine has to boot, or a bind source to be mounted
 KILL_PATIENCE = 20.0  # then a shim is taken for hung, and is killed with all that it has
-PATIENCE = 10.0  # for what takes a moment
 END_PATIENCE = 6.0  # a shim waits up to five seconds for its last events to be heard
-_SIGKILL = int(signal.SIGKILL)
+SANDBOX_END_PATIENCE = 6.0  # more, where a sandbox is to end first
 
 T = TypeVar("T", bound=Message)
 OnReady = Callable[[RuntimeFault | None], None]
@@ -64,6 +56,25 @@ class State(enum.Enum):
     ENDED = "ended"
 
 
+class PodSandbox(Protocol):
+    """What a shim makes of a pod before its first container.
+
+    alone: it is made with the pod, and the pod ends with it.
+    """
+
+    @property
+    def alone(self) -> bool: ...
+
+    def start(self, plan: ShimPlan) -> None:
+        """Makes it; the shim's `sandbox_ready`, `refuse` or `give_up` is called at the end."""
+
+    def check(self, told: OnReady) -> None:
+        """told: whether containers can be made in it."""
+
+    def end(self, done: Callable[[], None]) -> None:
+        """Takes it down. done: told when it has answered, well or not."""
+
+
 class Shim:
     """handler: its name. containers: those that are to hear of the shim's end, by id."""
 
@@ -71,16 +82,20 @@ class Shim:
         self.handler = handler
         self.containers: dict[str, ShimContainer] = {}
         self.house: House | None = None
+        self.chores = Chores(pod, handler)
         self._pod = pod
         self._state = State.NEW
         self._why = ""  # of its end
+        self._plan: ShimPlan | None = None  # for the sandbox's end, if it has one
         self._waiting: list[OnReady] = []
         self._ending: list[Callable[[], None]] = []
         self._link: Link | None = None
         self._events: Events | None = None
         self._log = Log(pod, handler)
         self._outputs: tuple[int, int] = (-1, -1)
-        self._sandbox_task = False
+        self._sandbox: PodSandbox | None = None
+        self._verdict = ""  # why it is being ended, before it has
+        self._cleaning = False  # what a dead shim's sandbox has left is being removed
         self._program: Program | None = None  # `start`, while it runs
         self._ours = False  # its process is our child
         self._holding = False  # the exits of strangers: one may be the shim's
@@ -89,9 +104,34 @@ class Shim:
     def ended(self) -> bool:
         return self._state in (State.NEW, State.ENDED)
 
+    @property
+    def gone(self) -> bool:
+        """There is nothing to wait for."""
+        return self.ended and not self._cleaning
+
+    @property
+    def ending(self) -> bool:
+        """It has been asked to end."""
+        return bool(self._ending)
+
+    @property
+    def alone(self) -> bool:
+        """There can't be another after it: the pod's sandbox, made or half made, goes with it."""
+        return self._sandbox is not None and self._sandbox.alone
+
     def step(self, verb: str) -> str:
         """What something that it does is called: "kata create"."""
         return f"{self.handler} {verb}"
+
+    def make_sandbox(self, plan_fd: int, reply: Callable[[object], None]) -> None:
+        """Before any container. plan_fd: a file, the caller's; reply: gets Done or InitFailed."""
+        data = fds.parse(os.pread(plan_fd, os.fstat(plan_fd).st_size, 0))
+        shared = self._pod.facts.shared_pids
+        self.when_ready(
+            decode(ShimPlan, data),
+            "pod" if shared else "own",
+            lambda failure: reply(failure or Done()),
+        )
 
     def when_ready(self, plan: ShimPlan, pid_namespace: str, told: OnReady) -> None:
         """Starts it, unless somebody has. told: why it can't be used, None: it can.
@@ -99,7 +139,10 @@ class Shim:
         plan: of the first container, pid_namespace: as its Start says.
         """
         if self._state is State.READY:
-            told(None)
+            if self._sandbox is None:
+                told(None)
+            else:
+                self._sandbox.check(told)
         elif self._state is State.ENDED:
             told(InitFailed(self.step("start"), 0, f"the pod's shim is gone: {self._why}"))
         else:
@@ -143,16 +186,18 @@ class Shim:
     def end(self, done: Callable[[], None]) -> None:
         """Its containers have ended: `done` is told when nothing of it is left."""
         self._ending.append(done)
-        if len(self._ending) > 1:
+        if len(self._ending) > 1 or self._state is State.ENDED:
             return
-        if self._state is not State.READY:
+        if self._state is not State.READY and not self.alone:
             self._fail("the pod ends")
             return
-        self._pod.loop.after(END_PATIENCE, lambda: self._fail("the pod ends"))
-        if self._sandbox_task:
-            self._end_sandbox_task()
-        else:
+        self._verdict = self._verdict or "the pod ends"
+        patience = END_PATIENCE + (SANDBOX_END_PATIENCE if self.alone else 0)
+        self._pod.loop.after(patience, lambda: self._fail(self._verdict))
+        if self._sandbox is None:
             self._shut_down()
+        else:
+            self._sandbox.end(self._shut_down)
 
     def _start(self, plan: ShimPlan, around: Around) -> None:
         pod = self._pod
@@ -206,14 +251,28 @@ class Shim:
             self._fail(str(error))
         else:
             self._link = Link(self._pod.loop, peer, service, self._hang_up)
-            request = ConnectRequest(id=self._pod.sandbox_id)
-            told = (
-                lambda answer: self._connected(plan, answer),
-                lambda error: self._fail(str(error)),
-            )
-            self.call("Connect", request, ConnectResponse, told)
+            self._make(plan)
 
-    def _connected(self, plan: ShimPlan, answer: ConnectResponse) -> None:
+    def _make(self, plan: ShimPlan) -> None:
+        """First of all, since Kata's answers nothing else before (not even Connect)."""
+        if plan.sandbox_task:
+            self._sandbox = SandboxTask(self, self._pod.sandbox_id)
+        elif plan.pod_config:
+            facts = self._pod.facts
+            self._sandbox = SandboxService(self, facts.sandbox_id, facts.netns_path)
+        if self._sandbox is None:
+            self.sandbox_ready()
+        else:
+            self._plan = plan
+            self._sandbox.start(plan)
+
+    def sandbox_ready(self) -> None:
+        """Containers can be made."""
+        request = ConnectRequest(id=self._pod.sandbox_id)
+        told = self._connected, (lambda error: self._fail(f"Connect: {error}"))
+        self.call("Connect", request, ConnectResponse, told)
+
+    def _connected(self, answer: ConnectResponse) -> None:
         def ended(code: int) -> None:
             self._fail(f"it has ended with status {code}")
 
@@ -221,10 +280,8 @@ class Shim:
             self._pod.reaper.claim(answer.shim_pid, ended)
             self._ours = True
         self._let_go()
-        if plan.sandbox_task:
-            self._make_sandbox_task(plan)
-        else:
-            self._ready()
+        self._state = State.READY
+        self._tell(None)
 
     def _let_go(self) -> None:
         if self._holding:
@@ -236,45 +293,11 @@ class Shim:
         if not self._ending or not self._ours:
             self._fail(why)
 
-    def _make_sandbox_task(self, plan: ShimPlan) -> None:
-        sandbox_id = self._pod.sandbox_id
-        request = CreateTaskRequest(id=sandbox_id, bundle=bundle_path(sandbox_id))
-        give_options(request, plan)
-        process = ProcessRequest(id=sandbox_id)
-
-        def fail(error: RuntimeFault) -> None:
-            self._fail(f"the sandbox task: {error}")
-
-        def created(_answer: PidResponse) -> None:
-            self._sandbox_task = True
-            self.call("Start", process, PidResponse, (started, fail), patience=CREATE_PATIENCE)
-
-        def started(_answer: PidResponse) -> None:
-            self.call("Wait", process, WaitResponse, (self._pause_ended, nobody), patience=0.0)
-            self._ready()
-
-        self.call("Create", request, PidResponse, (created, fail), patience=CREATE_PATIENCE)
-
-    def _pause_ended(self, answer: WaitResponse) -> None:
-        """Of a machine that is the end; where containers are the kernel's, they live on."""
-        if not self._ending:
-            fds.log(f"{self.handler}: the sandbox task has ended: {answer.exit_status}")
-
-    def _ready(self) -> None:
-        self._state = State.READY
-        self._tell(None)
-
-    def _end_sandbox_task(self) -> None:
-        process = ProcessRequest(id=self._pod.sandbox_id)
-        kill = KillRequest(id=process.id, signal=_SIGKILL, all=True)
-
-        def delete(_answer: object) -> None:
-            told = (lambda _answer: self._shut_down()), (lambda _error: self._shut_down())
-            self.call("Delete", process, Empty, told)
-
-        told = delete, delete
-        self.call("Wait", process, WaitResponse, told)
-        self.call("Kill", kill, Empty, (nobody, nobody))
+    def refuse(self, why: str) -> None:
+        """Its sandbox is of no use: whoever has made it takes it down first, as far as he does."""
+        assert self._sandbox is not None
+        self._verdict = self._verdict or why
+        self._sandbox.end(lambda: self._fail(why))
 
     def _shut_down(self) -> None:
         request = ShutdownRequest(id=self._pod.sandbox_id)
@@ -289,6 +312,7 @@ class Shim:
         """The end, wanted or not: what is left is killed, and everyone is told. Idempotent."""
         if self._state is State.ENDED:
             return
+        why, was_ready = self._verdict or why, self._state is State.READY
         self._state, self._why = State.ENDED, why
         self._let_go()
         if self._program is not None:
@@ -304,15 +328,35 @@ class Shim:
         self._tell(InitFailed(self.step("start"), 0, why))
         for container in tuple(self.containers.values()):
             container.lose_shim(why)
-        self._close_house()
-        for done in self._ending:
-            done()
+        if self.alone and not self._ending:
+            self._clean_up()
+            if was_ready:
+                self._pod.lose_sandbox(why)
+        self._settle()
 
-    def _close_house(self) -> None:
-        """When the last container has ended, whose bundles are in there."""
-        if self._state is State.ENDED and not self.containers and self.house is not None:
+    def _clean_up(self) -> None:
+        """Has what a dead shim has left of the pod's sandbox removed by its `delete`."""
+        house, plan = self.house, self._plan
+        assert house is not None
+        assert plan is not None
+
+        def done() -> None:
+            self._cleaning = False
+            self._settle()
+
+        self._cleaning = True
+        self.chores.delete(lambda: plan, house, self._pod.sandbox_id, done)
+
+    def _settle(self) -> None:
+        """When it is gone, and its last container has ended, whose bundles are in there."""
+        if not self.gone or self._state is State.NEW:
+            return
+        if not self.containers and self.house is not None:
             self.house.close()
             self.house = None
+        for done in self._ending:
+            done()
+        self._ending.clear()
 
     def give_up(self, why: str) -> None:
         """It is there, but of no use any more."""
@@ -321,15 +365,9 @@ class Shim:
     def leave(self, container_id: str) -> None:
         """A container has ended, and does not need to hear more."""
         self.containers.pop(container_id, None)
-        self._close_house()
+        self._settle()
 
     def _tell(self, failure: RuntimeFault | None) -> None:
         waiting, self._waiting = self._waiting, []
         for told in waiting:
             told(failure)
-
-
-def give_options(request: CreateTaskRequest, plan: ShimPlan) -> None:
-    """Those of the handler, if it has any."""
-    if plan.options_type:
-        request.options.CopyFrom(Any(type_url=plan.options_type, value=plan.options))
