@@ -86,6 +86,21 @@ def test_a_hook_that_fails_undoes_the_start(criu: Kubelet, archive: Path, specs:
     assert container.status().state == api.CONTAINER_EXITED
 
 
+def test_a_child_that_is_killed_while_a_hook_runs_undoes_the_start(
+    criu: Kubelet, archive: Path, specs: Specs
+) -> None:
+    """Here by the hook itself, which knows it as the container's process."""
+    write(counting(criu.pod()), archive)
+    kill = """kill -9 $(sed 's/.*"pid": \\([0-9]*\\).*/\\1/'); sleep 1000"""
+    specs.write(
+        "etc/gpu.json", {"0": {"hooks": [hook("prestart", kill), hook("prestart", "exit 1")]}}
+    )
+    container = restored(criu.pod(), archive, CDI_devices=named(f"{GPU}=0"))
+    error = refused(container.start)
+    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert container.status().state == api.CONTAINER_EXITED
+
+
 def test_a_pod_is_removed_while_a_hook_runs(
     criu: Kubelet, archive: Path, specs: Specs, tmp_path: Path
 ) -> None:

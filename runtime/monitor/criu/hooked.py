@@ -81,7 +81,9 @@ class RestoredHookedContainer(RestoredContainer, HookedContainer):
         self._program.kill()
 
     def _restored(self, code: int, failure: InitFailed | None) -> None:
-        if self._refusal is not None:
+        if self._jobs is not None:  # it has ended before them
+            self._jobs.abort()
+        if self.pidfd >= 0:
             self._forget_child()
         super()._restored(code, self._refusal or failure)
 
