@@ -51,17 +51,18 @@ def resolve(name: str, field: str, path: str) -> BlockIo:
             "that describes any",
         )
     try:
-        classes = _classes(Path(path))
-        if name not in classes:
-            known = ", ".join(sorted(classes)) or "none"
+        known_classes = classes(Path(path))
+        if name not in known_classes:
+            known = ", ".join(sorted(known_classes)) or "none"
             raise InvalidRequest(field, f"{path} has no blockio class {name!r}: there are {known}")
-        return _block_io(classes[name], f"Classes.{name}")
+        return _block_io(known_classes[name], f"Classes.{name}")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise WrongState(f"{field}: blockio class {name!r}: {path}: {why}") from error
 
 
-def _classes(path: Path) -> dict[str, list[Item]]:
+def classes(path: Path) -> dict[str, list[Item]]:
+    """What the file says of each class, by name. Blocks. Raises OSError, ValueError."""
     with path.open("rb") as file:
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:

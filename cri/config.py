@@ -16,7 +16,15 @@ from cri.endpoint import Endpoint
 from cri.handlers import DEFAULT_HANDLER, EMBEDDED, HandlerConfig, handler_names
 from cri.plugin_config import NriConfig
 from cri.toml_lines import Key, line_of
-from cri.toml_tables import Check, absolute, absolute_or_empty, applied, key, one_of, problems
+from cri.toml_tables import (
+    absolute,
+    absolute_or_empty,
+    applied,
+    between,
+    key,
+    one_of,
+    problems,
+)
 from network.config import check_interface_name, parse_subnet
 
 DEFAULT_FILE = Path("/etc/podwright/podwright.toml")
@@ -33,10 +41,6 @@ class ConfigError(Exception):
 def _address(value: str) -> str:
     known = not value or re.fullmatch(r"unix:/.+|unix-abstract:.+|unix://@.+", value)
     return "" if known else "must be unix:///path/to/socket or unix-abstract:name"
-
-
-def _between(low: int, high: int) -> Check[int]:
-    return lambda value: "" if low <= value <= high else f"must be from {low} to {high}"
 
 
 def _mtu(value: int) -> str:
@@ -114,10 +118,10 @@ class ImagesConfig:
         _hosts,
     )
     parallel_layers: int = key(
-        0, "Layers that download and unpack at a time; 0: one a core, 2 to 4.", _between(0, 64)
+        0, "Layers that download and unpack at a time; 0: one a core, 2 to 4.", between(0, 64)
     )
     progress_timeout: int = key(
-        300, "Seconds without a byte after which a pull is given up.", _between(1, 86400)
+        300, "Seconds without a byte after which a pull is given up.", between(1, 86400)
     )
     pinned: tuple[str, ...] = key(
         (), "Patterns (registry.example/base/*) of images that kubelet must not remove."
@@ -171,7 +175,7 @@ class ContainersConfig:
         doc="Pods may ping without a capability.",
     )
     shm_bytes: int = key(
-        64 << 20, "Size of /dev/shm, which a pod's containers share.", _between(4096, 1 << 50)
+        64 << 20, "Size of /dev/shm, which a pod's containers share.", between(4096, 1 << 50)
     )
 
 
@@ -196,9 +200,9 @@ class StreamingConfig:
         "Where exec, attach and port-forward are served; port 0: any. Not loopback: needs TLS.",
         _endpoint,
     )
-    idle_timeout: int = key(14400, "Seconds of silence that end a stream.", _between(1, 604800))
+    idle_timeout: int = key(14400, "Seconds of silence that end a stream.", between(1, 604800))
     creation_timeout: int = key(
-        30, "Seconds that a client has to open its channels.", _between(1, 3600)
+        30, "Seconds that a client has to open its channels.", between(1, 3600)
     )
     tls_cert_file: str = key("", "PEM; read again when it changes.", absolute_or_empty)
     tls_key_file: str = key("", "PEM; goes with tls_cert_file.", absolute_or_empty)
@@ -312,7 +316,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Key, str]]:
         path = ("runtime", "handlers", DEFAULT_HANDLER, "type")
         yield path, "must be podwright: give another runtime a name of its own"
     if config.root == config.state:
-        yield ("state",), f"= {config.state!r}: must be another directory than root"
+        yield ("state",), f"= {config.state!r}: must be another directory than `root`"
 
 
 def _where(sources: Sequence[Path], path: Key) -> tuple[Path, int]:
@@ -347,7 +351,10 @@ def override(config: Config, **values: str | None) -> Config:
     given = {name: value for name, value in values.items() if value is not None}
     for path, problem in problems(Config, given, ()):
         raise ConfigError(f"--{path[0].replace('_', '-')}", 0, problem)
-    return applied(config, given)
+    made = applied(config, given)
+    for path, problem in _contradictions(made):
+        raise ConfigError("the options", 0, f"{'.'.join(path)} {problem}")
+    return made
 
 
 def _read(source: Path) -> str:

@@ -112,8 +112,9 @@ async def _services(config: Config) -> AsyncIterator[Services]:
         raise CantStart("podwright serve must run as root: it makes namespaces and mounts")
     paths = Paths(Path(config.root), Path(config.state))
     async with contextlib.AsyncExitStack() as stack:
-        for directory in (paths.root, paths.state):
-            _make(directory)
+        for name, directory in (("root", paths.root), ("state", paths.state)):
+            _make(name, directory)
+        _make("netns_dir", Path(config.netns_dir), mode=0o755)
         for path in paths.locks:
             stack.enter_context(_locked(path))
         rebooted = is_new_boot(paths.boot_id)
@@ -214,14 +215,18 @@ async def _handlers(config: Config) -> Mapping[str, RuntimeHandler]:
     try:
         return await asyncio.to_thread(node_handlers.find, config)
     except BaseRefused as error:
-        raise CantStart(str(error)) from error
+        raise CantStart(f"[runtime.handlers]: {error}: mend the file, or take it out") from error
 
 
-def _make(directory: Path) -> None:
+def _make(name: str, directory: Path, *, mode: int = 0o700) -> None:
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
-        raise CantStart(f"{directory}: {error.strerror}: podwright can't work here") from error
+        option = f"--{name.replace('_', '-')}"
+        raise CantStart(
+            f"{name} = {str(directory)!r}: {error.strerror}: it has to be a directory, or a place "
+            f"where one can be made; set `{name}`, or {option}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ it means that nobody is listening at the socket.
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -198,9 +199,17 @@ def status_of(error: BaseException) -> Status:
     return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), INTERNAL)
 
 
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str) else ""
+        why = os.strerror(error.errno)
+        return f"{where}{why}: free some bytes and inodes where `root` and `state` are"
+    return str(error) or type(error).__name__
+
+
 def message_of(error: BaseException, status: Status) -> str:
     """What a client gets to read: the prefix it may look for, the text, and what was not undone."""
-    text = str(error) or type(error).__name__
+    text = _text(error)
     if status.prefix and not text.startswith(status.prefix):
         text = f"{status.prefix}: {text}"
     return "; ".join([text, *getattr(error, "__notes__", ())])

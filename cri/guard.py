@@ -72,7 +72,10 @@ def _plain(services: Services, rpc: Rpc, name: str) -> grpc.RpcMethodHandler[Any
             else:
                 result = await _recorded(services, rpc, name, request)
         except Exception as error:  # noqa: BLE001 - the RPC guard
-            await _refuse(error, name, start, context)
+            about = _parenthesis(*_subject(services, request))
+            # kubelet asks for what it has just removed: no reason to be loud
+            quiet = rpc.reads or rpc.probes
+            await _refuse(error, name, start, context, about=about, quiet=quiet)
         if rpc.reads and log.isEnabledFor(logging.DEBUG):
             log.debug("%s: ok in %s", name, _since(start))
         return result
@@ -103,7 +106,8 @@ def _stream(services: Services, rpc: Stream, name: str) -> grpc.RpcMethodHandler
 async def _recorded(services: Services, rpc: Rpc, name: str, request: Message) -> Message | bytes:
     """Run a handler that changes something, under a timeline, with a line in the log."""
     with services.recorder.record(name) as timeline, _busy(services):
-        _about(services, request, timeline)
+        about = _subject(services, request)
+        timeline.subject, timeline.sandbox_id, timeline.container_id = about
         try:
             result = await rpc.function(services, request)
         except asyncio.CancelledError:
@@ -134,49 +138,76 @@ def _busy(services: Services) -> Iterator[None]:
         services.busy.discard(task)
 
 
-def _about(services: Services, request: Message, timeline: trace.Timeline) -> None:
-    """What a request is about, as far as it says so itself; handlers may know better."""
-    timeline.sandbox_id = getattr(request, "pod_sandbox_id", "")
-    timeline.container_id = getattr(request, "container_id", "")
-    container = services.store.containers.exact(timeline.container_id)
+def _subject(services: Services, request: Message) -> tuple[str, str, str]:
+    """What a request is about, as far as it says so itself; handlers may know better.
+
+    A name, the sandbox's id and the container's; "" for each that it does not say.
+    """
+    subject = getattr(getattr(request, "image", None), "image", "")
+    sandbox_id: str = getattr(request, "pod_sandbox_id", "")
+    container_id: str = getattr(request, "container_id", "")
+    container = services.store.containers.exact(container_id)
     if container is not None:
-        timeline.sandbox_id = container.metadata.sandbox_id
-        timeline.subject = container.config.metadata.name
+        sandbox_id = container.metadata.sandbox_id
+        subject = container.config.metadata.name
     metadata = getattr(getattr(request, "config", None), "metadata", None)
     if isinstance(metadata, api.PodSandboxMetadata):
-        timeline.subject = f"{metadata.namespace}/{metadata.name}"
+        subject = f"{metadata.namespace}/{metadata.name}"
     elif isinstance(metadata, api.ContainerMetadata):
-        timeline.subject = metadata.name
+        subject = metadata.name
+    return subject, sandbox_id, container_id
 
 
 def _told(timeline: trace.Timeline) -> tuple[str, str, str]:
     """A timeline for the log: name, duration, what it was about."""
+    about = _parenthesis(timeline.subject, timeline.sandbox_id, timeline.container_id)
+    return timeline.rpc, _milliseconds(timeline.duration), about
+
+
+def _parenthesis(subject: str, sandbox_id: str, container_id: str) -> str:
+    """What a line of the log is about, with a space before it; "" if nobody knows."""
     about = [
-        timeline.subject,
-        f"sandbox {timeline.sandbox_id[:12]}" if timeline.sandbox_id else "",
-        f"container {timeline.container_id[:12]}" if timeline.container_id else "",
+        subject,
+        f"sandbox {sandbox_id[:12]}" if sandbox_id else "",
+        f"container {container_id[:12]}" if container_id else "",
     ]
     text = ", ".join(part for part in about if part)
-    return timeline.rpc, _milliseconds(timeline.duration), f" ({text})" if text else ""
+    return f" ({text})" if text else ""
 
 
-async def _refuse(error: Exception, name: str, start: int, context: Context) -> NoReturn:
-    """Log an error, and end the RPC with the status and the text that the client shall see."""
+async def _refuse(
+    error: Exception,
+    name: str,
+    start: int,
+    context: Context,
+    *,
+    about: str = "",
+    quiet: bool = True,
+) -> NoReturn:
+    """Log an error, and end the RPC with the status and the text that the client shall see.
+
+    quiet: what is not found is nothing to be loud about.
+    """
     if isinstance(error, grpc.aio.AbortError):
         raise error
     mapped = status_of(error)
     text = message_of(error, mapped)
     if mapped is INTERNAL:
-        log.error("%s: failed after %s", name, _since(start), exc_info=error)
+        log.error("%s: failed after %s%s", name, _since(start), about, exc_info=error)
         text = f"internal error in {name}: {type(error).__name__}: {text}; the log has more"
     else:
-        # kubelet asks for what it has just removed: no reason to be loud
-        level = logging.DEBUG if mapped.code is grpc.StatusCode.NOT_FOUND else logging.WARNING
-        cause = f" (because of {error.__cause__!r})" if error.__cause__ else ""
-        log.log(
-            level, "%s: %s after %s: %s%s", *(name, mapped.code.name, _since(start), text, cause)
-        )
+        found = not quiet or mapped.code is not grpc.StatusCode.NOT_FOUND
+        cause = f" (because of {error.__cause__!r})" if _says_more(error, text) else ""
+        said = (name, mapped.code.name, _since(start), about, text, cause)
+        log.log(logging.WARNING if found else logging.DEBUG, "%s: %s after %s%s: %s%s", *said)
     await context.abort(mapped.code, _fit(text))
+
+
+def _says_more(error: Exception, text: str) -> bool:
+    """Whether an error's cause is not in its text already."""
+    cause = error.__cause__
+    said = cause.strerror if isinstance(cause, OSError) else str(cause)
+    return cause is not None and (said is None or said not in text)
 
 
 def _fit(text: str) -> str:

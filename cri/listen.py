@@ -7,7 +7,7 @@ the state directory:
 
     client ── passed or abstract socket ── Relay ── <state>/relay.sock ── gRPC
 
-That costs about 0.1 ms a request; a socket by path costs nothing.
+That costs 25 µs a request; a socket by path costs nothing.
 """
 
 from __future__ import annotations
@@ -140,16 +140,19 @@ def _bind(server: Server, path: Path) -> None:
         raise CantListen(f"{path}: too long for a unix socket ({PATH_LIMIT} bytes): set `address`")
     if _answers(path):
         raise CantListen(f"{path}: another program serves this socket: stop it, or set `address`")
-    _unlink(path)
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    mask = os.umask(0o777 & ~SOCKET_MODE)
+    if path.exists() and not path.is_socket():  # a mistyped address must not delete a file
+        raise CantListen(f"{path}: is there and is no socket: remove it, or set `address`")
     try:
-        server.add_insecure_port(f"unix:{path}")
-        path.chmod(SOCKET_MODE)
+        _unlink(path)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        mask = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+            path.chmod(SOCKET_MODE)
+        finally:
+            os.umask(mask)
     except (RuntimeError, OSError) as error:
-        raise CantListen(f"{path}: {error}") from error
-    finally:
-        os.umask(mask)
+        raise CantListen(f"{path}: no socket can be made there ({error}): set `address`") from error
 
 
 def _answers(path: Path) -> bool:

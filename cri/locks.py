@@ -42,7 +42,7 @@ class Locks:
                 self._held[name] = (lock, users - 1)
 
     def held(self) -> tuple[str, ...]:
-        """The ids that are locked now: for diagnosis."""
+        """The ids that somebody holds, or waits for."""
         return tuple(self._held)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cri.toml_tables import Check, absolute, absolute_or_empty, key
+from cri.toml_tables import absolute, absolute_or_empty, between, key
 
 _MOST_PATH = 107  # bytes of a unix socket's path
 
@@ -16,10 +16,6 @@ def _socket(value: str) -> str:
     if not problem and len(value.encode()) > _MOST_PATH:
         return f"is longer than a socket's path can be ({_MOST_PATH} bytes)"
     return problem
-
-
-def _seconds(high: int) -> Check[int]:
-    return lambda value: "" if 1 <= value <= high else f"must be from 1 to {high}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +68,10 @@ class NriConfig:
         absolute_or_empty,
     )
     registration_timeout: int = key(
-        5, "Seconds that a plugin has to register, and to be told what there is.", _seconds(120)
+        5, "Seconds that a plugin has to register, and to be told what there is.", between(1, 120)
     )
     request_timeout: int = key(
-        2, "Seconds for each of its answers; after that it is dropped.", _seconds(120)
+        2, "Seconds for each of its answers; after that it is dropped.", between(1, 120)
     )
     default_validator: ValidatorConfig = field(
         default_factory=ValidatorConfig, metadata={"doc": "What plugins may not do."}

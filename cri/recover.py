@@ -1,4 +1,4 @@
-"""What is true: at start, from records, monitors and the kernel; later, from what monitors tell.
+"""Brings records up to date: at start by monitors and the kernel, later by what monitors tell.
 
     record          monitor lives       monitor dead, or the node was rebooted
     INITIALIZING    all its parts are removed, and the record with them

@@ -41,6 +41,10 @@ def one_of(*choices: str) -> Check[str]:
     return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
 
 
+def between(low: int, high: int) -> Check[int]:
+    return lambda value: "" if low <= value <= high else f"must be from {low} to {high}"
+
+
 def problems(cls: type, data: Mapping[str, object], path: Key) -> Iterator[tuple[Key, str]]:
     """What is wrong with a table: the key, and a sentence with its remedy."""
     hints = typing.get_type_hints(cls)

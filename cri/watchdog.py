@@ -1,8 +1,8 @@
-"""systemd's watchdog is told that the daemon is well by a daemon that has asked itself.
+"""Tells systemd's watchdog that the daemon is well, when it has answered a call of its own.
 
-The question goes the way that kubelet's go: over the socket, through the guard, to Status. So a
-loop that hangs, a server that accepts nobody and a handler that waits for something are all found;
-then nothing is said, and systemd ends the daemon and starts another. Pods do not notice.
+The call goes the way that kubelet's go: over the socket, through the guard, to Status. So a loop
+that hangs, a server that accepts no connection and a handler that hangs are all noticed; then
+systemd is told nothing, ends the daemon and starts another. Pods do not notice.
 """
 
 from __future__ import annotations

@@ -23,15 +23,16 @@ import kubernetes
 import urllib3
 
 from e2e import kube
-from e2e.kube import RealKubelet, Shelter, program
+from e2e.kube import RealKubelet, program
 from e2e.kubelet import until
 from e2e.node import Background, Node, tool
+from e2e.shelter import ADDRESS, Shelter
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 TOKEN = "token-of-the-tests"
 STORE = "http://127.0.0.1:2379"
 PEERS = "http://127.0.0.1:2380"
-SERVER = f"https://{kube.ADDRESS}:6443"
+SERVER = f"https://{ADDRESS}:6443"
 PATIENCE = 120.0
 """Seconds for what takes several controllers on a machine that others use, too."""
 
@@ -77,7 +78,7 @@ class Cluster:
         self._await(store, self._stores)
         key = self.directory / "service-accounts.key"
         server = self._serve(
-            "kube-apiserver", f"--etcd-servers={STORE}", f"--advertise-address={kube.ADDRESS}",
+            "kube-apiserver", f"--etcd-servers={STORE}", f"--advertise-address={ADDRESS}",
             f"--cert-dir={self.directory}", f"--token-auth-file={self.directory}/tokens.csv",
             "--authorization-mode=AlwaysAllow", "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",

@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable
 
-from cri.streaming.spdy import CANCEL
+from cri.streaming.spdy_events import CANCEL
 from e2e.spdy_client import SpdyClient
 
 PROTOCOL = "portforward.k8s.io"

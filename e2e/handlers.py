@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from e2e.node import Node
 
 MEBIBYTE = 1 << 20
 
@@ -58,3 +64,35 @@ CANDIDATES = (
 def tables() -> str:
     """The part of podwright.toml for those whose program is on this machine."""
     return "".join(one.table() for one in CANDIDATES if not one.program or one.path)
+
+
+@contextlib.contextmanager
+def configured(node: Node) -> Iterator[None]:
+    """While inside, the node has every handler that it can have in its configuration."""
+    node.more_config = tables() + "\n".join(
+        (
+            "[runtime.handlers.strict]",
+            'pod_annotations = ["org.example.*"]',
+            "readonly_sysfs = true",
+            "privileged_without_host_devices = true",
+            "[runtime.handlers.based]",
+            f'base_runtime_spec = "{_base_spec(node)}"',
+            "[runtime.handlers.absent]",
+            'type = "oci"',
+            'path = "/no/such/program"',
+        )
+    )
+    node.restart_daemon()
+    yield
+    node.more_config = ""
+    node.restart_daemon()
+
+
+def _base_spec(node: Node) -> Path:
+    """What the handler "based" adds."""
+    path = node.directory / "base.json"
+    limits = {"pids": {"limit": 77}, "cpu": {"shares": 333}, "memory": {"reservation": MEBIBYTE}}
+    last = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {node.directory}/stopped"]}
+    base = {"linux": {"resources": limits}, "hooks": {"poststop": [last]}}
+    path.write_text(json.dumps(base))
+    return path

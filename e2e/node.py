@@ -55,7 +55,7 @@ netns_dir = "{directory}/netns"
 log_level = "{log_level}"
 
 [network]
-enabled = {network}
+enabled = true
 subnets = ["10.77.0.0/16", "fd77::/64"]
 cni_conf_dir = "{directory}/cni"
 
@@ -207,13 +207,12 @@ class Node:
         )
         return registry
 
-    def start_daemon(self, *, network: bool = True, log_level: str = "debug") -> None:
+    def start_daemon(self, *, log_level: str = "debug") -> None:
         """Starts the daemon and waits until it answers; RuntimeError with its log otherwise."""
         self.config.write_text(
             CONFIG.format(
                 directory=self.directory,
                 cgroup=self.cgroup,
-                network=str(network).lower(),
                 log_level=log_level,
             )
             + self.more_config
@@ -357,7 +356,7 @@ def _connects(family: socket.AddressFamily, address: str | tuple[str, int]) -> b
 
 
 @contextlib.contextmanager
-def started(*, registry: bool = True, daemon: bool = True, disk_bytes: int = 0) -> Iterator[Node]:
+def started(*, daemon: bool = True, disk_bytes: int = 0) -> Iterator[Node]:
     """A running node, closed at the end whatever happens.
 
     disk_bytes: put the daemon's root on a tmpfs of that size.
@@ -378,8 +377,7 @@ def started(*, registry: bool = True, daemon: bool = True, disk_bytes: int = 0) 
     assert holder.stdout.readline() == b"ready\n"
     node = Node(directory, holder, cgroup)
     try:
-        if registry:
-            node.registry = node.start_registry()
+        node.registry = node.start_registry()
         if daemon:
             node.start_daemon()
         yield node

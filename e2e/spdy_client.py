@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from cri.streaming.spdy import Connection, DataReceived, Event, StreamReplied, StreamReset
+from cri.streaming.spdy import Connection
+from cri.streaming.spdy_events import DataReceived, Event, StreamReplied, StreamReset
 
 CHUNK = 256 * 1024
 PATIENCE = 20.0

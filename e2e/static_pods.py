@@ -36,8 +36,8 @@ def executing(*command: str, **fields: object) -> Json:
     return {"exec": {"command": list(command)}, "periodSeconds": 1, **fields}
 
 
-def host_path(name: str, path: Path, kind: str = "DirectoryOrCreate") -> Json:
-    return {"name": name, "hostPath": {"path": str(path), "type": kind}}
+def host_path(name: str, path: Path) -> Json:
+    return {"name": name, "hostPath": {"path": str(path), "type": "DirectoryOrCreate"}}
 
 
 def probed(patience: int = 1) -> Json:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from click.testing import CliRunner, Result
 from cri.cli.main import main
 from e2e.conftest import BUSYBOX
 from e2e.images import Image, busybox
-from e2e.kubelet import Kubelet, until
+from e2e.kubelet import Kubelet, refused, until
 from e2e.node import REPOSITORY, Node
 
 Run = Callable[..., Result]
@@ -79,7 +82,7 @@ def test_a_pod_is_run_seen_read_entered_stopped_and_removed(
     assert row.split()[0] == "default/life"
     assert f" ready  {ip} " in row
     assert row.endswith("main running")
-    assert podwright("logs", "life").stdout == "hello\n"
+    until(lambda: podwright("logs", "life").stdout == "hello\n", "it has written")
     answer = podwright("exec", "life/main", "--", "sh", "-c", "echo $0; exit 3", code=3)
     assert answer.stdout == "sh\n"
     assert "first" in podwright("rm", "life", code=1).stderr
@@ -108,6 +111,26 @@ def test_waiting_shows_logs_gives_the_code_and_removes(podwright: Run, manifest:
     told = podwright("run", "--quiet", "--rm", "--logs", path, code=4)
     assert told.stdout.splitlines()[1:] == ["main | out"]
     assert "main | err" in told.stderr
+    assert podwright("ps", "-a", "-q").stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_pod_that_is_waited_for_is_removed_when_the_wait_is_ended(
+    node: Node, podwright: Run, manifest: Manifest, number: signal.Signals
+) -> None:
+    path = manifest("waited", "command: [sleep, '1000']")
+    program = str(Path(sys.executable).with_name("podwright"))
+    words = (program, "--address", node.address, "run", "--rm", path)
+    directory = str(node.directory / "pods")
+    with subprocess.Popen(
+        node.command(*words), env={**os.environ, "PODWRIGHT_PODS": directory}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as running:  # fmt: skip
+        until(lambda: "main running" in podwright("ps").stdout, "it runs")
+        running.send_signal(number)
+        _, said = running.communicate(timeout=20)
+    assert running.returncode != 0
+    assert "Traceback" not in said
     assert podwright("ps", "-a", "-q").stdout == ""
 
 
@@ -144,6 +167,17 @@ def test_a_command_that_is_not_there_is_told_and_nothing_is_left(
     assert told.stderr.startswith("Error: container main: ")
     assert "/no/such" in told.stderr
     assert podwright("ps", "-aq").stdout == ""
+
+
+def test_why_a_container_failed_is_said_beneath_the_pods(podwright: Run, kubelet: Kubelet) -> None:
+    container = kubelet.pod().container(["/no/\033[31msuch"])
+    refused(container.start)
+    told = podwright("ps", "-a")
+    assert "exited (128 StartError)" in told.stdout
+    assert ": exec: " in told.stderr
+    assert "\033" not in told.stderr
+    (pod,) = json.loads(podwright("ps", "-o", "json").stdout)
+    assert pod["containers"][0]["message"].startswith("exec: ")
 
 
 def test_the_pod_that_the_manifest_describes_is_the_pod_that_runs(

@@ -29,9 +29,9 @@ def container(pod: Pod) -> Container:
     return pod.container().start()
 
 
-def connected(container: Container, url: str, protocol: str = "v4.channel.k8s.io") -> SpdyClient:
+def connected(container: Container, url: str) -> SpdyClient:
     """A client on the node."""
-    return container.kubelet.node.inside(lambda: SpdyClient(url, protocol))
+    return container.kubelet.node.inside(lambda: SpdyClient(url, "v4.channel.k8s.io"))
 
 
 @contextlib.contextmanager

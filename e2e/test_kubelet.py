@@ -22,6 +22,7 @@ from e2e.kube import Json, RealKubelet
 from e2e.kube_stats import metric, wait_statistics
 from e2e.kubelet import Kubelet, until
 from e2e.node import REGISTRY, Node, started
+from e2e.shelter import ADDRESS, TUNABLES
 from e2e.spdy_client import Command, SpdyClient
 from e2e.static_pods import CHUNK, CHUNKS, FOREVER, HOST_PORT, busybox, pods, static_pod
 from e2e.test_limits import MIB, UNIFIED
@@ -42,12 +43,12 @@ def machine() -> Iterator[Node]:
 def real(machine: Node) -> Iterator[RealKubelet]:
     """kubelet with all pods asked for; nothing of them may be left afterwards."""
     before = machine.inventory()
-    kernel = {name: Path("/proc/sys", name).read_text() for name in kube.TUNABLES}
+    kernel = {name: Path("/proc/sys", name).read_text() for name in TUNABLES}
     with kube.running(machine) as kubelet:
         kubelet.apply(*pods(machine.directory))
         yield kubelet
     assert machine.leaks(before) == []
-    assert kernel == {name: Path("/proc/sys", name).read_text() for name in kube.TUNABLES}
+    assert kernel == {name: Path("/proc/sys", name).read_text() for name in TUNABLES}
 
 
 def terminated(status: Json, kind: str = "state") -> Json:
@@ -203,7 +204,7 @@ def test_a_rotated_log_has_every_line(real: RealKubelet) -> None:
 def test_a_host_port_leads_into_the_pod(real: RealKubelet) -> None:
     pod = real.wait_ready("exposed")
     until(lambda: get(real.node, pod["status"]["podIP"], 8080) == "page\n", "it serves")
-    assert get(real.node, kube.ADDRESS, HOST_PORT) == "page\n"
+    assert get(real.node, ADDRESS, HOST_PORT) == "page\n"
 
 
 def test_a_pod_of_the_node_sees_its_network_and_its_processes(real: RealKubelet) -> None:

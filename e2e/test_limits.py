@@ -24,12 +24,17 @@ def resources(**fields: object) -> api.LinuxContainerConfig:
     return api.LinuxContainerConfig(resources=made)
 
 
-def control(container: Container, controller: str, v1: str, v2: str) -> str:
-    """The content of a control file of the container's cgroup, read on the node."""
+def cgroup(container: Container, controller: str) -> Path:
+    """The container's cgroup, on the node."""
     parent = container.kubelet.node.cgroup
     top = Path("/sys/fs/cgroup") if UNIFIED else Path("/sys/fs/cgroup", controller)
     (found,) = [path for path in (top / parent.lstrip("/")).rglob(container.id) if path.is_dir()]
-    return (found / (v2 if UNIFIED else v1)).read_text().strip()
+    return found
+
+
+def control(container: Container, controller: str, v1: str, v2: str) -> str:
+    """The content of a control file of the container's cgroup, read on the node."""
+    return (cgroup(container, controller) / (v2 if UNIFIED else v1)).read_text().strip()
 
 
 def test_limits_are_what_was_asked_for(pod: Pod) -> None:
@@ -51,6 +56,39 @@ def test_limits_are_what_was_asked_for(pod: Pod) -> None:
     assert "Cpus_allowed_list:\t0" in container.shell("cat /proc/self/status")
     status = container.status().resources.linux
     assert (status.memory_limit_in_bytes, status.cpu_quota) == (64 * MIB, 25_000)
+
+
+def test_a_limit_that_is_too_small_to_start_in_is_told(pod: Pod) -> None:
+    container = pod.container(["true"], linux=resources(memory_limit_in_bytes=4096))
+    error = refused(container.start)
+    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "the memory limit is too small even to start" in error.message
+    assert container.status().message == error.message
+
+
+def test_a_cgroup_that_somebody_has_removed_is_told_and_the_container_can_be_ended(
+    pod: Pod,
+) -> None:
+    container = pod.container(["sleep", "1000"]).start()
+    gone = cgroup(container, "cpu")
+    top = Path(str(gone).removesuffix(f"{pod.kubelet.node.cgroup}/{pod.id}/{container.id}"))
+    for pid in (gone / "cgroup.procs").read_text().split():
+        (top / "cgroup.procs").write_text(pid)
+    gone.rmdir()
+    request = api.UpdateContainerResourcesRequest(
+        container_id=container.id, linux=api.LinuxContainerResources(cpu_shares=100)
+    )
+    answer = api.UpdateContainerResourcesResponse
+    client = pod.kubelet.client
+    for call in (
+        lambda: container.exec("true"),
+        lambda: client.call("UpdateContainerResources", request, answer),
+    ):
+        error = refused(call)
+        assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert f"the cgroup {gone} is gone" in error.message
+    container.stop()
+    assert container.status().state == api.CONTAINER_EXITED
 
 
 def test_who_takes_too_much_memory_is_killed_and_it_is_said(pod: Pod) -> None:

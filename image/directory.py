@@ -13,7 +13,7 @@ from image.errors import StorageFull
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _DESCRIPTORS: Final = 128  # that a removal holds, however deep a container has dug
-_OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # of a directory
 
 
 def fsync(path: Path) -> None:
@@ -33,10 +33,21 @@ def sync_file_system(path: Path) -> None:
     subprocess.run(["sync", "-f", os.fspath(path)], check=True, stdin=subprocess.DEVNULL)
 
 
-def free_bytes(path: Path) -> int:
-    """What is left for us on the file system of `path`."""
-    status = os.statvfs(path)
+def free_bytes(place: Path | int) -> int:
+    """What is left for us on the file system of a path or descriptor."""
+    status = os.statvfs(place)
     return status.f_bavail * status.f_frsize
+
+
+def require_free(fd: int, reserve: int) -> None:
+    """Stop before the node's disk is full: others live on it too. Raises StorageFull.
+
+    fd: of a directory or file; reserve: bytes that have to be free.
+    """
+    free = free_bytes(fd)
+    if free < reserve:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        raise StorageFull(path, f"{free} bytes free, {reserve} are kept in reserve")
 
 
 def full(error: OSError, path: Path) -> StorageFull | None:
@@ -55,7 +66,7 @@ def remove_tree(path: Path) -> None:
     the length of a path that a stranger made matters.
     """
     try:
-        fd = os.open(path, _OPEN)
+        fd = os.open(path, OPEN)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -70,7 +81,7 @@ def remove_tree(path: Path) -> None:
 def remove_entry(parent: int, name: bytes) -> None:
     """Remove `name`, whatever it is, from the directory that the descriptor `parent` holds."""
     if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-        _empty(os.open(name, _OPEN, dir_fd=parent))
+        _empty(os.open(name, OPEN, dir_fd=parent))
         os.rmdir(name, dir_fd=parent)
     else:
         os.unlink(name, dir_fd=parent)
@@ -85,7 +96,7 @@ def _empty(top: int) -> None:
             fd, name, children = path[-1]
             if children and len(path) < _DESCRIPTORS:
                 child = children.pop()
-                child_fd = os.open(child, _OPEN, dir_fd=fd)
+                child_fd = os.open(child, OPEN, dir_fd=fd)
                 path.append((child_fd, child, _remove_files(child_fd)))
                 continue
             for child in children:  # too deep: each becomes a child of the top, for later

@@ -1,4 +1,4 @@
-"""JSON that strangers wrote: every read says what it expects, every error where it looked."""
+"""Untrusted JSON: every read says what it expects, every error where in the document it is."""
 
 from __future__ import annotations
 

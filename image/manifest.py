@@ -85,7 +85,8 @@ class Index:
 class ImageConfig:
     """What an image says of the processes that run in it: image-spec config.md.
 
-    diff_ids: of the layers, from the bottom up. created: RFC 3339, or "".
+    diff_ids: of the layers, from the bottom up. What nobody here reads (labels, volumes, ports) is
+    left to who asks for the document itself.
     """
 
     platform: Platform
@@ -96,10 +97,6 @@ class ImageConfig:
     working_dir: str = ""
     user: str = ""
     stop_signal: str = ""
-    volumes: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    exposed_ports: tuple[str, ...] = ()
-    created: str = ""
 
 
 def parse(data: bytes, media_type: str, what: str) -> Manifest | Index:
@@ -239,10 +236,6 @@ def _config(document: Document) -> ImageConfig:
         working_dir=inner.get("WorkingDir").text(),
         user=inner.get("User").text(),
         stop_signal=inner.get("StopSignal").text(),
-        volumes=tuple(sorted(inner.get("Volumes").object())),
-        labels=inner.get("Labels").mapping(),
-        exposed_ports=tuple(sorted(inner.get("ExposedPorts").object())),
-        created=document.get("created").text(),
     )
 
 

@@ -15,20 +15,19 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from image import collect, directory
+from image import directory
 from image.catalog import Catalog, ImageRecord
 from image.checkpoints import Checkpoints
 from image.content import Content
 from image.digest import Digest
 from image.errors import ImageFault, ImageNotFound
+from image.garbage import Garbage
 from image.manifest import (
     CONFIG_LIMIT,
     MANIFEST_LIMIT,
     ImageConfig,
-    Manifest,
     Platform,
     node_platform,
-    parse,
     parse_config,
 )
 from image.pull import Images, LayerProgress, Layers, PullProgress
@@ -85,8 +84,16 @@ class ImageStore:
             catalog, self._content, self._layers, self._pool, node_platform(), settings
         )
         self.checkpoints = Checkpoints(catalog, self._content, self._snapshots, self._pool)
-        self._blobs = (0, 0)  # bytes and number
-        self._timer: asyncio.TimerHandle | None = None
+        self._garbage = Garbage(
+            root=root,
+            settings=settings,
+            catalog=catalog,
+            content=self._content,
+            snapshots=self._snapshots,
+            layers=self._layers,
+            images=self._images,
+            trash=self._trash,
+        )
         self._closed = False
 
     @classmethod
@@ -109,11 +116,11 @@ class ImageStore:
     async def _recover(self) -> None:
         """Bring directories and records together: what has no record goes, and the other way."""
         for path in await asyncio.to_thread(self._snapshots.load):
-            self._throw_away(path)
+            self._garbage.throw_away(path)
         catalog = self._catalog
         present = set(await asyncio.to_thread(os.listdir, self._root / "layers"))
         for name in present - catalog.layers.keys() - {_EMPTY}:
-            self._throw_away(self._root / "layers" / name)
+            self._garbage.throw_away(self._root / "layers" / name)
         lost = catalog.layers.keys() - present
         for record in list(catalog.images.values()):
             config = None if lost & set(record.layers) else await self._read(record)
@@ -123,7 +130,7 @@ class ImageStore:
             else:
                 self._view.show(record, config)
         await catalog.remove_layers(lost)
-        await self._tidy()
+        await self._garbage.tidy()
 
     async def _read(self, record: ImageRecord) -> ImageConfig | None:
         """The config of an image, if its documents are there and are what they should be."""
@@ -163,7 +170,7 @@ class ImageStore:
         except OSError as error:
             raise directory.full(error, self._root) or error from error
         finally:
-            await finished(self._tidy())
+            await finished(self._garbage.tidy())
 
     async def import_archive(self, path: Path, *, name: str | None = None) -> tuple[Image, ...]:
         """The images of an OCI layout (directory or archive) or of what `docker save` wrote.
@@ -177,7 +184,7 @@ class ImageStore:
             ids = await self._images.load(path, self._root / "tmp", name or "")
             return tuple([await self._shown(image_id) for image_id in ids])
         finally:
-            await finished(self._tidy())
+            await finished(self._garbage.tidy())
 
     async def _shown(self, image_id: str) -> Image:
         """An image that the catalog has got; others may have lost a name to it."""
@@ -222,7 +229,7 @@ class ImageStore:
         except ImageFault:
             self._view.images[image.id] = image
             raise
-        await finished(self._tidy())
+        await finished(self._garbage.tidy())
 
     def pulls(self) -> tuple[PullProgress, ...]:
         """Those under way, imports too."""
@@ -264,95 +271,31 @@ class ImageStore:
         Its name is free at once; its files go in the background.
         """
         self.writable.forget(container_id)
-        dropped = False
-        for name in self._snapshots.of(container_id):
-            path = self._trash.name()
-            if self._snapshots.drop(name, path):
-                self._trash.remove_later(path)
-                dropped = True
-        if dropped:
-            await finished(self._tidy(documents=False))
+        if [name for name in self._snapshots.of(container_id) if self._drop(name)]:
+            await finished(self._garbage.tidy(documents=False))
+
+    def _drop(self, name: str) -> bool:
+        """Forget a snapshot; whether there was one."""
+        path = self._trash.name()
+        if not self._snapshots.drop(name, path):
+            return False
+        self._trash.remove_later(path)
+        return True
 
     async def collect(self, live_containers: Collection[str]) -> None:
         """Remove snapshots of containers that are not among `live_containers`, and all garbage."""
         live = set(live_containers)
-        for container_id in list(self._snapshots.used):
-            if container_id in live or container_id.partition(".")[0] in live:
-                continue
-            path = self._trash.name()
-            if self._snapshots.drop(container_id, path):
-                self._trash.remove_later(path)
-        await finished(self._tidy())
+        for name in list(self._snapshots.used):
+            if name not in live and name.partition(".")[0] not in live:
+                self._drop(name)
+        await finished(self._garbage.tidy())
 
-    # --- garbage ----------------------------------------------------------------------------------
-
-    async def _tidy(self, *, documents: bool = True) -> None:
-        """Remove what nothing reaches. What can't be removed now is only logged: it waits for the
-        next time, and must not turn a pull that succeeded into one that failed.
-        """
-        try:
-            await self._collect_layers()
-            if documents:
-                await self._collect_blobs()
-        except (OSError, ImageFault):
-            _log.exception("garbage could not be collected; it will be tried again")
-
-    async def _collect_blobs(self) -> None:
-        async with self._images.sweeping:
-            if not self._images.under_way:
-                records = tuple(self._catalog.images.values())
-                self._blobs = await asyncio.to_thread(self._sweep_blobs, records)
-
-    async def _collect_layers(self) -> None:
-        catalog = self._catalog
-        since = time.time_ns() - int(self._settings.interrupted_seconds * 1e9)
-        used = [*self._snapshots.used.values(), *self._layers.leased]
-        ids = collect.layers(catalog.layers.values(), catalog.images.values(), used, since)
-        if ids:
-            await catalog.remove_layers(ids)
-            for layer_id in ids:
-                self._throw_away(self._root / "layers" / layer_id)
-        if self._timer is None and any(layer.pending for layer in catalog.layers.values()):
-            loop = asyncio.get_running_loop()
-            delay = self._settings.interrupted_seconds + 1
-            self._timer = loop.call_later(delay, self._collect_later)
-
-    def _collect_later(self) -> None:
-        """Layers of an interrupted pull have waited long enough for its next try."""
-        self._timer = None
-        self._trash.spawn(self._tidy())
-
-    def _sweep_blobs(self, records: Collection[ImageRecord]) -> tuple[int, int]:
-        """Bytes and number of the blobs that stay."""
-        self._content.create()
-        stored = {digest: status.st_size for digest, status in self._content.scan()}
-        for digest in collect.blobs(stored, map(self._reached, records)):
-            self._content.remove(digest)
-            del stored[digest]
-        return sum(stored.values()), len(stored)
-
-    def _reached(self, record: ImageRecord) -> set[Digest]:
-        """The blobs of an image: its documents, and its layers' if those are kept."""
-        reached = {
-            record.manifest,
-            Digest.parse(record.id),
-            *(target for _, target in record.names),
-        }
-        if self._settings.keep_blobs:
-            manifest = parse(self._content.read(record.manifest, MANIFEST_LIMIT), "", record.id)
-            assert isinstance(manifest, Manifest)
-            reached.update(layer.digest for layer in manifest.layers)
-        return reached
-
-    def _throw_away(self, path: Path) -> None:
-        target = self._trash.name()
-        path.rename(target)
-        self._trash.remove_later(target)
+    # --- all of it --------------------------------------------------------------------------------
 
     def usage(self) -> Usage:
         """What is on disk, as counted when it was written."""
         layers = self._catalog.layers.values()
-        (size, count), (written, inodes) = self._blobs, self.writable.total()
+        (size, count), (written, inodes) = self._garbage.blobs, self.writable.total()
         containers = len(self._snapshots.used)
         return Usage(
             timestamp=time.time_ns(),
@@ -376,8 +319,7 @@ class ImageStore:
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._garbage.close()
         await self._pool.close()
         await self._trash.close()
         await self._catalog.close()

@@ -1,4 +1,4 @@
-"""Images as those outside see them, in memory: who lists and looks up never waits."""
+"""Images as other packages see them, in memory: listing and looking up never wait."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What containers have written: numbers that are kept, and taken anew when somebody says so.
+"""Sizes of containers' writable layers: kept in memory, counted anew on request.
 
-Answering looks at memory. Taking is a walk through each writable directory, in a worker of low
-priority. A file system with project quotas could tell at once; we use none.
+Questions are answered from memory. Counting is a walk through each writable directory, in a worker
+of low priority. A file system with project quotas could tell at once; we use none.
 """
 
 from __future__ import annotations

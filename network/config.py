@@ -1,4 +1,4 @@
-"""What the built-in network is configured to be, checked once at the border."""
+"""The built-in network's configuration, checked once when it is made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NetworkSettings:
     enabled: bool
     state_dir: Path
     bridge: str = "podwright0"
-    subnets: tuple[str, ...] = ("10.88.0.0/16",)
+    subnets: tuple[str, ...] = ("10.87.0.0/16",)
     mtu: int = 0
     masquerade: bool = True
     cni_conf_dir: Path = Path("/etc/cni/net.d")

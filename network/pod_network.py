@@ -2,7 +2,7 @@
 
 All work in the kernel happens in that thread, one thing after the other: the kernel itself does no
 two at once (RTNL), and what comes after a change that was asked for sees it. The event loop never
-waits for the kernel; `status` and `result` answer from memory.
+waits for the kernel; `status` answers from memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from network import status
 from network.attachments import Attachments
 from network.config import NetworkSettings
 from network.errors import NetworkFault, NetworkNotReady
-from network.journal import Phase
 from network.result import Attach, NetworkStatus, Result, Traffic
 
 _LOG = logging.getLogger(__name__)
@@ -99,11 +98,6 @@ class PodNetwork:
         """
         if await self._run(self._started().detach, sandbox_id):
             self._sweep_soon()
-
-    def result(self, sandbox_id: str) -> Result | None:
-        """What an attached sandbox has got, also after a restart; None: it is not attached."""
-        record = self._attachments.journal.get(sandbox_id) if self._attachments else None
-        return record.result() if record and record.phase == Phase.ADDED else None
 
     async def traffic(self) -> Mapping[str, Mapping[str, Traffic]]:
         """What pods have received and sent, by sandbox id and by interface in the pod.

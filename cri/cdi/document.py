@@ -30,7 +30,7 @@ def _loaded_yaml(text: bytes) -> object:
                 raise ValueError("has aliases (*name): write it out")
             depth += isinstance(event, pyyaml.CollectionStartEvent)
             depth -= isinstance(event, pyyaml.CollectionEndEvent)
-            if depth > MOST_NESTED:  # to load it takes stack for each level, which nobody guards
+            if depth > MOST_NESTED:  # loading it would overflow the stack
                 raise ValueError("nested too deeply")
         value: object = pyyaml.load(text, Loader=pyyaml.CSafeLoader)
     except pyyaml.YAMLError as error:

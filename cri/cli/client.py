@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,7 @@ class Client:
             request_serializer=_to_json,
             response_deserializer=_from_json,
         )
-        with self._told_clearly():
+        with self._told_clearly(ours=True):
             return call(request, timeout=None)
 
     def follow(self, method: str, request: Mapping[str, object]) -> Iterator[dict[str, object]]:
@@ -111,37 +112,46 @@ class Client:
         )
         answers = call(request)
         try:
-            with self._told_clearly():
+            with self._told_clearly(ours=True):
                 yield from answers
         finally:
             answers.cancel()
 
     @contextmanager
-    def _told_clearly(self) -> Iterator[None]:
+    def _told_clearly(self, *, ours: bool = False) -> Iterator[None]:
+        """ours: of podwright's own service, which no other runtime has."""
         try:
             yield
         except grpc.RpcError as error:
             code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+            if ours and code is grpc.StatusCode.UNIMPLEMENTED:
+                text = f"the runtime at {self.address} is not podwright, which this verb needs"
+                raise CallFailed(text, code) from error
             details = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
             raise CallFailed(self._sentence(code, details), code) from error
 
     def _sentence(self, code: grpc.StatusCode, details: str) -> str:
         if code is grpc.StatusCode.UNAVAILABLE:
-            return self._unreachable(details)
+            return self._unreachable()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and details == "Deadline Exceeded":
             return f"the daemon at {self.address} did not answer in time"
         return details
 
-    def _unreachable(self, details: str) -> str:
-        path = Path(self.address.removeprefix("unix:").replace("//", "/", 1))
+    def _unreachable(self) -> str:
         remedy = "start it with `podwright serve`, or name another socket with --address"
-        if not self.address.startswith("unix:/"):
-            return f"no daemon answers at {self.address} ({details}): {remedy}"
+        text = f"no daemon answers at {self.address}"
+        if not self.address.startswith("unix:/"):  # an abstract one
+            return f"{text}: {remedy}"
+        path = Path("/", self.address.removeprefix("unix:").lstrip("/"))
         if not path.exists():
-            return f"no daemon answers at {self.address}: there is no such socket; {remedy}"
+            return f"{text}: there is no such socket; {remedy}"
+        if not path.is_socket():
+            return f"{text}: that is no socket; {remedy}"
         if not os.access(path, os.R_OK | os.W_OK):
             return f"the socket {path} is not open to this user: use sudo"
-        return f"no daemon answers at {self.address}: the socket is a leftover; {remedy}"
+        if _connects(path):
+            return f"what listens at {path} does not speak CRI: name another one with --address"
+        return f"{text}: the socket is a leftover; {remedy}"
 
 
 def connect() -> Client:
@@ -151,12 +161,20 @@ def connect() -> Client:
 
 
 def normal_address(text: str) -> str:
-    """gRPC's way to write an address; a bare path means a unix socket."""
+    """gRPC's way to write an address; a bare path means a unix socket. Raises click.UsageError."""
     if text.startswith("/"):
         return f"unix://{text}"
-    if text.startswith("@"):
-        return f"unix-abstract:{text[1:]}"
-    return text
+    if text.startswith(("@", "unix://@")):
+        return f"unix-abstract:{text.removeprefix('unix://').removeprefix('@')}"
+    if text.startswith(("unix:/", "unix-abstract:")):
+        return text
+    raise click.UsageError(f"--address {text!r}: must be unix:///path/to/socket, a path, or @name")
+
+
+def _connects(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(SHORT_CALL)
+        return probe.connect_ex(os.fspath(path)) == 0
 
 
 def _to_json(message: Mapping[str, object]) -> bytes:

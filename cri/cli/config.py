@@ -29,7 +29,7 @@ def command() -> None:
 
 @command.command()
 def default() -> None:
-    """Print a configuration file with every key at its default, commented out."""
+    """Print every key with its meaning and default, commented out."""
     click.echo(default_text())
 
 

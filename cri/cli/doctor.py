@@ -9,11 +9,14 @@ from pathlib import Path
 
 import click
 
-from cri.cli.checks import daemon, kernel, net, storage
+from cri.cli.checks import daemon, extensions, kernel, net, runtimes, serving, storage
 from cri.cli.checks.finding import Check, Finding, Level, Place
 from cri.config import Config, ConfigError, load
 
-CHECKS = (*kernel.CHECKS, *storage.CHECKS, *net.CHECKS, *daemon.CHECKS)
+CHECKS = (
+    *(*kernel.CHECKS, *storage.CHECKS, *net.CHECKS, *runtimes.CHECKS),
+    *(*extensions.CHECKS, *serving.CHECKS, *daemon.CHECKS),
+)
 MARKS = {
     Level.OK: ("✓", "green"),
     Level.NOTE: ("·", "blue"),
@@ -23,7 +26,12 @@ MARKS = {
 
 
 @click.command(name="doctor")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="The daemon's file.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The daemon's file. [default: /etc/podwright/podwright.toml, if it is there]",
+)
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
 def command(context: click.Context, file: Path | None, output: str) -> None:

@@ -1,4 +1,4 @@
-"""podwright exec: run a command in a container, and be as it was: its output, its exit code."""
+"""podwright exec: run a command in a container; its output and exit code are ours."""
 
 from __future__ import annotations
 

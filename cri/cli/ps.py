@@ -45,31 +45,36 @@ def command(everything: bool, quiet: bool, output: str) -> None:  # noqa: FBT001
 
 def _table(client: Client, pods: Sequence[api.PodSandbox]) -> None:
     inside = _by_pod(client)
-    rows = [
-        [
-            find.pod_name(pod),
-            show.short(pod.id),
-            "ready" if pod.state == api.SANDBOX_READY else "not ready",
-            _ip(client, pod) or "-",
-            show.age(pod.created_at),
-            ", ".join(f"{c.metadata.name} {state_of(client, c)}" for c in inside[pod.id]),
-        ]
-        for pod in pods
-    ]
+    rows, remarks = [], []
+    for pod in pods:
+        told = [(c.metadata.name, *state_of(client, c)) for c in inside[pod.id]]
+        remarks += [f"{find.pod_name(pod)}/{name}: {why}" for name, _, why in told if why]
+        rows.append(
+            [
+                find.pod_name(pod),
+                show.short(pod.id),
+                "ready" if pod.state == api.SANDBOX_READY else "not ready",
+                _ip(client, pod) or "-",
+                show.age(pod.created_at),
+                ", ".join(f"{name} {state}" for name, state, _ in told),
+            ]
+        )
     show.columns(["POD", "ID", "STATE", "IP", "AGE", "CONTAINERS"], rows)
+    for remark in remarks:
+        show.note(show.printable(remark))
 
 
-def state_of(client: Client, container: api.Container) -> str:
-    """running; exited with its code and, where it says more, its reason."""
+def state_of(client: Client, container: api.Container) -> tuple[str, str]:
+    """running; exited with its code and, where it says more, its reason. Then: why, if known."""
     if container.state != api.CONTAINER_EXITED:
-        return STATES[container.state]
+        return STATES[container.state], ""
     try:
         request = api.ContainerStatusRequest(container_id=container.id)
         status = client.call("ContainerStatus", request, api.ContainerStatusResponse).status
     except CallFailed:
-        return "removed"
+        return "removed", ""
     plain = status.reason in ("", "Completed", "Error")
-    return f"exited ({status.exit_code}{'' if plain else ' ' + status.reason})"
+    return f"exited ({status.exit_code}{'' if plain else ' ' + status.reason})", status.message
 
 
 def _by_pod(client: Client) -> Mapping[str, list[api.Container]]:
@@ -91,6 +96,16 @@ def _ip(client: Client, pod: api.PodSandbox) -> str:
 
 def _as_json(client: Client, pods: Sequence[api.PodSandbox]) -> list[dict[str, object]]:
     inside = _by_pod(client)
+
+    def told(container: api.Container) -> dict[str, str]:
+        state, why = state_of(client, container)
+        return {
+            "id": container.id,
+            "name": container.metadata.name,
+            "state": state,
+            "message": why,
+        }
+
     return [
         {
             "id": pod.id,
@@ -99,10 +114,7 @@ def _as_json(client: Client, pods: Sequence[api.PodSandbox]) -> list[dict[str, o
             "ready": pod.state == api.SANDBOX_READY,
             "ip": _ip(client, pod),
             "created_at": pod.created_at,
-            "containers": [
-                {"id": c.id, "name": c.metadata.name, "state": state_of(client, c)}
-                for c in inside[pod.id]
-            ],
+            "containers": [told(container) for container in inside[pod.id]],
         }
         for pod in pods
     ]

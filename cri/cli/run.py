@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -53,7 +56,7 @@ def command(
         raise manifest.ManifestError(str(file), problems)
     if runtime_handler:
         pod.inner("spec").override("runtimeClassName", runtime_handler)
-    with connect() as client:
+    with connect() as client, _undone_by(signal.SIGTERM, signal.SIGHUP):
         running = Start(
             client, pod, source=str(file), base=directory.absolute(), quiet=flags["quiet"]
         ).pod()
@@ -65,6 +68,24 @@ def command(
             if flags["remove"]:
                 remove_pod(client, running.sandbox_id, running.config.annotations)
     context.exit(code)
+
+
+@contextlib.contextmanager
+def _undone_by(*signals: signal.Signals) -> Iterator[None]:
+    """Whoever is ended by one of them undoes what was begun, as after Ctrl-C."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    heeded = [
+        number for number in signals if signal.getsignal(number) is not signal.SIG_IGN
+    ]  # nohup
+    before = {number: signal.signal(number, end) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_for(client: Client, running: Running, *, logs: bool) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from cri.config import ConfigError
 
-# gRPC reads these when it is loaded. The daemon starts programs, but never forks to go on as two.
-# Its older event loop answers a request in 0.5 ms where the newer one takes 0.7 (gRPC 1.85).
+# gRPC reads these when it is loaded. Its fork support is for processes that fork and then go on
+# using gRPC, which the daemon never does; its older event loop answers sooner (cri/README.md).
 GRPC_ENVIRONMENT = {
     "GRPC_VERBOSITY": "ERROR",
     "GRPC_ENABLE_FORK_SUPPORT": "0",
@@ -45,8 +47,18 @@ def command(config_file: Path | None, **overrides: str | None) -> None:
     from image.errors import ImageFault
     from runtime.errors import RuntimeFault
 
+    root = click.get_current_context().find_root()
+    if root.get_parameter_source("address") is ParameterSource.COMMANDLINE:
+        overrides["address"] = overrides["address"] or root.params["address"]  # said too early
     given = tuple((name, value) for name, value in overrides.items() if value is not None)
     try:
         asyncio.run(daemon.serve(daemon.Options(config_file, given)))
     except (ConfigError, daemon.CantStart, CantListen, CriFault, ImageFault, RuntimeFault) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:  # a disk that is full or read-only, in most cases
+        logging.getLogger(__name__).debug("the daemon ends", exc_info=error)
+        where = f"{error.filename}: " if error.filename else ""
+        text = (
+            f"{where}{error.strerror or error}: have `root` and `state` room, and may be written?"
+        )
+        raise click.ClickException(text) from error

@@ -60,6 +60,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def printable(text: str) -> str:
+    """What strangers have written, without the signs by which terminals are told to do things."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def note(text: str) -> None:
     """A remark for the person at the terminal; standard output stays for answers."""
     click.echo(click.style(text, dim=True), err=True)

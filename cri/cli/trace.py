@@ -45,16 +45,14 @@ def command(
 
 def of_pod(client: Client, pod: str) -> list[dict[str, object]]:
     """Everything that was done to a pod, oldest first; of several of that name, the newest."""
-    answer = client.diagnose("Trace", {"pod": pod, "limit": 1 << 20})["timelines"]
-    found = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+    found = _timelines(client, pod=pod)
     newest = [item["sandbox"] for item in found if item["rpc"] == "RunPodSandbox"][-1:]
     return [item for item in found if not newest or item["sandbox"] in newest]
 
 
 def of_latest(client: Client) -> list[dict[str, object]]:
     """The same for the pod that was started last. A click error if there was none."""
-    answer = client.diagnose("Trace", {"limit": 1 << 20})["timelines"]
-    found = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+    found = _timelines(client)
     started = [item for item in found if item["rpc"] == "RunPodSandbox"]
     if not started:
         raise click.ClickException("no pod was started since the daemon began")
@@ -62,6 +60,11 @@ def of_latest(client: Client) -> list[dict[str, object]]:
     if not newest["sandbox"]:  # it failed before it had an id
         return [newest]
     return [item for item in found if item["sandbox"] == newest["sandbox"]]
+
+
+def _timelines(client: Client, **wanted: str) -> list[dict[str, object]]:
+    answer = client.diagnose("Trace", {**wanted, "limit": 1 << 20})["timelines"]
+    return [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
 
 
 def picture(timelines: list[dict[str, object]], *, short: bool = False) -> list[str]:

@@ -12,6 +12,7 @@ import re
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SOCKET, NAME, INDEX = "NRI_PLUGIN_SOCKET", "NRI_PLUGIN_NAME", "NRI_PLUGIN_IDX"
 MOST_CONFIG = 1 << 20  # bytes
-_FILE = re.compile(r"([0-9]{2})-([a-zA-Z0-9_.+-]{1,200})")
+_FILE = re.compile(r"[0-9]{2}-[a-zA-Z0-9_.+-]{1,200}")
 _END_SECONDS = 2.0
 
 
@@ -86,23 +87,35 @@ async def _ended(peer: Peer | None, process: subprocess.Popen[bytes]) -> None:
 def installed(directory: Path, configs: str) -> list[Installed]:
     """In the order of their names. Blocks. What can't be one is logged and passed over."""
     found = []
+    for path, why in candidates(directory):
+        if why:
+            log.warning("%s", why)
+            continue
+        index, _, name = path.name.partition("-")
+        config = _config(Path(configs), path.name, name) if configs else ""
+        found.append(Installed(path, index, name, config))
+    return found
+
+
+def candidates(directory: Path) -> Iterator[tuple[Path, str]]:
+    """The programs in it, in the order of their names, each with why it is not started; "": it is.
+
+    Blocks. Raises OSError where the directory can't be read.
+    """
     for path in sorted(directory.iterdir()):
-        name = _FILE.fullmatch(path.name)
         try:
             status = path.stat()
         except OSError as error:
-            log.warning("%s is no NRI plugin: %s", path, error.strerror)
+            yield path, f"{path} is no NRI plugin: {error.strerror}"
             continue
         if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
             continue
-        if name is None:
-            log.warning("%s is no NRI plugin: its name is not NN-name", path)
+        if _FILE.fullmatch(path.name) is None:
+            yield path, f"{path} is no NRI plugin: its name is not NN-name"
         elif status.st_uid != 0 or status.st_mode & 0o022:
-            log.warning("%s is not started: root must own it, and nobody else write to it", path)
+            yield path, f"{path} is not started: root must own it, and nobody else write to it"
         else:
-            config = _config(Path(configs), path.name, name[2]) if configs else ""
-            found.append(Installed(path, name[1], name[2], config))
-    return found
+            yield path, ""
 
 
 def _config(directory: Path, full_name: str, name: str) -> str:

@@ -125,6 +125,8 @@ def _bound(path: Path) -> socket.socket:
     """A socket for root alone, which nobody else listens at. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists():
+        if not path.is_socket():  # a mistyped path must not delete a file
+            raise OSError(0, "is there and is no socket")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(_PROBE_SECONDS)
             if probe.connect_ex(os.fspath(path)) == 0:

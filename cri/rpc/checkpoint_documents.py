@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from cri.rpc.services import Services
     from cri.store.container import Container
     from image.store import Image
-    from runtime.spec import Spec
 
 _NEVER = "0001-01-01T00:00:00Z"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -105,14 +104,9 @@ def _config(services: Services, container: Container) -> Mapping[str, object]:
 async def _spec(services: Services, container: Container) -> object:
     """The container's spec; annotated as containerd does it, by which tools know whose it is."""
     sandbox = services.store.sandboxes.get(container.metadata.sandbox_id)
-    spec: Spec | None = services.specs.get(container.id)
+    spec = services.specs.get(container.id)
     if spec is None:  # the daemon was restarted since
-        image = services.images.find(container.metadata.image_id)
-        if image is None:
-            raise ImageNotFound(container.metadata.image_ref)
-        spec = await container_spec.make(
-            services, sandbox, container.id, container.config, image.config
-        )
+        spec = await container_spec.remade(services, sandbox, container)
     pod = sandbox.config.metadata
     written = cast(dict[str, object], codec.encode(spec, camel=True))
     known = written.get("annotations")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.errors import NotImplementedYet, PathHangs
 from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
-from cri.rpc.worker import SECONDS, Workers
+from cri.rpc.worker import SECONDS
 from cri.store.container import ContainerState
 from image.checkpoint.names import DIFF, SHM
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from image.store import Image
     from runtime.spec import Spec
 
-_workers = Workers()
 _MEMORY = "shm"  # a directory of what is to come into the pod's /dev/shm
 _ROOT = "root"  # where the container's root is put together: see runtime.monitor.criu.restore
 
@@ -137,7 +136,7 @@ async def sweep(services: Services) -> None:
         for owner in (container.id, container.metadata.sandbox_id)
     }
     with contextlib.suppress(PathHangs):  # a pod's checkpoint may lie anywhere
-        await _workers.call(SECONDS, _sweep, services.paths.checkpoints, waiting)
+        await services.workers.call(SECONDS, _sweep, services.paths.checkpoints, waiting)
 
 
 def _sweep(directory: Path, waiting: Collection[str]) -> None:

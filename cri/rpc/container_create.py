@@ -98,25 +98,20 @@ async def make(
             services.images.prepare(image.id, container_id, _owner(sandbox))
         if source is not None:
             await checkpoint_source.apply(services, sandbox, container_id)
+        container = Container(metadata, config)
         # Nothing waits between this look and the record: a plugin that joins would not know of it.
-        if services.nri.active:
-            from cri.rpc import nri_calls  # few nodes have plugins
-
-            asked = nri_calls.Adjusted(metadata, config, spec)
-            made = await nri_calls.create_container(services, sandbox, asked, undo)
-            metadata, config, spec = made.metadata, made.config, made.spec
+        if plugins := services.plugins:
+            container, spec = await plugins.create_container(sandbox, container, spec, undo)
         if source is not None:
             checkpoint_source.check_spec(spec)
         ready(services, sandbox.id)  # it may have been stopped while we looked at the node
         services.specs[container_id] = spec
         undo.push("forget the spec", services.specs.pop, container_id, None)
         with trace.stage("record"):
-            container = services.store.containers.add(Container(metadata, config))
+            services.store.containers.add(container)
         undo.commit()
-    if services.nri.active:
-        from cri.rpc import nri_calls  # few nodes have plugins
-
-        await nri_calls.container_created(services, container)
+    if plugins := services.plugins:
+        await plugins.container_created(container)
     return container_id
 
 

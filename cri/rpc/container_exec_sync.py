@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, WrongState
-from cri.store.container import ContainerState
-from runtime.errors import ContainerNotFound
+from cri.errors import InvalidRequest
+from cri.rpc.running import running, unless_ended
 from runtime.lifecycle import ExecRequest
 
 if TYPE_CHECKING:
@@ -25,20 +24,15 @@ async def exec_sync(services: Services, request: api.ExecSyncRequest) -> api.Exe
         raise InvalidRequest("cmd", "empty: which command?")
     if request.timeout < 0:
         raise InvalidRequest("timeout", f"{request.timeout} s: must be 0 (no limit) or more")
-    container = services.store.containers.get(request.container_id)
-    if container.status.state is not ContainerState.RUNNING:
-        raise WrongState(f"container {container.id} is {container.status.state}, not running")
+    container = running(services, request.container_id)
     wanted = ExecRequest(
         sandbox_id=container.metadata.sandbox_id,
         container_id=container.id,
         args=tuple(request.cmd),
         timeout=float(request.timeout),
     )
-    try:
-        with trace.stage("exec"):
-            result = await services.runtime.exec(wanted)
-    except ContainerNotFound as error:
-        raise WrongState(f"container {container.id} has ended") from error
+    with unless_ended(container), trace.stage("exec"):
+        result = await services.runtime.exec(wanted)
     return api.ExecSyncResponse(
         stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from cri.store.container import Container, ContainerStatus
     from runtime.lifecycle import ContainerExit
 
+log = logging.getLogger(__name__)
+
+OOM_KILLED = "OOMKilled"
 START_ERROR, UNKNOWN = 128, 255  # exit codes of containers that never ran, or that nobody saw end
 
 
@@ -23,7 +27,26 @@ def exited(services: Services, exit_: ContainerExit) -> None:
     if container is None:
         return
     forget_cgroup(services, container)
-    services.store.containers.update(container.id, lambda status: after_exit(status, exit_))
+    known = container.status.state is ContainerState.EXITED
+    ended = services.store.containers.update(container.id, lambda old: after_exit(old, exit_))
+    if not known:
+        _log(services, ended)
+
+
+def _log(services: Services, ended: Container) -> None:
+    """An end that comes by itself is in no RPC's line."""
+    sandbox = services.store.sandboxes.exact(ended.metadata.sandbox_id)
+    name = ended.config.metadata.name
+    if sandbox is not None:
+        pod = sandbox.config.metadata
+        name = f"{name} of {pod.namespace}/{pod.name}"
+    status = ended.status
+    seconds = (status.finished_at - status.started_at) / 1e9
+    memory = "its memory limit, or its pod's, was reached" if status.reason == OOM_KILLED else ""
+    why = ": ".join(filter(None, (status.reason, memory, status.message)))
+    level = logging.WARNING if memory or status.message else logging.INFO
+    told = (name, ended.id[:12], seconds, status.exit_code, why)
+    log.log(level, "container %s (%s) ended after %.1f s: exit code %d, %s", *told)
 
 
 def after_exit(status: ContainerStatus, exit_: ContainerExit) -> ContainerStatus:
@@ -43,7 +66,7 @@ def after_exit(status: ContainerStatus, exit_: ContainerExit) -> ContainerStatus
 def reason(exit_: ContainerExit) -> str:
     """The words that people look for; OOMKilled is what Kubernetes' own tests expect."""
     if exit_.oom_killed:
-        return "OOMKilled"
+        return OOM_KILLED
     return "Completed" if exit_.exit_code == 0 else "Error"
 
 

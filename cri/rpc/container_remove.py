@@ -41,10 +41,8 @@ async def remove(services: Services, container_id: str) -> None:
             await services.images.discard(container_id)
         if container.metadata.checkpoint:
             await checkpoint_source.remove(services, container_id)
-        if services.nri.active:
-            from cri.rpc import nri_calls  # few nodes have plugins
-
-            await nri_calls.remove_container(services, container)
+        if plugins := services.plugins:
+            await plugins.remove_container(container)
         services.specs.pop(container_id, None)
         with trace.stage("record"):
             services.store.containers.remove(container_id)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.errors import InvalidRequest, PathHangs
 from cri.rpc import image_volumes, runtime_handlers, selinux
-from cri.rpc.worker import SECONDS, Workers
+from cri.rpc.worker import SECONDS
 from cri.specgen import classes, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts, Subject
 from image.errors import ImageNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cri.api import api_pb2 as api
     from cri.rpc.services import Services
     from cri.store.container import Container
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from runtime.spec import Spec
 
 log = logging.getLogger(__name__)
-_workers = Workers()
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def log_path(sandbox: api.PodSandboxConfig, config: api.ContainerConfig) -> str:
@@ -76,20 +71,22 @@ async def make(
     )
     with trace.stage("look at the node"):
         try:
-            found = await _workers.call(SECONDS, facts.gather, wanted)
+            found = await services.workers.call(SECONDS, facts.gather, wanted)
         except PathHangs as error:
             where = f" at {wanted.progress[-1]}" if wanted.progress else ""
             raise PathHangs(f"{error}{where}: is a network file system's server down?") from None
     with trace.stage("make spec"):
         spec = specgen.spec(subject(services, sandbox, container_id, config, image, found))
     asked = config.linux.resources.oom_score_adj
-    if spec.process.oom_score_adj != asked:
-        lowest = found.lowest_oom_score
-        log.info(
-            "container %s: oom_score_adj %d is raised to %d: for less it takes CAP_SYS_RESOURCE",
-            *(container_id, asked, lowest),
-        )
+    tell_of_raised_score(container_id, asked, found.lowest_oom_score)
     return spec
+
+
+def tell_of_raised_score(container_id: str, asked: int, lowest: int) -> None:
+    """Whoever asked for a lower oom_score_adj than we may give finds that in the log."""
+    if asked < lowest:
+        text = "container %s: oom_score_adj %d is raised to %d: for less it takes CAP_SYS_RESOURCE"
+        log.info(text, container_id, asked, lowest)
 
 
 def subject(
@@ -126,8 +123,3 @@ async def remade(services: Services, sandbox: Sandbox, container: Container) -> 
 
         spec = await nri_spec.again(services, sandbox, spec, metadata.adjustment)
     return spec
-
-
-async def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `function` answers that looks at paths of the node. Raises PathHangs."""
-    return await _workers.call(SECONDS, function, *args, **kwargs)

@@ -52,10 +52,8 @@ async def _start(services: Services, container_id: str) -> None:
         sandbox = _startable(services, container)
         try:
             request = await _request(services, sandbox, container)
-            if services.nri.active:
-                from cri.rpc import nri_calls  # few nodes have plugins
-
-                await nri_calls.start_container(services, container)
+            if plugins := services.plugins:
+                await plugins.start_container(container)
             started = await _started(services, container, request)
         except (RuntimeFault, CriFault, ImageFault, OSError) as error:
             container_exit.start_failed(services, container_id, error)
@@ -69,10 +67,8 @@ async def _start(services: Services, container_id: str) -> None:
         await checkpoint_source.remove(services, container_id)
     for warning in started.warnings:
         log.info("container %s: %s", container_id, warning)
-    if services.nri.active:
-        from cri.rpc import nri_calls  # few nodes have plugins
-
-        await nri_calls.container_started(services, container_id)
+    if plugins := services.plugins:
+        await plugins.container_started(container_id)
 
 
 async def _started(services: Services, container: Container, request: ContainerRequest) -> Started:

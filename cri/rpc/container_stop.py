@@ -40,8 +40,8 @@ async def stop_container(
         if request.timeout > 0:
             await _ask(services, container, request.timeout)
         await kill(services, container)
-        if services.nri.active:
-            await services.nri.relay.told_of_end(container.id)
+        if plugins := services.plugins:
+            await plugins.told_of_end(container.id)
     return api.StopContainerResponse()
 
 

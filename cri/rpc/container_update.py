@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
+from cri.rpc import container_spec
 from cri.rpc.finish import finish
 from cri.specgen import facts, resources, update
 from cri.store.container import ContainerState
@@ -41,14 +42,12 @@ async def _update(
     services: Services, container: Container, asked: api.LinuxContainerResources
 ) -> None:
     """Plugins are asked while no lock is held: they may want others updated."""
-    if not services.nri.active:
-        return await apply(services, container.id, asked)
-    from cri.rpc import nri_calls  # few nodes have plugins
-
-    await apply(
-        services, container.id, await nri_calls.update_container(services, container, asked)
-    )
-    return await nri_calls.container_updated(services, container.id)
+    plugins = services.plugins
+    if plugins:
+        asked = await plugins.update_container(container, asked)
+    await apply(services, container.id, asked)
+    if plugins:
+        await plugins.container_updated(container.id)
 
 
 async def apply(services: Services, container_id: str, asked: api.LinuxContainerResources) -> None:
@@ -74,12 +73,10 @@ async def _change(
 ) -> None:
     """Change what runs. One that has just ended has nothing to change, as if it had before."""
     sandbox = services.store.sandboxes.get(container.metadata.sandbox_id)
-    score = part.oom_score_adj and max(part.oom_score_adj, facts.lowest_oom_score())
-    if score != part.oom_score_adj:
-        log.info(
-            "container %s: oom_score_adj %d is raised to %d: for less it takes CAP_SYS_RESOURCE",
-            *(container.id, part.oom_score_adj, score),
-        )
+    lowest = facts.lowest_oom_score()
+    score = part.oom_score_adj and max(part.oom_score_adj, lowest)
+    if score:
+        container_spec.tell_of_raised_score(container.id, part.oom_score_adj, lowest)
     wanted = Update(
         container_id=container.id,
         cgroup_path=container_cgroup(sandbox.metadata.cgroup_parent, container.id),

@@ -1,10 +1,8 @@
 """podwright.v1.Diagnostics: what our own command line asks beyond CRI. JSON in, JSON out.
 
     ImportImage {path, name?}   -> {images: [image]}
-    PullImage   {image, username?, password?} -> progress, progress, …, {done: image}   (a stream)
-    Pulls       {}              -> {pulls: [progress]}
+    PullImage   {image}         -> progress, progress, …, {done: image}   (a stream)
     Trace       {pod?, limit?}  -> {timelines: [timeline]}            (see cri.trace.Timeline)
-    Operations  {}              -> {operations: [{key, seconds, waiting}], locked: [id]}
 
 image: {id, names, size}. progress: the fields of image's PullProgress.
 """
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cri.errors import InvalidRequest, SandboxNotFound
-from image.store import Credentials
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -41,11 +38,6 @@ async def import_image(services: Services, request: Json) -> Json:
     return {"images": [_image(image) for image in images]}
 
 
-async def pulls(services: Services, request: Json) -> Json:
-    """The pulls under way."""
-    return {"pulls": [dataclasses.asdict(pull) for pull in services.images.pulls()]}
-
-
 async def trace(services: Services, request: Json) -> Json:
     """Timelines, oldest first: of one pod (its id, the beginning of it, or its name), or of all."""
     limit = request.get("limit", 100)
@@ -61,21 +53,11 @@ async def trace(services: Services, request: Json) -> Json:
     return {"timelines": [timeline.to_json() for timeline in timelines[-limit:]]}
 
 
-async def operations(services: Services, request: Json) -> Json:
-    """What is under way now, and which ids are locked."""
-    under_way = [dataclasses.asdict(one) for one in services.flights.under_way()]
-    return {"operations": under_way, "locked": list(services.locks.held())}
-
-
 async def pull_image(services: Services, request: Json) -> AsyncIterator[Json]:
     """Pull, telling how it goes on; ends with the image. Ending the stream gives the pull up."""
     reference = _text(request, "image")
-    username, password = _text(request, "username", ""), _text(request, "password", "")
-    credentials = Credentials(username=username, password=password) if username else None
     news: asyncio.Queue[PullProgress | None] = asyncio.Queue()
-    pulling = asyncio.create_task(
-        services.images.pull(reference, credentials, progress=news.put_nowait)
-    )
+    pulling = asyncio.create_task(services.images.pull(reference, progress=news.put_nowait))
     pulling.add_done_callback(lambda _: news.put_nowait(None))
     try:
         while (progress := await news.get()) is not None:
@@ -88,9 +70,7 @@ async def pull_image(services: Services, request: Json) -> AsyncIterator[Json]:
 
 CALLS: Mapping[str, Callable[[Services, Json], Awaitable[Json]]] = {
     "ImportImage": import_image,
-    "Pulls": pulls,
     "Trace": trace,
-    "Operations": operations,
 }
 STREAMS: Mapping[str, Callable[[Services, Json], AsyncIterator[Json]]] = {"PullImage": pull_image}
 

@@ -21,7 +21,6 @@ async def pull_image(services: Services, request: api.PullImageRequest) -> api.P
     reference = request.image.image
     if not reference:
         raise InvalidRequest("image.image", "is empty: name an image")
-    trace.about(subject=reference)
     credentials = _credentials(request.auth) if request.HasField("auth") else None
     with trace.stage("pull"):
         image = await services.images.pull(reference, credentials)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest
 
@@ -19,6 +18,5 @@ async def remove_image(
     text = request.image.image
     if not text:
         raise InvalidRequest("image.image", "is empty: name an image")
-    trace.about(subject=text)
     await services.images.remove(text)
     return api.RemoveImageResponse()

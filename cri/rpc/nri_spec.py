@@ -12,6 +12,7 @@ from cri.errors import InvalidRequest
 from cri.nri import spec as nri_spec
 from cri.nri.api import nri_pb2 as nri
 from cri.rpc import container_spec, image_volumes
+from cri.rpc.worker import SECONDS
 from cri.specgen import cdi, facts
 from cri.specgen import container as specgen
 from cri.specgen.subject import Facts
@@ -50,7 +51,7 @@ async def adjusted(
     ]
     if names:
         directories = services.config.devices.cdi_spec_dirs
-        found = await container_spec.call(injection.resolve, names, directories)
+        found = await services.workers.call(SECONDS, injection.resolve, names, directories)
         spec = cdi.applied(spec, found)
     if wanted.linux.resources.HasField("blockio_class"):
         spec = await _of_class(services, spec, wanted.linux.resources.blockio_class.value, owner)
@@ -71,7 +72,7 @@ async def _of_class(services: Services, spec: Spec, name: str, owner: Owner) -> 
     if name:
         field = f"blockio_class of NRI plugin {owner(nri.BlockioClass, '')}"
         file = services.config.devices.blockio_config_file
-        meaning = await container_spec.call(blockio.resolve, name, field, file)
+        meaning = await services.workers.call(SECONDS, blockio.resolve, name, field, file)
     resources = dataclasses.replace(spec.linux.resources, block_io=meaning)
     return dataclasses.replace(spec, linux=dataclasses.replace(spec.linux, resources=resources))
 

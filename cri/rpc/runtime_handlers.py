@@ -16,7 +16,9 @@ def check(services: Services, name: str) -> None:
     """Raises InvalidRequest for a name that is not configured."""
     if name not in services.handlers:
         raise InvalidRequest(
-            "runtime_handler", f"{name!r} is not configured on this node; {_known(services)}"
+            "runtime_handler",
+            f"{name!r} is not configured on this node ([runtime.handlers.{name}]); "
+            f"{_known(services)}",
         )
 
 

@@ -23,7 +23,7 @@ from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, WrongState
 from cri.rpc import container_checkpoint
-from cri.rpc.worker import SECONDS, Workers
+from cri.rpc.worker import SECONDS
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from image.checkpoint.names import SHM
@@ -37,7 +37,6 @@ VERSION = 1
 OPTIONS, DUMP = "pod.options", "pod.dump"
 NOTE = "output"  # in the staging directory: where something may lie that nobody will finish
 _MOST_SECONDS = 600.0  # the caller's deadline is what counts
-_workers = Workers()
 
 
 async def checkpoint_pod(
@@ -48,7 +47,7 @@ async def checkpoint_pod(
     output = container_checkpoint.absolute("output_path", request.output_path)
     refuse_options(request.options)
     containers = _selected(services, sandbox, request.container_ids)
-    await _workers.call(SECONDS, _check_output, output)
+    await services.workers.call(SECONDS, _check_output, output)
     await services.runtime.checkpoints.program()
     async with container_checkpoint.staging(services) as place:
         await asyncio.to_thread((place / NOTE).write_bytes, os.fsencode(output))
@@ -60,7 +59,7 @@ async def checkpoint_pod(
             with trace.stage("write archives"):
                 await _write(services, sandbox, containers, places, output)
         except BaseException:
-            await _workers.call(SECONDS, clear, output)
+            await services.workers.call(SECONDS, clear, output)
             raise
     return api.CheckpointPodResponse()
 
@@ -131,8 +130,8 @@ async def _write(
             "org.criu.checkpoint.pod.uid": sandbox.config.metadata.uid,
         },
     }
-    await _workers.call(SECONDS, _write_document, output / DUMP, pod)
-    await _workers.call(SECONDS, _write_document, output / OPTIONS, options)
+    await services.workers.call(SECONDS, _write_document, output / DUMP, pod)
+    await services.workers.call(SECONDS, _write_document, output / OPTIONS, options)
 
 
 def _write_document(path: Path, value: object) -> None:

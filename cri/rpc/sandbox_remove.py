@@ -29,10 +29,8 @@ async def _remove(services: Services, sandbox_id: str) -> None:
         for container in services.store.containers.of_sandbox(sandbox_id):
             await container_remove.remove(services, container.id)
         sandbox = services.store.sandboxes.exact(sandbox_id)
-        if services.nri.active and sandbox is not None:
-            from cri.rpc import nri_calls  # few nodes have plugins
-
-            await nri_calls.remove_pod(services, sandbox)
+        if sandbox is not None and (plugins := services.plugins):
+            await plugins.remove_pod(sandbox)
         if services.paths.checkpoint(sandbox_id).exists():  # few were made of a checkpoint
             await checkpoint_source.remove(services, sandbox_id)
         with trace.stage("record"):

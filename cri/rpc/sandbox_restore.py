@@ -25,7 +25,7 @@ from cri.rpc import (
 )
 from cri.rpc.checkpoint_source import Source
 from cri.rpc.sandbox_checkpoint import OPTIONS, VERSION, refuse_options
-from cri.rpc.worker import SECONDS, Workers
+from cri.rpc.worker import SECONDS
 from cri.store.sandbox import sandbox_name
 from cri.undo import Undo
 from image.checkpoint.names import SHM
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _LIMIT = 1 << 20  # bytes of pod.options
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_workers = Workers()
 
 
 async def restore_pod(services: Services, request: api.RestorePodRequest) -> api.RestorePodResponse:
@@ -44,7 +43,7 @@ async def restore_pod(services: Services, request: api.RestorePodRequest) -> api
     refuse_options(request.options)
     runtime_handlers.check(services, request.runtime_handler)
     wanted = _by_name(request)
-    archives = await _workers.call(SECONDS, _archives, directory)
+    archives = await services.workers.call(SECONDS, _archives, directory)
     if wanted.keys() != archives.keys():
         raise InvalidRequest(
             "container_configs",
@@ -67,7 +66,7 @@ async def _make(
         remove = api.RemovePodSandboxRequest(pod_sandbox_id=made.pod_sandbox_id)
         undo.push("remove the sandbox", sandbox_remove.remove_pod_sandbox, services, remove)
         memory = Path(request.checkpoint_path) / SHM
-        if await _workers.call(SECONDS, os.path.lexists, memory):
+        if await services.workers.call(SECONDS, os.path.lexists, memory):
             await checkpoint_source.take_memory(services, memory, made.pod_sandbox_id)
         for config in request.container_configs:
             name = config.metadata.name

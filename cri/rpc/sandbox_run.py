@@ -165,11 +165,9 @@ async def _build(services: Services, plan: _Plan, undo: Undo) -> None:
 
         with trace.stage("make the shim's sandbox"):
             await sandbox_shim.make(services, plan.sandbox, plan.request)
-    if services.nri.active:
-        from cri.rpc import nri_calls  # few nodes have plugins
-
+    if plugins := services.plugins:
         made = plan.sandbox.status.made(pid=handles.pid, ips=ips)
-        await nri_calls.run_pod(services, replace(plan.sandbox, status=made), undo)
+        await plugins.run_pod(replace(plan.sandbox, status=made), undo)
     with trace.stage("record ready"):
         services.store.sandboxes.update(
             metadata.id, lambda status: status.made(pid=handles.pid, ips=ips)

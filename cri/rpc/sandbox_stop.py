@@ -55,10 +55,9 @@ async def release(services: Services, sandbox_id: str) -> None:
     async with undo:  # never committed: all of it is to be undone, newest first
         undo.push("remove processes and namespaces", _remove_processes, services, sandbox)
         undo.push("detach the network", _detach, services, sandbox)
-        if services.nri.active and sandbox.status.state is not SandboxState.INITIALIZING:
-            from cri.rpc import nri_calls  # few nodes have plugins
-
-            undo.push("tell NRI plugins", nri_calls.stop_pod, services, sandbox)
+        plugins = services.plugins
+        if plugins and sandbox.status.state is not SandboxState.INITIALIZING:
+            undo.push("tell NRI plugins", plugins.stop_pod, sandbox)
         undo.push("kill containers", _kill_containers, services, sandbox_id)
     if undo.leftovers:
         error = undo.leftovers[0].error
@@ -85,7 +84,7 @@ async def _kill_containers(services: Services, sandbox_id: str) -> None:
         outcomes = await asyncio.gather(
             *(container_stop.kill(services, one) for one in running), return_exceptions=True
         )
-    for outcome in outcomes:  # what follows takes the processes without anybody's help
+    for outcome in outcomes:  # they go with their monitor, next
         if isinstance(outcome, Exception):
             log.warning("stop sandbox %s: %s", sandbox_id, outcome)
 

@@ -22,15 +22,13 @@ async def update_pod_sandbox_resources(
         raise SandboxNotFound(request.pod_sandbox_id)
     overhead = request.overhead if request.HasField("overhead") else None
     resources = request.resources if request.HasField("resources") else None
-    active = services.nri.active
-    if active:
-        from cri.rpc import nri_calls  # few nodes have plugins
-
-        await nri_calls.update_pod(services, sandbox, request.overhead, request.resources)
+    plugins = services.plugins
+    if plugins:
+        await plugins.update_pod(sandbox, request.overhead, request.resources)
     with trace.stage("record"):
         changed = services.store.sandboxes.amend(
             sandbox.id, lambda one: one.with_resources(overhead=overhead, resources=resources)
         )
-    if active:
-        await nri_calls.pod_updated(services, changed)
+    if plugins:
+        await plugins.pod_updated(changed)
     return api.UpdatePodSandboxResourcesResponse()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from cri import trace
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, WrongState
-from cri.rpc.worker import Workers
 from cri.specgen import selinux as specgen
 from runtime.selinux import node, relabel
 from runtime.selinux.label import Label
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SECONDS = 100.0  # kubelet waits for two minutes
-_workers = Workers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ async def relabel_volumes(
         return
     directories = (services.config.root, services.config.state)
     with trace.stage("relabel volumes"):
-        await _workers.call(SECONDS + 5, _relabel, wanted, label, directories)
+        await services.workers.call(SECONDS + 5, _relabel, wanted, label, directories)
 
 
 def _relabel(wanted: list[tuple[int, str]], label: str, directories: tuple[str, ...]) -> None:

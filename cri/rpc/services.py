@@ -11,6 +11,7 @@ from cri.handlers import DEFAULT_HANDLER
 from cri.locks import Flights, Locks
 from cri.nri.listen import Nri
 from cri.rpc import selinux
+from cri.rpc.worker import Workers
 from cri.specgen.handler import RuntimeHandler
 from cri.trace import Recorder
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from cri.config import Config
     from cri.paths import Paths
+    from cri.rpc.nri_calls import NriCalls
     from cri.store.store import Store
     from cri.streaming.server import StreamServer
     from image.store import ImageStore
@@ -49,8 +51,18 @@ class Services:
     flights: Flights[str] = field(default_factory=Flights)  # RunPodSandbox, CreateContainer: ids
     recorder: Recorder = field(default_factory=Recorder)
     specs: dict[str, Spec] = field(default_factory=dict)  # by container id: see container_spec
+    workers: Workers = field(default_factory=Workers)  # for calls on paths that users gave
     busy: set[asyncio.Task[object]] = field(default_factory=set)  # requests that change something
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "events", Events(self.store))
         object.__setattr__(self, "nri", Nri(self.config.nri))
+
+    @property
+    def plugins(self) -> NriCalls | None:
+        """What NRI plugins are asked and told by; None: there is nobody to be asked."""
+        if not self.nri.active:
+            return None
+        from cri.rpc.nri_calls import NriCalls  # few nodes have plugins
+
+        return NriCalls(self)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from cri.api import api_pb2 as api
-from cri.errors import InvalidRequest, WrongState
+from cri.errors import InvalidRequest
+from cri.rpc.running import running, unless_ended
 from cri.rpc.services import Services
-from cri.store.container import Container, ContainerState
+from cri.store.container import Container
 from cri.streaming.command import RemoteCommand
 from cri.streaming.remotecommand import Channel, Wanted
 from cri.streaming.session import Session
-from runtime.errors import ContainerNotFound
 from runtime.lifecycle import AttachRequest, StreamedExec
 
 STREAMS = ((Channel.STDIN, "stdin"), (Channel.STDOUT, "stdout"), (Channel.STDERR, "stderr"))
@@ -26,7 +26,7 @@ async def exec_(services: Services, request: api.ExecRequest) -> api.ExecRespons
     wanted = _wanted(request)
     if not request.cmd or not request.cmd[0]:
         raise InvalidRequest("cmd", "empty: which command?")
-    container = _running(services, request.container_id)
+    container = running(services, request.container_id)
     run = StreamedExec(
         sandbox_id=container.metadata.sandbox_id,
         container_id=container.id,
@@ -42,7 +42,7 @@ async def exec_(services: Services, request: api.ExecRequest) -> api.ExecRespons
 async def attach(services: Services, request: api.AttachRequest) -> api.AttachResponse:
     """The URL of a running container's own input and output."""
     wanted = _wanted(request)
-    container = _running(services, request.container_id)
+    container = running(services, request.container_id)
     if request.tty != container.config.tty:
         has = "has a terminal" if container.config.tty else "has no terminal"
         raise InvalidRequest("tty", f"{request.tty}, but container {container.id} {has}")
@@ -78,14 +78,6 @@ def _numbers(wanted: Wanted) -> tuple[int, ...]:
     return tuple(int(channel) for channel, name in STREAMS if getattr(wanted, name))
 
 
-def _running(services: Services, container_id: str) -> Container:
-    """Raises ContainerNotFound, WrongState."""
-    container = services.store.containers.get(container_id)
-    if container.status.state is not ContainerState.RUNNING:
-        raise WrongState(f"container {container.id} is {container.status.state}, not running")
-    return container
-
-
 def _named(container: Container) -> str:
     return f"{container.config.metadata.name} ({container.id[:12]})"
 
@@ -96,10 +88,8 @@ def _unless_ended(
     """The same, in words for the client if the container is no longer there."""
 
     async def opened() -> Session:
-        try:
+        with unless_ended(container):
             return await open_()
-        except ContainerNotFound as error:
-            raise WrongState(f"container {container.id} has ended") from error
 
     return opened
 

@@ -74,7 +74,7 @@ def gather(wanted: Wanted) -> Facts:
     _check_sub_paths(config, wanted.image_layers)
     if wanted.log_directory:
         wanted.progress.append(wanted.log_directory)
-        _make_directory(wanted.log_directory, "config.log_path")
+        _make_directory(wanted.log_directory, "sandbox_config.log_directory, config.log_path")
     wanted.progress.extend(device.host_path for device in config.devices)
     devices, rules = _requested_devices(config)
     if config.linux.security_context.privileged and wanted.node_devices:
@@ -162,7 +162,10 @@ def _seccomp(config: api.ContainerConfig, default_profile: str) -> Seccomp | Non
         return profile.load(path, security.capabilities(context).bounding)
     except InvalidSpec as error:
         if choice is security.DEFAULT:
-            raise WrongState(f"containers.seccomp_profile in the configuration: {error}") from error
+            raise WrongState(
+                "the configuration's seccomp_profile (that of the pod's runtime handler, or of "
+                f"[containers]): {error}"
+            ) from error
         field = "config.linux.security_context.seccomp.localhost_ref"
         raise InvalidRequest(field, str(error)) from error
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
 from cri.errors import ContainerNotFound, WrongState
 from cri.store import index
-from cri.store.records import Records
+from cri.store.records import Record, Records
 from runtime import codec
 
 if TYPE_CHECKING:
@@ -84,36 +84,14 @@ class ContainerStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Container:
-    """One container, as it is at one moment. `config` belongs to all readers: don't change it."""
+class Container(Record[ContainerMetadata, api.ContainerConfig, ContainerStatus]):
+    """One container."""
 
-    metadata: ContainerMetadata
-    config: api.ContainerConfig
     status: ContainerStatus = field(default_factory=ContainerStatus)
-    _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
-    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
-
-    @property
-    def id(self) -> str:
-        return self.metadata.id
 
     @property
     def name(self) -> str:
         return container_name(self.metadata.sandbox_id, self.config.metadata)
-
-    @property
-    def listed(self) -> bytes:
-        """Its piece of a serialised List response: joined, such pieces are one. Made on demand."""
-        if not self._listed:
-            object.__setattr__(self, "_listed", _frame(self))
-        return self._listed
-
-    @property
-    def attributes(self) -> bytes:
-        """The part of its serialised ContainerStats that never changes. Made on demand."""
-        if not self._attributes:
-            object.__setattr__(self, "_attributes", _attributes(self))
-        return self._attributes
 
     @property
     def api_state(self) -> api.ContainerState:
@@ -127,13 +105,33 @@ class Container:
         config.linux.resources.CopyFrom(resources)
         return Container(self.metadata, config, self.status)
 
-    def dump(self) -> tuple[object, bytes]:
-        """For the database: see `Record`."""
-        return codec.encode(self.metadata), self.config.SerializeToString()
+    def _list_response(self) -> api.ListContainersResponse:
+        return api.ListContainersResponse(
+            containers=[
+                api.Container(
+                    id=self.id,
+                    pod_sandbox_id=self.metadata.sandbox_id,
+                    metadata=self.config.metadata,
+                    image=self.config.image,
+                    image_ref=self.metadata.image_id,
+                    image_id=self.metadata.image_id,
+                    state=self.api_state,
+                    created_at=self.metadata.created_at,
+                    labels=self.config.labels,
+                    annotations=self.config.annotations,
+                )
+            ]
+        )
 
-    def dump_status(self) -> object:
-        """For the database: see `Record`."""
-        return codec.encode(self.status)
+    def _stats(self) -> api.ContainerStats:
+        return api.ContainerStats(
+            attributes=api.ContainerAttributes(
+                id=self.id,
+                metadata=self.config.metadata,
+                labels=self.config.labels,
+                annotations=self.config.annotations,
+            )
+        )
 
 
 class Containers(Records[Container, ContainerStatus]):
@@ -145,7 +143,6 @@ class Containers(Records[Container, ContainerStatus]):
             database,
             "containers",
             load=_load,
-            with_status=_with_status,
             not_found=ContainerNotFound,
         )
 
@@ -192,48 +189,9 @@ def container_name(sandbox_id: str, metadata: api.ContainerMetadata) -> str:
     return f"{sandbox_id}/{metadata.name}/{metadata.attempt}"
 
 
-def _frame(container: Container) -> bytes:
-    return api.ListContainersResponse(
-        containers=[
-            api.Container(
-                id=container.id,
-                pod_sandbox_id=container.metadata.sandbox_id,
-                metadata=container.config.metadata,
-                image=container.config.image,
-                image_ref=container.metadata.image_id,
-                image_id=container.metadata.image_id,
-                state=container.api_state,
-                created_at=container.metadata.created_at,
-                labels=container.config.labels,
-                annotations=container.config.annotations,
-            )
-        ]
-    ).SerializeToString()
-
-
-def _attributes(container: Container) -> bytes:
-    return api.ContainerStats(
-        attributes=api.ContainerAttributes(
-            id=container.id,
-            metadata=container.config.metadata,
-            labels=container.config.labels,
-            annotations=container.config.annotations,
-        )
-    ).SerializeToString()
-
-
 def _load(metadata: object, config: bytes, status: object) -> Container:
     return Container(
         codec.decode(ContainerMetadata, metadata),
         api.ContainerConfig.FromString(config),
         codec.decode(ContainerStatus, status),
     )
-
-
-def _with_status(
-    container: Container, change: Callable[[ContainerStatus], ContainerStatus]
-) -> Container:
-    status = change(container.status)
-    if status == container.status:
-        return container
-    return Container(container.metadata, container.config, status)

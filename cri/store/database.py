@@ -33,6 +33,9 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     """,
 )
+_NO_FAULT_OF_THE_FILE = frozenset(
+    (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+)
 CHECKPOINT_AFTER = 1000  # changes: a few MB of WAL
 
 
@@ -61,10 +64,7 @@ class Database:
             connection.execute("PRAGMA cache_size = -512")
             _migrate(path, connection, migrations)
         except (OSError, sqlite3.Error) as error:
-            raise StateUnreadable(
-                f"{path}: {error}: podwright can't tell which pods it has. Repair it with sqlite3, "
-                "or move it away, restart the node, and let its pods be made anew"
-            ) from error
+            raise StateUnreadable(f"{path}: {_why(error)}") from error
         return cls(path, connection)
 
     def rows(self, table: str) -> list[tuple[str, str, bytes, str]]:
@@ -101,6 +101,18 @@ class Database:
         else:
             self._checkpoint = loop.create_task(asyncio.to_thread(_checkpoint, self._path))
         self._changes = 0
+
+
+def _why(error: OSError | sqlite3.Error) -> str:
+    """What keeps the database from being opened, and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest is a detail of it
+    if isinstance(error, OSError) or code in _NO_FAULT_OF_THE_FILE:
+        said = error.strerror if isinstance(error, OSError) else error
+        return f"{said}: is the disk full, or read-only?"
+    return (
+        f"{error}: podwright can't tell which pods it has. Repair it with sqlite3, or move it "
+        "away, restart the node, and let its pods be made anew"
+    )
 
 
 def _keep_private(path: Path) -> None:

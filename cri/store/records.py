@@ -8,48 +8,95 @@ every change in the same turn of the loop, once it is written and seen: none can
 
 from __future__ import annotations
 
+import abc
 import asyncio
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from cri.store import index
+from runtime import codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from google.protobuf.message import Message
 
     from cri.store.database import Database
 
 log = logging.getLogger(__name__)
 
 
-class Record(Protocol):
-    """What a collection needs to know of what it keeps."""
+class Identified(Protocol):
+    """Metadata says which record it is of."""
 
     @property
     def id(self) -> str: ...
 
+
+M = TypeVar("M", bound=Identified, covariant=True)
+C = TypeVar("C", bound="Message", covariant=True)
+S = TypeVar("S", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Record(abc.ABC, Generic[M, C, S]):
+    """A sandbox or container, as it is at one moment.
+
+    metadata: what was decided before the first side effect, never changes; config: the request's,
+    hardly changes, and belongs to all readers: don't write to it; status: what is.
+    """
+
+    metadata: M
+    config: C
+    status: S
+    _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
+
     @property
+    def id(self) -> str:
+        return self.metadata.id
+
+    @property
+    @abc.abstractmethod
     def name(self) -> str:
         """Unique among the records of the collection that are not being removed."""
 
-    def dump(self) -> tuple[object, bytes]:
-        """Metadata (JSON shape), which never changes, and config (protobuf), which hardly does."""
+    @property
+    def listed(self) -> bytes:
+        """Its piece of a serialised List response: joined, such pieces are one. Made on demand."""
+        if not self._listed:
+            object.__setattr__(self, "_listed", self._list_response().SerializeToString())
+        return self._listed
 
-    def dump_status(self) -> object:
-        """What changes (JSON shape)."""
+    @property
+    def attributes(self) -> bytes:
+        """The part of its serialised statistics that never changes. Made on demand."""
+        if not self._attributes:
+            object.__setattr__(self, "_attributes", self._stats().SerializeToString())
+        return self._attributes
+
+    @abc.abstractmethod
+    def _list_response(self) -> Message:
+        """A List response with this one record."""
+
+    @abc.abstractmethod
+    def _stats(self) -> Message:
+        """Its statistics, without any number."""
 
 
-R = TypeVar("R", bound=Record)
-S = TypeVar("S")
+R = TypeVar("R", bound=Record[Identified, "Message", object])
+T = TypeVar("T")
 
 Follower = Callable[[R | None, R | None], None]
 """Told of a change: the record before (None: it is new) and after (None: it is gone)."""
 
 
-class Records(Generic[R, S]):
-    """Records of one kind, by id and by name. R: the record; S: its status."""
+class Records(Generic[R, T]):
+    """Records of one kind, by id and by name. R: the record; T: its status."""
 
     def __init__(
         self,
@@ -57,12 +104,10 @@ class Records(Generic[R, S]):
         table: str,
         *,
         load: Callable[[object, bytes, object], R],
-        with_status: Callable[[R, Callable[[S], S]], R],
         not_found: Callable[[str], Exception],
     ) -> None:
         self._database = database
         self._table = table
-        self._with_status = with_status
         self._not_found = not_found
         self._by_id: dict[str, R] = {}
         self._by_name: dict[str, str] = {}
@@ -71,9 +116,7 @@ class Records(Generic[R, S]):
         for record_id, metadata, config, status in database.rows(table):
             try:
                 self._keep(load(json.loads(metadata), config, json.loads(status)))
-            except (
-                ValueError
-            ) as error:  # one unreadable record must not keep the others from living
+            except ValueError as error:  # the others live on
                 log.error("%s %s can't be read and is passed over: %s", table, record_id, error)
 
     def __len__(self) -> int:
@@ -115,24 +158,25 @@ class Records(Generic[R, S]):
         """Write a new record down, then show it. To be called before the first side effect."""
         if record.id in self._by_id:
             raise ValueError(f"{self._table}: {record.id} is there already")
-        metadata, config = record.dump()
         self._database.execute(
             f"INSERT INTO {self._table} (id, metadata, config, status) VALUES (?, ?, ?, ?)",  # noqa: S608 - ours
-            *(record.id, json.dumps(metadata), config, json.dumps(record.dump_status())),
+            *(record.id, _json(record.metadata)),
+            *(record.config.SerializeToString(), _json(record.status)),
         )
         self._keep(record)
         self._tell(None, record)
         return record
 
-    def update(self, record_id: str, change: Callable[[S], S]) -> R:
+    def update(self, record_id: str, change: Callable[[T], T]) -> R:
         """Replace a record's status by what `change` makes of it. Raises what `change` raises."""
         old = self.get(record_id)
-        new = self._with_status(old, change)
-        if new is old:
+        status = change(cast(T, old.status))
+        if status == old.status:
             return old
+        new = dataclasses.replace(old, status=status)
         self._database.execute(
             f"UPDATE {self._table} SET status = ? WHERE id = ?",  # noqa: S608 - ours
-            *(json.dumps(new.dump_status()), new.id),
+            *(_json(new.status), new.id),
         )
         self._replace(old, new)
         return new
@@ -144,10 +188,9 @@ class Records(Generic[R, S]):
         """
         old = self.get(record_id)
         new = change(old)
-        _, config = new.dump()
         self._database.execute(
             f"UPDATE {self._table} SET config = ?, status = ? WHERE id = ?",  # noqa: S608 - ours
-            *(config, json.dumps(new.dump_status()), new.id),
+            *(new.config.SerializeToString(), _json(new.status), new.id),
         )
         self._replace(old, new)
         return new
@@ -193,3 +236,7 @@ class Records(Generic[R, S]):
         event = self._changed.pop(record_id, None)
         if event is not None:
             event.set()
+
+
+def _json(value: object) -> str:
+    return json.dumps(codec.encode(value))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cri.api import api_pb2 as api
 from cri.errors import SandboxNotFound, WrongState
 from cri.store import index
-from cri.store.records import Records
+from cri.store.records import Record, Records
 from runtime import codec
 
 if TYPE_CHECKING:
@@ -73,36 +73,14 @@ class SandboxStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Sandbox:
-    """One sandbox, as it is at one moment. `config` belongs to all readers: don't change it."""
+class Sandbox(Record[SandboxMetadata, api.PodSandboxConfig, SandboxStatus]):
+    """One sandbox."""
 
-    metadata: SandboxMetadata
-    config: api.PodSandboxConfig
     status: SandboxStatus = field(default_factory=SandboxStatus)
-    _listed: bytes = field(default=b"", init=False, repr=False, compare=False)
-    _attributes: bytes = field(default=b"", init=False, repr=False, compare=False)
-
-    @property
-    def id(self) -> str:
-        return self.metadata.id
 
     @property
     def name(self) -> str:
         return sandbox_name(self.config.metadata)
-
-    @property
-    def listed(self) -> bytes:
-        """Its piece of a serialised List response: joined, such pieces are one. Made on demand."""
-        if not self._listed:
-            object.__setattr__(self, "_listed", _frame(self))
-        return self._listed
-
-    @property
-    def attributes(self) -> bytes:
-        """The part of its serialised PodSandboxStats that never changes. Made on demand."""
-        if not self._attributes:
-            object.__setattr__(self, "_attributes", _attributes(self))
-        return self._attributes
 
     @property
     def api_state(self) -> api.PodSandboxState:
@@ -124,22 +102,37 @@ class Sandbox:
             config.linux.resources.CopyFrom(resources)
         return Sandbox(self.metadata, config, self.status)
 
-    def dump(self) -> tuple[object, bytes]:
-        """For the database: see `Record`."""
-        return codec.encode(self.metadata), self.config.SerializeToString()
+    def _list_response(self) -> api.ListPodSandboxResponse:
+        return api.ListPodSandboxResponse(
+            items=[
+                api.PodSandbox(
+                    id=self.id,
+                    metadata=self.config.metadata,
+                    state=self.api_state,
+                    created_at=self.metadata.created_at,
+                    labels=self.config.labels,
+                    annotations=self.config.annotations,
+                    runtime_handler=self.metadata.runtime_handler,
+                )
+            ]
+        )
 
-    def dump_status(self) -> object:
-        """For the database: see `Record`."""
-        return codec.encode(self.status)
+    def _stats(self) -> api.PodSandboxStats:
+        return api.PodSandboxStats(
+            attributes=api.PodSandboxAttributes(
+                id=self.id,
+                metadata=self.config.metadata,
+                labels=self.config.labels,
+                annotations=self.config.annotations,
+            )
+        )
 
 
 class Sandboxes(Records[Sandbox, SandboxStatus]):
     """All sandboxes. `name`: see `sandbox_name`."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(
-            database, "sandboxes", load=_load, with_status=_with_status, not_found=SandboxNotFound
-        )
+        super().__init__(database, "sandboxes", load=_load, not_found=SandboxNotFound)
 
     def select(self, wanted: api.PodSandboxFilter) -> list[Sandbox]:
         """Those that match every given part of a filter, without those still being made.
@@ -165,43 +158,9 @@ def sandbox_name(metadata: api.PodSandboxMetadata) -> str:
     return f"{metadata.namespace}/{metadata.name}/{metadata.uid}/{metadata.attempt}"
 
 
-def _frame(sandbox: Sandbox) -> bytes:
-    return api.ListPodSandboxResponse(
-        items=[
-            api.PodSandbox(
-                id=sandbox.id,
-                metadata=sandbox.config.metadata,
-                state=sandbox.api_state,
-                created_at=sandbox.metadata.created_at,
-                labels=sandbox.config.labels,
-                annotations=sandbox.config.annotations,
-                runtime_handler=sandbox.metadata.runtime_handler,
-            )
-        ]
-    ).SerializeToString()
-
-
-def _attributes(sandbox: Sandbox) -> bytes:
-    return api.PodSandboxStats(
-        attributes=api.PodSandboxAttributes(
-            id=sandbox.id,
-            metadata=sandbox.config.metadata,
-            labels=sandbox.config.labels,
-            annotations=sandbox.config.annotations,
-        )
-    ).SerializeToString()
-
-
 def _load(metadata: object, config: bytes, status: object) -> Sandbox:
     return Sandbox(
         codec.decode(SandboxMetadata, metadata),
         api.PodSandboxConfig.FromString(config),
         codec.decode(SandboxStatus, status),
     )
-
-
-def _with_status(sandbox: Sandbox, change: Callable[[SandboxStatus], SandboxStatus]) -> Sandbox:
-    status = change(sandbox.status)
-    if status == sandbox.status:
-        return sandbox
-    return Sandbox(sandbox.metadata, sandbox.config, status)

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from cri.streaming import spdy
+from cri.streaming import spdy, spdy_events
 from cri.streaming.remotecommand import WireError
 
 PROTOCOL = "portforward.k8s.io"
@@ -133,7 +133,7 @@ class SpdyForwarding:
         self._requests: dict[str, _Pair] = {}
         self._streams: dict[int, _Pair] = {}
         self._numbers = 0
-        self._status = spdy.GOAWAY_OK
+        self._status = spdy_events.GOAWAY_OK
 
     half_close = True
     over = False  # a client may always open the next stream
@@ -143,8 +143,8 @@ class SpdyForwarding:
         try:
             for event in self._spdy.receive(data):
                 self._meant(event, events)
-        except spdy.SpdyError as error:
-            self._status = error.status
+        except spdy_events.SpdyError as error:
+            self._status = spdy_events.GOAWAY_PROTOCOL_ERROR
             raise WireError(f"SPDY: {error}") from error
         return events
 
@@ -174,7 +174,7 @@ class SpdyForwarding:
         """A reset, no text: kubectl ends the whole session when it reads an error."""
         if pair := self._pairs.get(connection):
             self._spdy.finish(pair.error)
-            self._spdy.reset(pair.data, spdy.CANCEL)
+            self._spdy.reset(pair.data, spdy_events.CANCEL)
             self._forget(pair)
 
     def give_up(self, connection: int) -> bool:
@@ -182,33 +182,33 @@ class SpdyForwarding:
         if pair is None or (pair.data and pair.error):
             return False
         self._say(pair, "the other stream of this pair (data and error, one request id) is missing")
-        self._spdy.reset(pair.data, spdy.CANCEL)
+        self._spdy.reset(pair.data, spdy_events.CANCEL)
         self._forget(pair)
         return True
 
     def close(self) -> None:
         self._spdy.goaway(self._status)
 
-    def _meant(self, event: spdy.Event, events: list[Event]) -> None:
+    def _meant(self, event: spdy_events.Event, events: list[Event]) -> None:
         match event:
-            case spdy.StreamOpened():
+            case spdy_events.StreamOpened():
                 self._opened(event, events)
-            case spdy.DataReceived(stream_id, data, fin):
+            case spdy_events.DataReceived(stream_id, data, fin):
                 pair = self._streams.get(stream_id)
                 if pair is not None and stream_id == pair.data:
                     self._sent(pair, data, events, fin=fin)
-            case spdy.StreamReset(stream_id):
+            case spdy_events.StreamReset(stream_id):
                 if pair := self._streams.get(stream_id):
                     self._reset(pair, stream_id, events)
 
-    def _opened(self, opened: spdy.StreamOpened, events: list[Event]) -> None:
+    def _opened(self, opened: spdy_events.StreamOpened, events: list[Event]) -> None:
         kind = opened.headers.get("streamtype", "")
         port = _port(opened.headers.get("port", ""))
         request = opened.headers.get("requestid") or _request_of_old(opened.stream_id, kind)
         pair = self._requests.get(request)
         taken = pair is not None and (pair.data if kind == "data" else pair.error)
         if kind not in ("data", "error") or not port or taken:
-            self._spdy.reset(opened.stream_id, spdy.PROTOCOL_ERROR)
+            self._spdy.reset(opened.stream_id, spdy_events.PROTOCOL_ERROR)
             return
         self._spdy.reply(opened.stream_id)
         if pair is None:

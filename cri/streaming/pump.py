@@ -65,7 +65,6 @@ class Source:
         self._owed = -1  # bytes still to be handed on before it may settle
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._paid: asyncio.Future[None] = self._loop.create_future()
-        self.passed = 0  # bytes
 
     def start(self) -> None:
         if self._fd < 0:
@@ -153,7 +152,6 @@ class Source:
             self._hung_up = self._loop.call_later(_REOPENED, self._watch)
 
     def _hand_on(self, count: int) -> None:
-        self.passed += count
         payload = self._payload[:count]
         header, body = self._frame(payload)
         if body is payload:
@@ -186,7 +184,6 @@ class Sink:
         self._held = False
         self._grown = False
         self._finish: Callable[[], None] | None = None
-        self.passed = 0  # bytes
 
     def open(self, fd: int) -> None:
         """Where to write to; -1: nowhere, all is thrown away."""
@@ -239,7 +236,6 @@ class Sink:
         self._settled()
 
     def _written(self, count: int) -> None:
-        self.passed += count
         while count:
             piece = self._kept.popleft()
             if len(piece) > count:

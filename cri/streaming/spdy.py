@@ -25,13 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cri.streaming.spdy_events import (
-    CANCEL,
-    GOAWAY_INTERNAL_ERROR,
     GOAWAY_OK,
-    GOAWAY_PROTOCOL_ERROR,
-    INTERNAL_ERROR,
-    INVALID_STREAM,
-    PROTOCOL_ERROR,
     REFUSED_STREAM,
     DataReceived,
     Event,
@@ -42,29 +36,6 @@ from cri.streaming.spdy_events import (
     StreamReset,
 )
 from cri.streaming.spdy_headers import HeaderReader, HeaderWriter, MalformedHeaders
-
-__all__ = [
-    "CANCEL",
-    "CONTROL_LIMIT",
-    "CREDIT_STEP",
-    "DATA_LIMIT",
-    "GOAWAY_INTERNAL_ERROR",
-    "GOAWAY_OK",
-    "GOAWAY_PROTOCOL_ERROR",
-    "INTERNAL_ERROR",
-    "INVALID_STREAM",
-    "PROTOCOL_ERROR",
-    "REFUSED_STREAM",
-    "STREAMS_LIMIT",
-    "Connection",
-    "DataReceived",
-    "Event",
-    "GoneAway",
-    "SpdyError",
-    "StreamOpened",
-    "StreamReplied",
-    "StreamReset",
-]
 
 CONTROL_LIMIT = 16 * 1024  # bytes of a control frame behind its header
 STREAMS_LIMIT = 1024  # open at once, by the peer: 512 forwarded connections

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # Status of RST_STREAM (2.6.3)
-PROTOCOL_ERROR, INVALID_STREAM, REFUSED_STREAM, CANCEL, INTERNAL_ERROR = 1, 2, 3, 5, 6
+PROTOCOL_ERROR, REFUSED_STREAM, CANCEL = 1, 3, 5
 # Status of GOAWAY (2.6.6)
-GOAWAY_OK, GOAWAY_PROTOCOL_ERROR, GOAWAY_INTERNAL_ERROR = 0, 1, 2
+GOAWAY_OK, GOAWAY_PROTOCOL_ERROR = 0, 1
 
 
 class SpdyError(Exception):
-    """The peer broke the protocol. Nothing more can be read: send `goaway(status)` and close."""
-
-    def __init__(self, text: str, status: int = GOAWAY_PROTOCOL_ERROR) -> None:
-        super().__init__(text)
-        self.status = status
+    """The peer broke the protocol. Nothing more can be read: send
+    `goaway(GOAWAY_PROTOCOL_ERROR)` and close."""
 
 
 @dataclass(frozen=True, slots=True)

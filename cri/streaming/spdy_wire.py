@@ -15,16 +15,18 @@ from cri.streaming.remotecommand import (
     WireError,
     version_of,
 )
-from cri.streaming.spdy import (
+from cri.streaming.spdy import Connection
+from cri.streaming.spdy_events import (
     CANCEL,
     REFUSED_STREAM,
-    Connection,
     DataReceived,
     SpdyError,
     StreamOpened,
     StreamReset,
 )
-from cri.streaming.spdy import Event as SpdyEvent
+from cri.streaming.spdy_events import (
+    Event as SpdyEvent,
+)
 
 PROTOCOLS = (*(f"v{version}.{SUFFIX}" for version in (4, 3, 2)), SUFFIX, f"v1.{SUFFIX}")
 _CHANNELS = {channel.name.lower(): channel for channel in Channel}

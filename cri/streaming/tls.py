@@ -14,6 +14,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
+_REMEDY = "mend tls_cert_file, tls_key_file or client_ca_file of [streaming], or the file"
 
 
 class CantServe(Exception):
@@ -46,8 +47,12 @@ class Certificate:
                 self.context.load_verify_locations(cadata=authority)
                 self.context.verify_mode = ssl.CERT_REQUIRED
             _load(self.context, *self._seen)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise CantServe(f"streaming: {self._files.certificate}: {error}") from error
+        except OSError as error:  # ssl.SSLError is one, and knows no file
+            what = error.filename or f"{self._files.certificate} with {self._files.key}"
+            why = "no PEM that fits" if isinstance(error, ssl.SSLError) else error.strerror
+            raise CantServe(f"streaming: {what}: {why}: {_REMEDY}") from error
+        except ValueError as error:
+            raise CantServe(f"streaming: {self._files.client_ca}: {error}: {_REMEDY}") from error
 
     async def follow(self) -> None:
         """Look now and then, for ever. A pair that does not fit changes nothing."""

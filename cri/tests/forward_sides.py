@@ -7,7 +7,7 @@ from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Pong, TextMessage
 from wsproto.events import Event as Message
 
-from cri.streaming import spdy
+from cri.streaming import spdy, spdy_events
 from cri.streaming.portforward import Event, ForwardWire
 
 
@@ -27,9 +27,9 @@ class Client:
     def say(self, more: bytes = b"") -> list[Event]:
         return self.wire.receive(self.spdy.take() + more)
 
-    def hear(self, more: bytes = b"") -> list[spdy.Event]:
+    def hear(self, more: bytes = b"") -> list[spdy_events.Event]:
         events = self.spdy.receive(self.wire.take() + more)
-        return [event for event in events if not isinstance(event, spdy.StreamReplied)]
+        return [event for event in events if not isinstance(event, spdy_events.StreamReplied)]
 
     def data(self, stream: int, text: bytes) -> bytes:
         return self.spdy.data_header(stream, len(text)) + text

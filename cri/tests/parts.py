@@ -42,14 +42,14 @@ def stream_server() -> StreamServer:
 
 
 @contextlib.asynccontextmanager
-async def parts(directory: Path, images_as: ImageSettings = IMAGES) -> AsyncIterator[Services]:
+async def parts(directory: Path) -> AsyncIterator[Services]:
     """A daemon's parts, with the network off and no spawner started."""
     paths = Paths(directory / "root", directory / "state")
     config = override(Config(), root=str(paths.root), state=str(paths.state))
     for made in (paths.root, paths.state):
         made.mkdir(parents=True)
     store = Store.open(paths.database)
-    images = await ImageStore.open(paths.root, images_as)
+    images = await ImageStore.open(paths.root, IMAGES)
     network = PodNetwork(NetworkSettings(enabled=False, state_dir=paths.state))
     netns_dir = directory / "netns"
     runtime = Runtime(paths.state, netns_dir, on_exit=lambda _: None, on_lost=lambda _: None)

@@ -225,10 +225,10 @@ class Node:
 
     # what a client asks
 
-    def sandbox_config(self, name: str = "") -> api.PodSandboxConfig:
+    def sandbox_config(self) -> api.PodSandboxConfig:
         self._numbers += 1
         metadata = api.PodSandboxMetadata(
-            name=name or f"pod-{self._numbers}", namespace="n", uid=name or str(self._numbers)
+            name=f"pod-{self._numbers}", namespace="n", uid=str(self._numbers)
         )
         config = api.PodSandboxConfig(
             metadata=metadata,

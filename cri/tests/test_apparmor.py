@@ -8,7 +8,7 @@ from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, WrongState
 from cri.specgen import apparmor, container, facts
 from cri.specgen.subject import Facts
-from cri.tests.test_specgen import secured, subject
+from cri.tests.subjects import secured, subject
 
 Profile = api.SecurityProfile
 LOADED = frozenset(("podwright-default", "mine", "with spaces"))

@@ -18,7 +18,7 @@ from cri.errors import CriFault, InvalidRequest, NotImplementedYet, WrongState
 from cri.specgen import cdi, container
 from cri.specgen.handler import Base, RuntimeHandler
 from cri.specgen.subject import Facts
-from cri.tests.test_specgen import image, secured, subject
+from cri.tests.subjects import image, secured, subject
 from runtime.handlers.oci_cli import config
 from runtime.spec import Device, DeviceRule, Hook, Mount
 

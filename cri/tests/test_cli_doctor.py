@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cri.cli import doctor
-from cri.cli.checks import daemon, kernel, net, storage
+from cri.cli.checks import daemon, extensions, kernel, net, storage
 from cri.cli.checks.finding import Check, Finding, Level, Place
 from cri.config import Config, DevicesConfig, NetworkConfig
 
@@ -104,7 +104,7 @@ def test_swap_is_noted(place: Place, swaps: str, level: Level) -> None:
 
 
 def test_an_enforcing_selinux_is_told(place: Place) -> None:
-    assert levels(kernel.selinux, place) == []
+    assert levels(kernel.selinux, place) == [Level.OK]
     put(place.sys / "fs/selinux/enforce", "1")
     assert levels(kernel.selinux, place) == [Level.WARN]
 
@@ -204,10 +204,11 @@ def test_a_file_of_devices_that_can_not_be_read_is_to_be_mended(
     there = dataclasses.replace(
         place, config=dataclasses.replace(Config(), devices=DevicesConfig((str(tmp_path / "cdi"),)))
     )
-    assert levels(daemon.named_devices, there) == []
+    (none,) = extensions.named_devices(there)
+    assert (none.level, none.text[:9]) == (Level.OK, "0 by name")
     good = '{"cdiVersion": "0.6.0", "kind": "a.b/c", "devices": [{"name": "x"}, {"name": "y"}]}'
     put(tmp_path / "cdi/good.json", good)
     put(tmp_path / "cdi/bad.yaml", "kind: [")
-    known, broken = daemon.named_devices(there)
+    known, broken = extensions.named_devices(there)
     assert (known.level, known.text[:9]) == (Level.OK, "2 by name")
     assert (broken.level, "bad.yaml" in broken.text) == (Level.WARN, True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -194,3 +198,49 @@ def test_a_daemon_that_is_not_there_is_told_in_one_sentence(tmp_path: Path) -> N
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert "there is no such socket; start it with `podwright serve`" in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["tcp://1.2.3.4:5", "podwright.sock", "unix:relative"])
+def test_an_address_that_is_no_socket_is_refused(text: str) -> None:
+    with pytest.raises(click.UsageError, match="must be unix:///path/to/socket") as caught:
+        normal_address(text)
+    assert repr(text) in caught.value.message
+
+
+def test_a_file_and_a_strangers_socket_are_told_from_a_leftover(tmp_path: Path) -> None:
+    def said(path: Path) -> str:
+        with Client(str(path)) as client, pytest.raises(CallFailed) as caught:
+            client.call("Version", api.VersionRequest(), api.VersionResponse)
+        return caught.value.message
+
+    (tmp_path / "file").touch()
+    assert "that is no socket" in said(tmp_path / "file")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(str(tmp_path / "socket"))
+        assert "is a leftover" in said(tmp_path / "socket")
+        stranger.listen()
+        answering = threading.Thread(target=_hang_up, args=(stranger,))
+        answering.start()
+        message = said(tmp_path / "socket")
+        stranger.shutdown(socket.SHUT_RDWR)
+        answering.join()
+    assert "does not speak CRI" in message
+
+
+def _hang_up(listening: socket.socket) -> None:
+    """Takes each connection, and ends it with words that nobody has asked for."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listening.accept()
+            with connection:
+                connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_another_runtime_is_told_from_podwright(tmp_path: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_insecure_port(f"unix:{tmp_path}/other.sock")
+    server.start()
+    with Client(f"{tmp_path}/other.sock") as client, pytest.raises(CallFailed) as caught:
+        client.diagnose("Trace", {})
+    server.stop(None).wait()
+    assert "is not podwright" in caught.value.message

@@ -274,8 +274,10 @@ def test_a_typo_in_the_configuration_is_told_with_file_and_line(node: Node) -> N
 
 def test_what_keeps_a_daemon_from_starting_is_one_sentence(node: Node) -> None:
     said = node.refused("--root", f"{node.config}/root")
-    assert f"Error: {node.config}/root: Not a directory: podwright can't work here" in said
-    (node.directory / "root").mkdir()
+    assert f"Error: root = '{node.config}/root': Not a directory: " in said
+    assert "--root" in said
+    assert "netns_dir = '/proc/netns'" in node.refused("--netns-dir", "/proc/netns")
+    (node.directory / "root").mkdir(exist_ok=True)
     (node.directory / "root" / "state.db").write_bytes(b"not a database" * 100)
     said = node.refused()
     assert "file is not a database" in said
@@ -284,6 +286,51 @@ def test_what_keeps_a_daemon_from_starting_is_one_sentence(node: Node) -> None:
     said = node.refused("--address", f"unix://{node.directory}/{'x' * 100}")
     assert "too long for a unix socket" in said
     assert "Traceback" not in said
+    said = node.refused("--address", f"unix://{node.config}")
+    assert f"Error: {node.config}: is there and is no socket" in said
+    assert node.config.read_text()
+    said = node.refused("--address", f"unix://{node.config}/beneath")
+    assert f"Error: {node.config}/beneath: no socket can be made there" in said
+    assert "Traceback" not in said
+    said = node.refused("--state", f"{node.directory}/root")
+    assert "must be another directory than `root`" in said
+    base = '[runtime.handlers.x]\nbase_runtime_spec = "/none.json"\n'
+    node.config.write_text(node.config.read_text() + base)
+    assert "Error: [runtime.handlers]: base_runtime_spec /none.json: No such file" in node.refused()
+
+
+@pytest.mark.parametrize(
+    ("key", "options"), [("root", "size=16k"), ("root", "ro"), ("state", "ro")]
+)
+def test_a_disk_that_is_full_or_read_only_keeps_a_daemon_from_starting_in_one_sentence(
+    node: Node, key: str, options: str
+) -> None:
+    place = node.directory / key
+    place.mkdir()
+    script = f'mount -t tmpfs -o {options} small {place} && exec "$@"'
+    done = subprocess.run(
+        [*ALONE, "sh", "-c", script, "sh", *PODWRIGHT, "serve", "--config", str(node.config)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: {place}/"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "is full" in done.stderr or "isk full" in done.stderr or "Read-only" in done.stderr
+
+
+def test_an_address_may_stand_before_the_verb(node: Node) -> None:
+    before = ("--address", f"unix://{node.config}/beneath", "serve")
+    done = subprocess.run(
+        [*ALONE, *PODWRIGHT, *before, "--config", str(node.config)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert f"Error: {node.config}/beneath: no socket can be made there" in done.stderr
 
 
 def test_a_user_who_is_not_root_is_told_so(node: Node) -> None:

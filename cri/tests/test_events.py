@@ -19,7 +19,7 @@ from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
 from cri.store.store import Store
 from cri.tests.parts import parts
-from cri.tests.test_store import container, sandbox
+from cri.tests.records import container, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

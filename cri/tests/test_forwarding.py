@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cri.endpoint import Endpoint
-from cri.streaming import spdy
+from cri.streaming import spdy, spdy_events
 from cri.streaming.forwarding import PortForward
 from cri.streaming.loopback import dial_loopback
 from cri.streaming.server import StreamServer, StreamSettings
@@ -334,10 +334,10 @@ async def test_a_stream_without_reply_would_lose_data_so_replies_come_first(stag
         client.socket.sendall(connection.take())
         pod = stage.pod.accept()
         pod.sendall(b"first")
-        seen: list[spdy.Event] = []
-        while not any(isinstance(event, spdy.DataReceived) for event in seen):
+        seen: list[spdy_events.Event] = []
+        while not any(isinstance(event, spdy_events.DataReceived) for event in seen):
             seen += connection.receive(client.socket.recv(CHUNK))
-        assert [type(event) for event in seen[:2]] == [spdy.StreamReplied] * 2
+        assert [type(event) for event in seen[:2]] == [spdy_events.StreamReplied] * 2
         pod.close()
 
     await stage.play(play)

@@ -194,8 +194,8 @@ def test_the_container_that_is_created_is_not_updated_but_adjusted(merging: Adju
         )
 
 
-def update(limit: int, *, ignore: bool = False, of: str = "other") -> nri.ContainerUpdate:
-    made = nri.ContainerUpdate(container_id=of, ignore_failure=ignore)
+def update(limit: int, *, ignore: bool = False) -> nri.ContainerUpdate:
+    made = nri.ContainerUpdate(container_id="other", ignore_failure=ignore)
     made.linux.resources.memory.limit.value = limit
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
@@ -122,6 +123,21 @@ async def test_a_container_that_can_t_start_has_exited_with_the_reason(node: Nod
     assert "/no/such/program" in told.message
     with pytest.raises(WrongState, match="only a created one"):
         await node.start_one(container_id)
+
+
+async def test_an_end_that_nobody_has_asked_for_is_a_line_in_the_log(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = node.sandbox_config()
+    sandbox_id = await node.run(config)
+    container_id = await node.running(sandbox_id, "sh", "-c", "exit 3")
+    await node.ended(container_id)
+    (line,) = [r.message for r in caplog.records if r.name == "cri.rpc.container_exit"]
+    assert line.startswith(
+        f"container main of n/{config.metadata.name} ({container_id[:12]}) ended after "
+    )
+    assert line.endswith(" s: exit code 3, Error")
 
 
 async def test_a_container_starts_once_and_in_a_ready_sandbox(node: Node) -> None:

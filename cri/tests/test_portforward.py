@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cri.streaming import spdy
+from cri.streaming import spdy, spdy_events
 from cri.streaming.portforward import Aborted, Asked, Begun, Ended, Sent, SpdyForwarding
 from cri.streaming.remotecommand import WireError
 from cri.tests.forward_sides import Client
 
 
-def forwarded(wire: SpdyForwarding | None = None) -> tuple[Client, int, int]:
+def forwarded() -> tuple[Client, int, int]:
     """A client with one connection, number 1."""
-    client = Client(wire or SpdyForwarding())
+    client = Client(SpdyForwarding())
     error, data = client.stream("error", request=7), client.stream("data", request=7)
     assert client.say() == [Begun(1), Asked(1, 80)]
     client.hear()
@@ -50,11 +50,11 @@ def test_bytes_go_both_ways_and_each_way_ends_by_itself() -> None:
     client.spdy.finish(data)
     assert client.say() == [Ended(1)]
     header, payload = client.wire.frame(1, b"answer") or (b"", b"")
-    assert client.hear(header + payload) == [spdy.DataReceived(data, b"answer")]
+    assert client.hear(header + payload) == [spdy_events.DataReceived(data, b"answer")]
     client.wire.end(1)
     assert client.hear() == [
-        spdy.DataReceived(data, b"", fin=True),
-        spdy.DataReceived(error, b"", fin=True),
+        spdy_events.DataReceived(data, b"", fin=True),
+        spdy_events.DataReceived(error, b"", fin=True),
     ]
     assert client.wire.frame(1, b"too late") is None
 
@@ -70,8 +70,8 @@ def test_why_there_is_no_connection_is_told_and_others_live_on() -> None:
     client, error, data = forwarded()
     client.wire.fail(1, "refused")
     assert client.hear() == [
-        spdy.DataReceived(error, b"refused", fin=True),
-        spdy.DataReceived(data, b"", fin=True),
+        spdy_events.DataReceived(error, b"refused", fin=True),
+        spdy_events.DataReceived(data, b"", fin=True),
     ]
     assert client.say(client.data(data, b"not knowing yet")) == []
     client.stream("error", request=8)
@@ -83,25 +83,25 @@ def test_a_connection_that_breaks_off_is_reset_and_says_nothing() -> None:
     client, error, data = forwarded()
     client.wire.break_off(1)
     assert client.hear() == [
-        spdy.DataReceived(error, b"", fin=True),
-        spdy.StreamReset(data, spdy.CANCEL),
+        spdy_events.DataReceived(error, b"", fin=True),
+        spdy_events.StreamReset(data, spdy_events.CANCEL),
     ]
 
 
 def test_a_client_that_resets_its_data_aborts_the_connection() -> None:
     client, error, data = forwarded()
-    client.spdy.reset(data, spdy.CANCEL)
+    client.spdy.reset(data, spdy_events.CANCEL)
     assert client.say() == [Aborted(1)]
-    assert client.hear() == [spdy.DataReceived(error, b"", fin=True)]
+    assert client.hear() == [spdy_events.DataReceived(error, b"", fin=True)]
     assert client.wire.frame(1, b"too late") is None
 
 
 def test_a_client_that_drops_only_the_error_stream_keeps_its_connection() -> None:
     client, error, data = forwarded()
-    client.spdy.reset(error, spdy.CANCEL)
+    client.spdy.reset(error, spdy_events.CANCEL)
     assert client.say(client.data(data, b"on")) == [Sent(1, b"on")]
     client.wire.fail(1, "nobody reads this")
-    assert client.hear() == [spdy.DataReceived(data, b"", fin=True)]
+    assert client.hear() == [spdy_events.DataReceived(data, b"", fin=True)]
 
 
 def test_half_a_pair_is_given_up_and_a_whole_one_is_not() -> None:
@@ -110,7 +110,7 @@ def test_half_a_pair_is_given_up_and_a_whole_one_is_not() -> None:
     assert client.say() == [Begun(1)]
     assert client.wire.give_up(1)
     (said,) = client.hear()
-    assert isinstance(said, spdy.DataReceived)
+    assert isinstance(said, spdy_events.DataReceived)
     assert said.stream_id == error
     assert said.fin
     assert b"missing" in said.data
@@ -132,7 +132,7 @@ def test_a_port_that_is_none_is_refused_with_its_stream(port: str) -> None:
     client = Client(SpdyForwarding())
     stream = client.stream("error", port, 1)
     assert client.say() == []
-    assert client.hear() == [spdy.StreamReset(stream, spdy.PROTOCOL_ERROR)]
+    assert client.hear() == [spdy_events.StreamReset(stream, spdy_events.PROTOCOL_ERROR)]
 
 
 def test_a_stream_of_another_kind_or_a_second_one_is_refused() -> None:
@@ -140,7 +140,7 @@ def test_a_stream_of_another_kind_or_a_second_one_is_refused() -> None:
     for kind in ("stdin", "error", "data"):
         stream = client.stream(kind, request=7)
         assert client.say() == []
-        assert client.hear() == [spdy.StreamReset(stream, spdy.PROTOCOL_ERROR)]
+        assert client.hear() == [spdy_events.StreamReset(stream, spdy_events.PROTOCOL_ERROR)]
 
 
 def test_only_the_ports_that_were_asked_for_are_forwarded() -> None:
@@ -150,8 +150,8 @@ def test_only_the_ports_that_were_asked_for_are_forwarded() -> None:
     assert client.say() == [Begun(1), Aborted(1)]
     said, ended = client.hear()
     text = b"port 22 is not forwarded here: only 80, 443"
-    assert said == spdy.DataReceived(error, text, fin=True)
-    assert ended == spdy.DataReceived(data, b"", fin=True)
+    assert said == spdy_events.DataReceived(error, text, fin=True)
+    assert ended == spdy_events.DataReceived(data, b"", fin=True)
     client.stream("error", 443, 2)
     client.stream("data", 443, 2)
     assert client.say() == [Begun(2), Asked(2, 443)]
@@ -188,4 +188,4 @@ def test_noise_is_an_error_of_the_wire_and_goodbye_says_so() -> None:
         wire.receive(b"\x80\x02" + b"noise" * 10)
     wire.close()
     goodbye = spdy.Connection(client=True).receive(wire.take())
-    assert goodbye == [spdy.GoneAway(0, spdy.GOAWAY_PROTOCOL_ERROR)]
+    assert goodbye == [spdy_events.GoneAway(0, spdy_events.GOAWAY_PROTOCOL_ERROR)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.events import BytesMessage
 
-from cri.streaming import spdy
+from cri.streaming import spdy_events
 from cri.streaming.portforward import Aborted, Begun, ForwardWire, Left, SpdyForwarding
 from cri.streaming.portforward_websocket import BASE64, BINARY, Channels, Tunnel
 from cri.streaming.remotecommand import WireError
@@ -35,7 +35,7 @@ class Play:
         self.client.spdy.finish(self.stream(number))
 
     def reset(self, number: int) -> None:
-        self.client.spdy.reset(self.stream(number), spdy.CANCEL)
+        self.client.spdy.reset(self.stream(number), spdy_events.CANCEL)
 
     def answer(self, number: int) -> None:
         self.client.hear(b"".join(self.wire.frame(number, b"y") or ()))

@@ -16,7 +16,7 @@ from cri.rpc.selinux import Selinux, label_images
 from cri.specgen import container, selinux
 from cri.specgen.subject import Facts
 from cri.tests.pods import FOREVER, Node
-from cri.tests.test_specgen import Context, secured, subject
+from cri.tests.subjects import Context, secured, subject
 from runtime.selinux.label import Label, categories
 from runtime.selinux.node import Policy
 from runtime.selinux.relabel import XATTR

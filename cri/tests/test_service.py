@@ -15,7 +15,7 @@ from cri.api import api_pb2 as api
 from cri.errors import ContainerNotFound, WrongState
 from cri.guard import Rpc
 from cri.tests.parts import call, parts, serving
-from cri.tests.test_store import container, sandbox
+from cri.tests.records import container, sandbox
 from image.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def only(name: str, rpc: Rpc) -> dict[str, dict[str, Rpc]]:
 
 
 async def refused(
-    services: Services, function: Callable[..., Awaitable[Message]]
+    services: Services, function: Callable[..., Awaitable[Message]], *, reads: bool = False
 ) -> grpc.aio.AioRpcError:
     """The error that a client of StartContainer sees when the handler is `function`."""
-    table = only("StartContainer", Rpc(function, api.StartContainerRequest))
+    table = only("StartContainer", Rpc(function, api.StartContainerRequest, reads=reads))
     async with serving(services, table) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call(
@@ -145,15 +145,33 @@ async def test_a_prefix_that_kubelet_looks_for_comes_first(services: Services) -
     assert error.details() == "RegistryUnavailable: registry.example: no such host"
 
 
-async def test_what_is_not_found_is_not_loud(
-    services: Services, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("reads", [True, False])
+async def test_what_is_not_found_is_loud_only_where_something_was_to_be_done(
+    services: Services, caplog: pytest.LogCaptureFixture, *, reads: bool
 ) -> None:
     async def fail(*_: object) -> Message:
         raise ContainerNotFound("c1")
 
-    error = await refused(services, fail)
+    error = await refused(services, fail, reads=reads)
     assert error.code() is grpc.StatusCode.NOT_FOUND
-    assert [r for r in caplog.records if r.name == "cri.guard" and r.levelno > 10] == []
+    loud = [r.message for r in caplog.records if r.name == "cri.guard" and r.levelno > 10]
+    assert len(loud) == (0 if reads else 1)
+
+
+async def test_a_refusal_says_in_the_log_what_it_was_about(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> Message:
+        raise WrongState("no")
+
+    table = only("RunPodSandbox", Rpc(fail, api.RunPodSandboxRequest))
+    request = api.RunPodSandboxRequest(config=sandbox("web").config)
+    async with serving(services, table) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(channel, f"{RUNTIME}/RunPodSandbox", request, api.RunPodSandboxResponse)
+    (line,) = [r.message for r in caplog.records if r.name == "cri.guard"]
+    assert line.startswith("RunPodSandbox: FAILED_PRECONDITION after ")
+    assert line.endswith(" ms (default/web): no")
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "%"])
@@ -273,8 +291,6 @@ async def test_our_own_service_speaks_json(services: Services) -> None:
             assert [t["rpc"] for t in told["timelines"]] == ["RunPodSandbox", "StartContainer"]
         latest = await ask("Trace", {"limit": 1})
         assert len(str(latest["timelines"]).split("rpc")) == 2
-        assert await ask("Operations", {}) == {"operations": [], "locked": []}
-        assert await ask("Pulls", {}) == {"pulls": []}
         with pytest.raises(grpc.aio.AioRpcError, match="no sandbox with id 'nobody'"):
             await ask("Trace", {"pod": "nobody"})
         with pytest.raises(grpc.aio.AioRpcError, match="path: expected text, got None"):

@@ -12,7 +12,7 @@ from cri.api import api_pb2 as api
 from cri.errors import WrongState
 from cri.guard import Stream
 from cri.tests.parts import parts, serving
-from cri.tests.test_store import container, sandbox
+from cri.tests.records import container, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -11,15 +11,8 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cri.streaming.spdy import (
-    CANCEL,
-    CONTROL_LIMIT,
-    STREAMS_LIMIT,
-    Connection,
-    DataReceived,
-    Event,
-    SpdyError,
-)
+from cri.streaming.spdy import CONTROL_LIMIT, STREAMS_LIMIT, Connection
+from cri.streaming.spdy_events import CANCEL, DataReceived, Event, SpdyError
 from cri.streaming.spdy_headers import DICTIONARY
 
 names = st.text("abcdefgh-", min_size=1, max_size=12)

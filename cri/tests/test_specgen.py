@@ -10,53 +10,16 @@ from google.protobuf.json_format import ParseDict
 
 from cri.api import api_pb2 as api
 from cri.errors import CriFault, InvalidRequest, NotImplementedYet
-from cri.specgen import container, mounts, namespaces, process, resources, security
-from cri.specgen.subject import Facts, Subject
-from image.manifest import ImageConfig, Platform
+from cri.specgen import container, mounts, namespaces, process, resources
+from cri.specgen.subject import Facts
+from cri.tests.subjects import Context, Options, image, pod_with, secured, subject
 from runtime import codec
 from runtime.init import plan
-from runtime.init.capabilities import NAMES
 from runtime.seccomp.profile import default_profile
-from runtime.spec import Capabilities, Memory, Rootfs, Seccomp, Spec
+from runtime.spec import Memory, Rootfs, Spec
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name.removesuffix(".cri.json") for path in GOLDEN.glob("*.cri.json"))
-Context = api.LinuxContainerSecurityContext
-Options = api.NamespaceOption
-
-
-def image(**fields: object) -> ImageConfig:
-    """An image's configuration from JSON: entrypoint, cmd, env, user, working_dir."""
-    lists = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
-    return ImageConfig(Platform(architecture="amd64"), (), **lists)  # type: ignore[arg-type]
-
-
-def subject(
-    config: api.ContainerConfig,
-    sandbox: api.PodSandboxConfig | None = None,
-    facts: Facts | None = None,
-    of_image: ImageConfig | None = None,
-) -> Subject:
-    pod = sandbox or api.PodSandboxConfig()
-    return Subject(
-        container_id="c1",
-        config=config,
-        sandbox=pod,
-        image=of_image or image(cmd=["sh"]),
-        hostname=pod.hostname or "node-1",
-        files=Path("/run/podwright/monitors/s1"),
-        cgroup_parent=pod.linux.cgroup_parent or "/podwright/s1",
-        facts=facts or Facts(),
-    )
-
-
-def secured(**fields: object) -> api.ContainerConfig:
-    """A container with this security context."""
-    made = api.ContainerConfig()
-    made.linux.security_context.CopyFrom(Context(**fields))  # type: ignore[arg-type]
-    return made
 
 
 def shape(spec: Spec) -> dict[str, object]:
@@ -147,101 +110,6 @@ def test_a_terminal_gets_a_type_that_the_image_may_know_better() -> None:
     assert "TERM=vt100" in process.env(subject(plain, of_image=image(env=["TERM=vt100"])))
 
 
-@pytest.mark.parametrize(
-    ("add", "drop", "expected"),
-    [
-        ([], ["ALL"], set()),
-        (["ALL"], ["CHOWN"], set(NAMES) - {"CAP_CHOWN"}),
-        (["net_admin"], ["ALL"], {"CAP_NET_ADMIN"}),
-        (
-            ["CAP_SYS_TIME"],
-            ["CAP_KILL"],
-            security.DEFAULT_CAPABILITIES - {"CAP_KILL"} | {"CAP_SYS_TIME"},
-        ),
-        (["KILL"], ["KILL"], security.DEFAULT_CAPABILITIES - {"CAP_KILL"}),
-    ],
-)
-def test_capabilities_are_added_and_dropped_by_name_after_all(
-    add: list[str], drop: list[str], expected: set[str]
-) -> None:
-    context = Context(capabilities=api.Capability(add_capabilities=add, drop_capabilities=drop))
-    result = security.capabilities(context)
-    assert set(result.bounding) == expected
-    assert result == Capabilities(result.bounding, result.bounding, result.bounding)
-
-
-def test_ambient_capabilities_are_only_what_the_container_has() -> None:
-    asked = api.Capability(add_ambient_capabilities=["NET_BIND_SERVICE", "SYS_ADMIN"])
-    result = security.capabilities(Context(capabilities=asked))
-    assert result.ambient == result.inheritable == ("CAP_NET_BIND_SERVICE",)
-
-
-def test_a_misspelt_capability_is_told_of_with_the_right_one() -> None:
-    asked = api.Capability(drop_capabilities=["NETADMIN"])
-    with pytest.raises(
-        InvalidRequest, match=r"drop_capabilities: .*'NETADMIN': did you mean NET_ADMIN"
-    ):
-        security.capabilities(Context(capabilities=asked))
-
-
-def test_a_privileged_container_needs_a_privileged_sandbox() -> None:
-    with pytest.raises(InvalidRequest, match="no privileged container is allowed"):
-        container.spec(subject(secured(privileged=True)))
-
-
-def test_empty_lists_hide_nothing_but_no_context_hides_the_usual() -> None:
-    assert security.masked_paths(subject(secured())) == ()
-    assert security.readonly_paths(subject(secured())) == ()
-    assert security.masked_paths(subject(api.ContainerConfig())) == security.MASKED_PATHS
-    assert security.readonly_paths(subject(api.ContainerConfig())) == security.READONLY_PATHS
-
-
-Profile = api.SecurityProfile
-
-
-@pytest.mark.parametrize(
-    ("context", "expected"),
-    [
-        (Context(), security.UNCONFINED),
-        (Context(seccomp=Profile(profile_type=Profile.Unconfined)), security.UNCONFINED),
-        (Context(seccomp=Profile()), security.DEFAULT),
-        (Context(seccomp=Profile(), privileged=True), security.UNCONFINED),
-        (Context(seccomp_profile_path="runtime/default"), security.DEFAULT),
-        (
-            Context(seccomp_profile_path="localhost//p.json"),
-            security.SeccompChoice("localhost", "/p.json"),
-        ),
-        (
-            Context(seccomp=Profile(profile_type=Profile.Localhost, localhost_ref="/p.json")),
-            security.SeccompChoice("localhost", "/p.json"),
-        ),
-    ],
-)
-def test_the_seccomp_filter_is_the_one_that_was_asked_for(
-    context: Context, expected: security.SeccompChoice
-) -> None:
-    assert security.seccomp_choice(context) == expected
-
-
-@pytest.mark.parametrize(
-    "context",
-    [
-        Context(seccomp=Profile(localhost_ref="/p.json")),
-        Context(seccomp=Profile(profile_type=Profile.Localhost, localhost_ref="p.json")),
-        Context(seccomp_profile_path="p.json"),
-    ],
-)
-def test_a_seccomp_request_that_contradicts_itself_is_refused(context: Context) -> None:
-    with pytest.raises(InvalidRequest, match="seccomp"):
-        security.seccomp_choice(context)
-
-
-def test_a_profile_from_a_file_wins_over_the_built_in_one() -> None:
-    loaded = Seccomp("SCMP_ACT_ALLOW")
-    asked = subject(secured(seccomp=Profile()), facts=Facts(seccomp=loaded))
-    assert container.spec(asked).linux.seccomp is loaded
-
-
 def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> None:
     wanted = [("/a/b/c", "/1"), ("/proc", "/2"), ("/a", "/3"), ("etc/hosts", "/4"), ("/a/b", "/5")]
     config = api.ContainerConfig(
@@ -291,12 +159,6 @@ def test_mounts_come_in_the_order_of_their_depth_and_hide_the_usual_ones() -> No
 def test_a_mount_that_can_t_be_is_refused(mount: api.Mount, problem: str) -> None:
     with pytest.raises(CriFault, match=problem):
         mounts.mounts(subject(api.ContainerConfig(mounts=[mount])))
-
-
-def pod_with(**options: object) -> api.PodSandboxConfig:
-    made = api.PodSandboxConfig()
-    made.linux.security_context.namespace_options.CopyFrom(Options(**options))  # type: ignore[arg-type]
-    return made
 
 
 @pytest.mark.parametrize(

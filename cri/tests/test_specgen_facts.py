@@ -119,7 +119,7 @@ def test_a_seccomp_profile_that_can_t_be_read_is_whose_fault_it_is(tmp_path: Pat
         facts.gather(facts.Wanted(confined(path)))
     config = api.ContainerConfig()
     config.linux.security_context.seccomp.profile_type = api.SecurityProfile.RuntimeDefault
-    with pytest.raises(WrongState, match=r"containers\.seccomp_profile .*missing\.json"):
+    with pytest.raises(WrongState, match=r"configuration's seccomp_profile .*missing\.json"):
         facts.gather(facts.Wanted(config, default_profile=path))
 
 

@@ -16,7 +16,7 @@ from cri.errors import InvalidRequest
 from cri.handlers import HandlerConfig
 from cri.specgen import container as specgen
 from cri.specgen.handler import Base, BaseRefused, RuntimeHandler, load_base
-from cri.tests.test_specgen import secured, subject
+from cri.tests.subjects import secured, subject
 from runtime.handlers.oci_cli import OciCli
 from runtime.handlers.shim_v2 import ShimV2
 from runtime.spec import Hook, Spec

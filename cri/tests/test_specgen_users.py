@@ -9,7 +9,7 @@ from cri.config import ContainersConfig
 from cri.errors import InvalidRequest
 from cri.specgen import container, mounts, namespaces, sandbox
 from cri.specgen.sandbox import Defaults, Node
-from cri.tests.test_specgen import Options, pod_with, secured, subject
+from cri.tests.subjects import Options, pod_with, secured, subject
 from runtime.init import plan
 from runtime.init.values import MountKind, UserMap
 from runtime.spec import IdMapping, Rootfs

@@ -13,7 +13,7 @@ from cri.rpc.stream_urls import attach, exec_
 from cri.store.container import ContainerState
 from cri.streaming.tokens import MOST
 from cri.tests.parts import parts
-from cri.tests.test_store import container
+from cri.tests.records import container
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -144,7 +144,6 @@ async def test_input_of_any_shape_arrives_in_order_through_the_smallest_pipe() -
         wanted = b"".join(pieces)
         await eventually(lambda: len(client.got) == len(wanted))
         assert client.got == wanted
-        assert sink.passed == len(wanted)
         client.source.close()
 
 

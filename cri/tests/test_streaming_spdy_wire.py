@@ -17,7 +17,8 @@ from cri.streaming.remotecommand import (
     Wanted,
     WireError,
 )
-from cri.streaming.spdy import CANCEL, Connection, DataReceived, StreamReplied, StreamReset
+from cri.streaming.spdy import Connection
+from cri.streaming.spdy_events import CANCEL, DataReceived, StreamReplied, StreamReset
 from cri.streaming.spdy_wire import PROTOCOLS, SpdyWire
 
 ALL = Wanted(terminal=False, stdin=True, stdout=True, stderr=True)

@@ -16,7 +16,7 @@ from cri.specgen.update import merged, respecified, touched
 from cri.store.container import Container
 from cri.store.store import Store
 from cri.tests.pods import FOREVER, Node
-from cri.tests.test_store import container
+from cri.tests.records import container
 from runtime.cgroup.errors import CgroupRefused
 from runtime.errors import InvalidSpec
 from runtime.spec import (

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from cri.api import api_pb2 as api
 from cri.rpc import usage_messages
+from cri.tests.records import container, sandbox
 from cri.tests.test_metric_families import MEMORY, NOW, PRESSURE, SECOND, USAGE
-from cri.tests.test_store import container, sandbox
 from image.writable import Occupancy
 from network.result import Traffic
 from runtime.cgroup.usage import CpuTime, Memory, Usage

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from e2e.bench.accounting import Group
 
+PATIENCE = 20.0
+"""Seconds for a daemon to accept connections."""
+
 
 @dataclass(slots=True)
 class Daemon:
@@ -35,11 +38,11 @@ class Daemon:
                 env={key: text for key, text in os.environ.items() if not key.startswith("GRPC_")},
             )  # fmt: skip
 
-    def wait_for(self, address: str | tuple[str, int], *, seconds: float = 20) -> None:
+    def wait_for(self, address: str | tuple[str, int]) -> None:
         """Until something accepts connections at a unix socket's path or (host, port)."""
         assert self.process is not None
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while True:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 try:

@@ -23,6 +23,7 @@ MIRROR = f'[host."http://{REGISTRY}"]\n  capabilities = ["pull", "resolve"]\n'
 PATIENCE = 1200.0
 WEBSOCKET = ("-websocket-exec", "-websocket-attach", "-websocket-portforward")
 PASSED = "passed"
+NODES = 4  # specs at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ def run(node: Node, *flags: str, skip: Iterable[str] = ()) -> list[Spec]:
     return _read(report)
 
 
-def run_in_parallel(node: Node, *flags: str, nodes: int = 4, skip: Iterable[str] = ()) -> str:
+def run_in_parallel(node: Node, *flags: str, skip: Iterable[str] = ()) -> str:
     """The same, several at a time (by `ginkgo`, which must be in PATH): "", or what went wrong."""
-    words = [*_words(node), f"-parallel={nodes}", *flags]
+    words = [*_words(node), f"-parallel={NODES}", *flags]
     words += (f"-ginkgo.skip={re.escape(name)}$" for name in skip)
     done = node.run(*words, timeout=PATIENCE)
     return "" if done.returncode == 0 else done.stdout[-8000:] + done.stderr[-1000:]

@@ -19,10 +19,11 @@ from e2e import kube, static_pods
 from e2e.conftest import BUSYBOX
 from e2e.images import Image
 from e2e.images import busybox as busybox_layer
-from e2e.kube import Json, RealKubelet, Shelter
+from e2e.kube import Json, RealKubelet
 from e2e.kube_stats import wait_statistics
 from e2e.kubelet import until
 from e2e.node import REPOSITORY, Node
+from e2e.shelter import ADDRESS, Shelter
 from e2e.static_pods import FOREVER, busybox, static_pod
 from e2e.systemd.conftest import PATIENCE, SERVICE, Machine, pod_units, show, stop_slices, systemctl
 from e2e.test_limits import EAT, MIB
@@ -40,7 +41,7 @@ def real(machine: Machine) -> Iterator[RealKubelet]:
     layout = Image([busybox_layer()], {"Cmd": ["sh"]}).layout(machine.directory / "base", BUSYBOX)
     subprocess.run(["podwright", "images", "import", str(layout)], check=True, timeout=PATIENCE)
     subprocess.run(["ip", "link", "add", "kube0", "type", "bridge"], check=True)
-    subprocess.run(["ip", "address", "add", f"{kube.ADDRESS}/24", "dev", "kube0"], check=True)
+    subprocess.run(["ip", "address", "add", f"{ADDRESS}/24", "dev", "kube0"], check=True)
     subprocess.run(["ip", "link", "set", "kube0", "up"], check=True)
     node = cast("Node", machine)
     changes = {"cgroupDriver": "cgroupfs", "cgroupRoot": "/"}

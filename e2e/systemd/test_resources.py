@@ -122,3 +122,11 @@ def test_processors_are_a_containers_own_as_long_as_nobody_else_is_given_them(po
         assert written(container, "cpuset.cpus.effective") == own
         status = container.shell("grep Cpus_allowed_list /proc/self/status")
         assert status.split() == ["Cpus_allowed_list:", own]
+
+
+@pytest.mark.parametrize("limit", [4096, 65536])
+def test_a_memory_limit_that_is_too_small_to_start_in_is_told(pod: Pod, limit: int) -> None:
+    container = pod.container(["true"], linux=resources(memory_limit_in_bytes=limit))
+    error = refused(container.start)
+    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "the memory limit is too small even to start" in error.message

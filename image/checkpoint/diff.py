@@ -20,13 +20,12 @@ from image.checkpoint.owners import Owners
 from image.checkpoint.pack import opened
 from image.errors import CheckpointRefused
 from image.unpack.apply import Counters
-from image.unpack.tree import OPAQUE, is_whiteout
+from image.unpack.tree import OPAQUE, is_whiteout, portable
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEPTH: Final = 256  # as deep as a layer may be
 _REDIRECT: Final = "trusted.overlay.redirect"
-_KEPT: Final = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 _PIECE: Final = 1 << 20
 
 
@@ -163,8 +162,7 @@ class _Writer:
 def _add_xattrs(member: tarfile.TarInfo, fd: int, names: list[str]) -> None:
     headers: dict[str, str] = {}
     for name in names:
-        own = name.startswith("user.") and not name.startswith("user.overlay.")
-        if own or name in _KEPT:
+        if portable(name):
             value = os.getxattr(fd, name)
             headers[f"SCHILY.xattr.{name}"] = value.decode("utf-8", "surrogateescape")
     member.pax_headers = headers

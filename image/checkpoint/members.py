@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from image.checkpoint.names import CONFIG, DIFF, IMAGES, SHM
-from image.errors import ArchiveMalformed, LayerMalformed, StorageFull
+from image.directory import OPEN, require_free
+from image.errors import ArchiveMalformed, LayerMalformed
 from image.unpack import tar
 from image.unpack.apply import Counters
 from image.unpack.tar import Archive
@@ -66,18 +67,14 @@ class Target:
                 rest = piece
                 while rest:
                     rest = rest[file.write(rest) or 0 :]
-                self._count(len(piece))
+                self._count(file.fileno(), len(piece))
 
-    def _count(self, size: int) -> None:
+    def _count(self, fd: int, size: int) -> None:
         self._counters.written += size
         self._unchecked += size
         if self._unchecked >= _SPACE_CHECK:
             self._unchecked = 0
-            status = os.statvfs(self._directory)
-            free = status.f_bavail * status.f_frsize
-            if free < self._reserve:
-                kept = f"{free} bytes free, {self._reserve} are kept in reserve"
-                raise StorageFull(str(self._directory), kept)
+            require_free(fd, self._reserve)
 
     def config(self) -> str:
         """config.dump. ArchiveMalformed if this is no checkpoint."""
@@ -132,7 +129,7 @@ def from_layers(layers: Sequence[Path], target: Target) -> None:
 
 def _listed(layer: Path) -> Iterator[str]:
     """Names at the top of a layer, and in its `checkpoint`, which is no link."""
-    top = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    top = os.open(layer, OPEN)
     try:
         yield from sorted(os.listdir(top))
         try:
@@ -149,7 +146,7 @@ def _listed(layer: Path) -> Iterator[str]:
 
 def _contents(layer: Path, name: str) -> Iterator[bytes]:
     folder, _, file_name = name.rpartition("/")
-    at = os.open(layer / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    at = os.open(layer / folder, OPEN)
     try:
         fd = os.open(file_name, _READ, dir_fd=at)
     except OSError as error:

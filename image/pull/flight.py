@@ -1,4 +1,4 @@
-"""One of a kind at a time: who asks for what is under way already joins it."""
+"""One task a key at a time: a second caller joins the one that is under way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Flights(Generic[K, T]):
         """Nobody waits any more: end it, and let it clean up before we return."""
         if task.done():
             return
-        self._forget(key, task)  # who comes now begins anew
+        self._forget(key, task)  # the next caller starts another
         task.cancel()
         await asyncio.wait((task,))
         if not task.cancelled():

@@ -75,7 +75,7 @@ class Images:
         settings: ImageSettings,
     ) -> None:
         self.under_way: list[Tracker] = []
-        self.sweeping = asyncio.Lock()  # held by who sweeps blobs; no pull begins meanwhile
+        self.sweeping = asyncio.Lock()  # held while blobs are swept; no pull begins meanwhile
         self._catalog = catalog
         self._content = content
         self._layers = layers
@@ -273,9 +273,9 @@ class Images:
     def _check_space(self, layers: Sequence[Wanted]) -> None:
         """Refuse what can't fit, before anything is fetched: a layer is no smaller unpacked."""
         needed = sum(wanted.size for wanted in layers if self._layers.find(wanted) is None)
-        free = directory.free_bytes(self._content.root) - self._settings.limits.reserve_bytes
-        if needed > free:
-            reason = f"{needed} bytes to fetch, {max(free, 0)} bytes to spare"
+        free, kept = directory.free_bytes(self._content.root), self._settings.limits.reserve_bytes
+        if needed > free - kept:
+            reason = f"{needed} bytes to fetch, {free} bytes free, of which {kept} are left alone"
             raise StorageFull(str(self._content.root), reason)
 
 

@@ -11,9 +11,9 @@ from image.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class LayerProgress:
-    """A layer. digest: of its blob; size: compressed bytes, as fetched; entries: files unpacked so
-    far; unpacked: bytes of their contents; state: "waiting", "pulling", "settling", "done", or
-    "present" for one that was there already.
+    """A layer. digest: of its blob; size: compressed bytes; fetched: so many of them so far, all of
+    a layer that was present; entries: files unpacked so far; unpacked: bytes of their contents;
+    state: "waiting", "pulling", "settling", "done", or "present" for one that was there already.
     """
 
     digest: str
@@ -34,16 +34,6 @@ class PullProgress:
     stage: str
     started_at: int
     layers: tuple[LayerProgress, ...] = ()
-
-    @property
-    def fetched(self) -> int:
-        """Compressed bytes so far; what was present counts as fetched."""
-        return sum(layer.fetched for layer in self.layers)
-
-    @property
-    def size(self) -> int:
-        """Compressed bytes in all, once known."""
-        return sum(layer.size for layer in self.layers)
 
 
 @dataclass(slots=True)

@@ -128,6 +128,9 @@ class Client:
     def _manifest(self, session: Session, name: str, digest: Digest | None) -> Resolved:
         what = f"{self.reference.name}@{name}" if digest else f"{self.reference}"
         media_type, data = session.read(f"manifests/{name}", _ACCEPT, MANIFEST_LIMIT)
+        if media_type.lower().startswith("text/html"):
+            text = "it answered with a page and no manifest: is a proxy in between, or no registry?"
+            raise Refused(session.failure(0, text))
         if len(data) > MANIFEST_LIMIT:
             raise UnsupportedImage(f"{what}: its manifest is larger than {MANIFEST_LIMIT} bytes")
         if digest is None:

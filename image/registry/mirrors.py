@@ -70,7 +70,8 @@ def endpoints(host: str, settings: RegistrySettings) -> tuple[Endpoint, ...]:
         document = Document(tomllib.loads(path.read_text("utf-8")), str(path))
         return _endpoints(document, host, own, path.parent)
     except (ValueError, OSError) as error:
-        raise RegistryUnavailable(f"{path}: {error}") from None
+        where = "" if str(path) in str(error) else f"{path}: "
+        raise RegistryUnavailable(f"{where}{error}: mend the file, or remove it") from None
 
 
 def _scheme(host: str, settings: RegistrySettings) -> str:

@@ -1,4 +1,4 @@
-"""One endpoint and what it has been told of us: authorization, tries, waits."""
+"""Requests to one endpoint: authorization, retries, waits."""
 
 from __future__ import annotations
 

@@ -191,6 +191,17 @@ async def test_an_unreachable_registry_is_named(store: ImageStore) -> None:
         await store.pull("nowhere.invalid/a:1")
 
 
+async def test_a_page_in_place_of_a_manifest_is_told_from_one(
+    store: ImageStore, fake_registry: FakeRegistry
+) -> None:
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    name = fake_registry.add(app(), "a", "1")
+    fake_registry.faults.append(Fault("/manifests/", status=200, headers=page, body=b"<html>"))
+    with pytest.raises(RegistryUnavailable, match="a page and no manifest"):
+        await store.pull(name)
+    check(store)
+
+
 async def test_a_pull_that_makes_no_progress_is_given_up(
     open_store: OpenStore, fake_registry: FakeRegistry
 ) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from image import directory
-from image.errors import LayerMalformed, StorageFull
+from image.errors import LayerMalformed
 from image.settings import UnpackLimits
 from image.unpack import tar
 from image.unpack.tar import Archive, Entry
-from image.unpack.tree import OPAQUE, Tree, below, components, is_whiteout
+from image.unpack.tree import OPAQUE, Tree, below, components, is_whiteout, portable
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT: Final = b".wh."
@@ -75,16 +75,6 @@ class Result:
     opaque: bool
     implicit: tuple[bytes, ...] = ()
     links: tuple[tuple[bytes, bytes], ...] = ()
-
-
-def require_free(directory_fd: int, limits: UnpackLimits) -> None:
-    """Stop before the node's disk is full: others live on it too. Raises StorageFull."""
-    status = os.statvfs(directory_fd)
-    free = status.f_bavail * status.f_frsize
-    if free < limits.reserve_bytes:
-        path = os.readlink(f"/proc/self/fd/{directory_fd}")
-        kept = f"{free} bytes free, {limits.reserve_bytes} are kept in reserve"
-        raise StorageFull(path, kept)
 
 
 def unpack(
@@ -178,7 +168,7 @@ class _Unpacker:
 
     def _check_space(self) -> None:
         self.next_check = self.size + (self.inodes << 12) + _SPACE_CHECK
-        require_free(self.root, self.limits)
+        directory.require_free(self.root, self.limits.reserve_bytes)
 
     def _describe_root(self, entry: Entry) -> None:
         if entry.kind != tar.DIRECTORY:
@@ -360,7 +350,7 @@ class _Unpacker:
 
 
 def _mark_opaque(parent: int, name: bytes) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    fd = os.open(name, directory.OPEN, dir_fd=parent)
     try:
         os.setxattr(fd, OPAQUE, b"y")
     finally:
@@ -368,18 +358,9 @@ def _mark_opaque(parent: int, name: bytes) -> None:
 
 
 def _set_xattrs(fd: int, entry: Entry) -> None:
-    """Those an image may bring: capabilities, ACLs and user attributes.
-
-    security.* and trusted.* speak to this node's kernel (labels, overlayfs) and are passed over, as
-    are overlayfs' own in user.*.
-    """
+    """Those an image may bring; others are passed over."""
     for name, value in entry.xattrs.items():
-        allowed = name in (
-            b"security.capability",
-            b"system.posix_acl_access",
-            b"system.posix_acl_default",
-        )
-        if not allowed and (not name.startswith(b"user.") or name.startswith(b"user.overlay.")):
+        if not portable(os.fsdecode(name)):
             continue
         try:
             os.setxattr(fd, name, value)

@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from image.directory import OPEN
 from image.errors import LayerMalformed
 from image.unpack.apply import Result
 from image.unpack.tree import OPAQUE, Tree, components, is_whiteout
 
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -30,7 +30,7 @@ def settle(layer: Path, result: Result, lowers: Sequence[Path], depth: int) -> N
 
     Raises LayerMalformed for a hard link to something that is nowhere.
     """
-    root = os.open(layer, _DIRECTORY)
+    root = os.open(layer, OPEN)
     tree = Tree(root, depth)
     tree.implicit.update(result.implicit)
     try:
@@ -104,7 +104,7 @@ def _take_over(tree: Tree, path: bytes, lowers: Sequence[Path]) -> None:
         if found is None or not stat.S_ISDIR(found[1].st_mode):
             return
         parent, _ = found
-        fd = os.open(path.rpartition(b"/")[2], _DIRECTORY, dir_fd=parent)
+        fd = os.open(path.rpartition(b"/")[2], OPEN, dir_fd=parent)
         try:
             _copy_attributes(fd, tree.directory(path, create=False)[1])
         finally:
@@ -130,12 +130,12 @@ def _look(
 ) -> tuple[tuple[int, os.stat_result] | None, bool]:
     """What one layer has at `path`, and whether it hides what is below it."""
     *folders, name = path.split(b"/")
-    fd = os.open(lower, _DIRECTORY)
+    fd = os.open(lower, OPEN)
     stack.callback(os.close, fd)
     opaque = False
     for folder in folders:
         try:
-            fd = os.open(folder, _DIRECTORY, dir_fd=fd)
+            fd = os.open(folder, OPEN, dir_fd=fd)
         except FileNotFoundError:
             return None, opaque
         except OSError as error:

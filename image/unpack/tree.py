@@ -17,10 +17,14 @@ from typing import Final
 from image import directory
 from image.errors import LayerMalformed
 
-_OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS: Final = 40  # MAXSYMLINKS
 _CACHED: Final = 256  # directory descriptors held
 OPAQUE: Final = "trusted.overlay.opaque"
+_PORTABLE: Final = (
+    "security.capability",
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+)
 
 
 def components(name: bytes) -> list[bytes]:
@@ -102,7 +106,7 @@ class Tree:
         path = b"/".join(real)
         fd = self._open.get(path)
         if fd is None:
-            fd = os.open(real[-1], _OPEN, dir_fd=self._descriptor(real[:-1]))
+            fd = os.open(real[-1], directory.OPEN, dir_fd=self._descriptor(real[:-1]))
             self._open[path] = fd
         return fd
 
@@ -112,7 +116,7 @@ class Tree:
         if path not in self._open:
             parent = self._descriptor(real)
             try:
-                self._open[path] = os.open(name, _OPEN, dir_fd=parent)
+                self._open[path] = os.open(name, directory.OPEN, dir_fd=parent)
             except FileNotFoundError:
                 if not create:
                     raise
@@ -131,7 +135,7 @@ class Tree:
     def _make(self, parent: int, name: bytes, path: bytes) -> int:
         os.mkdir(name, 0o755, dir_fd=parent)
         self.implicit.add(path)
-        return os.open(name, _OPEN, dir_fd=parent)
+        return os.open(name, directory.OPEN, dir_fd=parent)
 
     def _target(self, parent: int, name: bytes, path: bytes, *, create: bool) -> bytes | None:
         status = os.lstat(name, dir_fd=parent)
@@ -154,6 +158,17 @@ class Tree:
         if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
             self.forget()
         return status
+
+
+def portable(attribute: str) -> bool:
+    """Whether an extended attribute is part of a layer: capabilities, ACLs and user attributes.
+
+    Other security.* and trusted.* speak to this node's kernel (labels, overlayfs), and so do
+    overlayfs' own in user.*.
+    """
+    if attribute in _PORTABLE:
+        return True
+    return attribute.startswith("user.") and not attribute.startswith("user.overlay.")
 
 
 def is_whiteout(status: os.stat_result) -> bool:

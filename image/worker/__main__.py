@@ -24,7 +24,19 @@ from image import directory
 from image.errors import ImageFault
 from image.unpack.apply import Counters
 from image.worker import jobs
-from image.worker.messages import LENGTH, Failed, Job, Message, Progress, Unpack, decode, encode
+from image.worker.messages import (
+    LENGTH,
+    Failed,
+    Job,
+    Message,
+    PackDiff,
+    Progress,
+    Resolve,
+    Settle,
+    Unpack,
+    decode,
+    encode,
+)
 
 _REPORT: Final = 0.1  # seconds between two looks at how far the job is
 _MEMORY: Final = 4 << 30  # bytes of address space; the work needs a twentieth
@@ -93,13 +105,24 @@ def _perform(job: Job, channel: Channel, connections: jobs.Connections) -> None:
     except ImageFault as error:
         answer = Failed.of(error)
     except OSError as error:
-        traceback.print_exc()
-        place = Path(job.target).parent if isinstance(job, Unpack) else Path("/")
-        answer = Failed.of(directory.full(error, place) or error)
+        full = directory.full(error, _place(job))
+        if full is None:
+            traceback.print_exc()
+        answer = Failed.of(full or error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the daemon should hear of it
         traceback.print_exc()
         answer = Failed.of(error)
     channel.send(answer)
+
+
+def _place(job: Job) -> Path:
+    """Where a job writes: that is what may be full."""
+    match job:
+        case Resolve():
+            return Path(job.content)
+        case Unpack() | Settle() | PackDiff():
+            return Path(job.target).parent
+    return Path("/")
 
 
 def _listen(channel: Channel, inbox: queue.SimpleQueue[Message]) -> None:

@@ -18,7 +18,7 @@ from image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, Manifest, choose, parse
 from image.reference import Reference
 from image.settings import RegistrySettings
 from image.unpack import Result, settle, unpack
-from image.unpack.apply import Counters, require_free
+from image.unpack.apply import Counters
 from image.worker.messages import (
     Answer,
     ApplyDiff,
@@ -226,7 +226,7 @@ def _file_of_artifact(chunks: Iterator[bytes], job: Unpack, counters: Counters) 
         fd = os.open(target / job.title, _NEW_FILE, 0o644)
         with open(fd, "wb", buffering=0) as file:
             for chunk in fetched:
-                require_free(fd, job.limits)
+                directory.require_free(fd, job.limits.reserve_bytes)
                 rest = memoryview(chunk)
                 while rest:
                     rest = rest[file.write(rest) :]

@@ -52,7 +52,6 @@ class Rtm(enum.IntEnum):
     NEWADDR = 20
     NEWROUTE = 24
     GETROUTE = 26
-    NEWSTATS = 92
     GETSTATS = 94
 
 

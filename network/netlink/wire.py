@@ -24,7 +24,6 @@ class MessageFlag(enum.IntFlag):
 
     NONE = 0
     REQUEST = 0x1
-    MULTI = 0x2
     ACK = 0x4
     DUMP_INTERRUPTED = 0x10
     CAPPED = 0x100  # in an acknowledgement: the request is not repeated in it
@@ -45,7 +44,7 @@ class Control(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to the kernel. `what` names it in errors: "address 10.88.0.2/16"."""
+    """One message to the kernel. `what` names it in errors: "address 10.87.0.2/16"."""
 
     kind: int
     body: bytes

@@ -3,7 +3,7 @@
     DIRECTORY/              on tmpfs: a lease never outlives the boot in which it was given
         lock                held (flock) while a lease is given
         last_reserved_ip.N  where the search goes on, in subnet number N; best effort
-        10.88.0.2           "SANDBOX_ID\\r\\nINTERFACE": to whom it is leased
+        10.87.0.2           "SANDBOX_ID\\r\\nINTERFACE": to whom it is leased
 
 The format is that of the CNI plugin host-local. A lease appears complete, by link(2): a crash
 leaves no half-written file which would belong to nobody for ever. Each file names its owner, so a

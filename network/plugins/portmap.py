@@ -82,7 +82,7 @@ def elements_of(wanted: Sequence[Forward], version: int, comment: str) -> list[E
 
 
 def add(channel: Channel, bridge: str, wanted: Sequence[Forward], comment: str) -> None:
-    """Opens the ports, and forgets UDP exchanges that began before.
+    """Opens the ports. See `forget_before`, too.
 
     Raises FileExistsError if the table has one of them, FileNotFoundError if there is no table.
     """

@@ -23,11 +23,9 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def tcp_serve(port: int, address: str = "::") -> None:
+def tcp_serve(port: int) -> None:
     """Answers each connection with the address from which it seems to come."""
-    listener = socket.create_server(
-        (address, port), family=_family(address), dualstack_ipv6=address == "::"
-    )
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
 
     def serve() -> None:
         while True:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from network.config import NetworkSettings
+from network.journal import Journal, Phase
 from network.netlink.linkwatch import Linkwatch
 from network.pod_network import PodNetwork
 from network.result import Attach, PortMapping, Result
@@ -189,6 +190,13 @@ class Lab:
         await self.network.close()
         self.network = PodNetwork(dataclasses.replace(self.settings, **changes))
         await self.network.start(live)
+
+    def result(self, sandbox_id: str) -> Result | None:
+        """What the journal says that an attached sandbox has got; None: it is not attached."""
+        journal = Journal(self.state / "net" / "attachments")
+        journal.load()
+        record = journal.get(sandbox_id)
+        return record.result() if record and record.phase == Phase.ADDED else None
 
     def guest(self) -> Guest:
         guest = Guest()

@@ -46,7 +46,7 @@ async def test_attaching_twice_answers_what_the_first_time_gave() -> None:
         assert [stage[0] for stage in result.stages][:2] == ["lease addresses", "write the intent"]
         again = await lab.attach(guest, 1, PORT)
         assert again == replace(result, stages=())
-        assert lab.network.result(sandbox_id(1)) == again
+        assert lab.result(sandbox_id(1)) == again
 
 
 @in_a_node
@@ -57,7 +57,7 @@ async def test_detaching_leaves_nothing_with_or_without_the_namespace() -> None:
             if first:
                 guest.close()
             await lab.network.detach(sandbox_id(number))
-            assert lab.network.result(sandbox_id(number)) is None
+            assert lab.result(sandbox_id(number)) is None
             assert not nft_elements()
             await lab.network.detach(sandbox_id(number))
             await lab.network.collect(())
@@ -228,8 +228,8 @@ async def test_a_restart_keeps_live_pods_and_releases_the_others() -> None:
         dead, _ = await lab.pod(2, PortMapping(8082, 80))
         pod.tcp_serve(80)
         await lab.restart({sandbox_id(1)})
-        assert lab.network.result(sandbox_id(1)) == replace(result, stages=())
-        assert lab.network.result(sandbox_id(2)) is None
+        assert lab.result(sandbox_id(1)) == replace(result, stages=())
+        assert lab.result(sandbox_id(2)) is None
         assert outside.tcp_ask("192.0.2.1", 8080) == "192.0.2.2"
         assert pod.ping(GATEWAY4)
         assert "eth0" not in dead.run("ip link")
@@ -331,7 +331,7 @@ async def test_switched_off_it_attaches_nobody_but_still_releases() -> None:
     async with Lab() as lab:
         pod, _ = await lab.pod(1, PORT)
         await lab.restart({sandbox_id(1)}, enabled=False, subnets=())
-        assert lab.network.result(sandbox_id(1)) is not None
+        assert lab.result(sandbox_id(1)) is not None
         assert "cni plugin not initialized" in lab.network.status().message
         with pytest.raises(NetworkNotReady, match="built-in network is off"):
             await lab.attach(lab.guest(), 2)

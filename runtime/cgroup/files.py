@@ -64,6 +64,9 @@ def write_lines(path: str, lines: list[str]) -> None:
         os.close(fd)
 
 
+_NO_SUCH_FILE = "the kernel has no such file here: is the controller enabled (cat /proc/cgroups)?"
+
+
 def refused(path: str, value: str, error: OSError, *, field: str = "") -> CgroupRefused:
     """The kernel's errno with the advice that goes with it."""
     number = error.errno or 0
@@ -75,7 +78,8 @@ def _remedy(path: str, number: int) -> str:
     if number in (errno.EACCES, errno.EROFS) and not file.startswith("cpuset."):
         return "run as root, with a writable cgroup file system"
     if number == errno.ENOENT:
-        return "the kernel has no such file here: is the controller enabled (cat /proc/cgroups)?"
+        gone = f"the cgroup {directory} is gone: who removed it? Start the container anew"
+        return _NO_SUCH_FILE if os.path.isdir(directory) else gone
     if number == errno.ENOSPC and not file.startswith("cpuset."):
         return "too many cgroups; look for leftovers, and at cgroup.max.descendants"
     if number == errno.EBUSY and file.startswith("memory."):

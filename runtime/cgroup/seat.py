@@ -41,6 +41,10 @@ class Seat:
         finally:
             os.close(theirs)
 
+    def killed(self) -> bool:
+        """Whether it has gone before it was told to."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def leave(self) -> None:
         """Ends it, and waits for that. Idempotent."""
         if self._held < 0:

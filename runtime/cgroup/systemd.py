@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from runtime.cgroup import files, units
 from runtime.cgroup.bus import Bus
 from runtime.cgroup.driver import SYSTEMD, Cgroupfs, Created
-from runtime.cgroup.errors import CgroupBusy, SystemdRefused
+from runtime.cgroup.errors import CgroupBusy, CgroupRefused, SystemdRefused
 from runtime.cgroup.limits import Limits
 from runtime.cgroup.seat import Seat
 from runtime.cgroup.tree import Cgroup
@@ -73,9 +73,14 @@ class Systemd:
             self._start(bus, seat, cgroup, units.scope_properties(slice_name, seat.pid, limits))
             undo.callback(self._give_up, scope)
             undo.callback(seat.leave)  # first of all
-            files.make(aside)
-            files.write(f"{aside}/cgroup.procs", str(seat.pid))
-            notes = make()
+            try:
+                files.make(aside)
+                files.write(f"{aside}/cgroup.procs", str(seat.pid))
+                notes = make()
+            except CgroupRefused as error:
+                if seat.killed():  # and the scope ended with it
+                    raise _too_small(error) from error
+                raise
             undo.pop_all()
 
         def joined() -> None:
@@ -135,3 +140,10 @@ class Systemd:
                     raise
             with contextlib.suppress(SystemdRefused):
                 bus.call(unit, "ResetFailedUnit", "s", unit)
+
+
+def _too_small(error: CgroupRefused) -> CgroupRefused:
+    """The kernel has killed the first process of a scope, and systemd has ended that."""
+    field = "linux.resources.memory.limit"
+    remedy = "the first process was killed: the memory limit is too small even to start"
+    return CgroupRefused(error.file, error.value, error.errno, field=field, remedy=remedy)

@@ -25,8 +25,8 @@ class Features:
 
 def ask(binary: str) -> Features:
     """A binary without `features` (they came with runc 1.1) can do no more than every one can."""
-    if not os.access(binary, os.X_OK):
-        return Features(problem=f"{binary} is not there, or no program: install it")
+    if problem := _absent(binary):
+        return Features(problem=problem)
     try:
         answer = subprocess.run(
             [binary, "features"],
@@ -43,12 +43,19 @@ def ask(binary: str) -> Features:
 
 def of_shim(shim: str, options: Options) -> Features:
     """Of the program that runc's shim calls; the others don't say, so they promise nothing."""
-    if not os.access(shim, os.X_OK):
-        return Features(problem=f"{shim} is not there, or no program: install it")
+    if problem := _absent(shim):
+        return Features(problem=problem)
     if not made_for_runc(shim):
         return Features()
     wanted = str(options.get("BinaryName", "runc"))
     return ask(shutil.which(wanted, path=PATH) or wanted)
+
+
+def _absent(binary: str) -> str:
+    """Why it can't be run; "": it can."""
+    if not os.path.isfile(binary):
+        return f"there is no program {binary}: install it"
+    return "" if os.access(binary, os.X_OK) else f"{binary} is not executable: chmod a+x {binary}"
 
 
 def parse(text: bytes) -> Features:

@@ -24,7 +24,7 @@ def make_working_directory(context: Context) -> None:
     try:
         context.cwd_fd = resolve.mkdir_all_in_root(context.root_fd, os.fsencode(cwd))
     except OSError as error:
-        raise OSError(error.errno, f'the working directory "{cwd}"') from None
+        raise OSError(error.errno, f'"{cwd}" in the container') from None
 
 
 def open_container_root(context: Context) -> None:
@@ -37,7 +37,7 @@ def open_working_directory(context: Context) -> None:
     try:
         context.cwd_fd = resolve.open_in_root(context.root_fd, os.fsencode(cwd), _DIRECTORY)
     except OSError as error:
-        raise OSError(error.errno, f'the working directory "{cwd}"') from None
+        raise OSError(error.errno, f'"{cwd}" in the container') from None
 
 
 def enter_working_directory(context: Context) -> None:

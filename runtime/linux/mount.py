@@ -35,7 +35,6 @@ class MountAttr(enum.IntFlag):
 class Propagation(enum.IntEnum):
     """MS_* of linux/mount.h, the propagation types."""
 
-    KEEP = 0
     UNBINDABLE = 1 << 17
     PRIVATE = 1 << 18
     SLAVE = 1 << 19

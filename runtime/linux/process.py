@@ -29,9 +29,6 @@ class Prctl(enum.IntEnum):
     SET_PDEATHSIG = 1
     SET_DUMPABLE = 4
     SET_KEEPCAPS = 8
-    SET_NAME = 15
-    SET_SECCOMP = 22
-    CAPBSET_READ = 23
     CAPBSET_DROP = 24
     SET_CHILD_SUBREAPER = 36
     SET_NO_NEW_PRIVS = 38

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 Answer = Callable[[object], None]
 Said = channel.Said | None
+_KILLED = "killed before it could become the container"
+_TOO_SMALL = (
+    "killed by the kernel: the memory limit is too small even to start; choose a higher one"
+)
 
 
 class State(enum.Enum):
@@ -263,7 +267,8 @@ class Container:
             case channel.Failed():
                 self._give_up(InitFailed(said.step, said.errno, said.text))
             case None if self.who is None:
-                self._give_up(InitFailed("init", 0, "killed before it could become the container"))
+                self._look_for_oom_kills()
+                self._give_up(InitFailed("init", 0, _TOO_SMALL if self._oom_killed else _KILLED))
             case None:
                 self._run()
 

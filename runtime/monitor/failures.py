@@ -6,6 +6,7 @@ import errno
 import os
 
 from runtime import errors
+from runtime.cgroup.errors import CgroupRefused
 from runtime.errors import InitFailed, RuntimeFault
 from runtime.monitor.messages import Failure
 
@@ -29,7 +30,10 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("InitFailed", error.text, error.step, error.errno)
     if isinstance(error, errors.ContainerNotFound):
         return Failure("ContainerNotFound", error.container_id)
+    if isinstance(error, CgroupRefused):
+        return Failure("InitFailed", str(error), "cgroup")
     if isinstance(error, OSError):
         number = error.errno or errno.EIO
-        return Failure("OSError", error.strerror or os.strerror(number), errno=number)
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str) else ""
+        return Failure("OSError", f"{where}{error.strerror or os.strerror(number)}", errno=number)
     return Failure(type(error).__name__, str(error))

@@ -26,12 +26,18 @@ class LogFile:
         self._fd = _open(path)
 
     def append(self, records: bytes) -> None:
+        """records: whole lines. One of which only a part found room is cut off again, so that what
+        is written once there is room begins a line."""
         view = memoryview(records)
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
             except OSError as error:
-                self.lost_bytes += len(view)
+                written = len(records) - len(view)
+                torn = written - records.rfind(b"\n", 0, written) - 1
+                if torn:
+                    os.ftruncate(self._fd, max(0, os.fstat(self._fd).st_size - torn))
+                self.lost_bytes += len(view) + torn
                 self.error = os.strerror(error.errno or 0)
                 return
 

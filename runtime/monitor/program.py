@@ -159,7 +159,7 @@ def execute(
         env = {"PATH": PATH, **(environment or {})}
         os.execve(path or command[0], list(command), env)  # noqa: S606 - a list, no shell
     except OSError as error:
-        text = f"the binary {path or command[0]!r} can't be run; is it installed?"
+        text = f"the binary {path or command[0]!r} (`path` of the handler) can't be run"
         raise OSError(error.errno, text) from None
 
 

@@ -12,7 +12,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 CATEGORIES = 1024  # c0 to c1023, in all policies that have any
-LONGEST = 255  # bytes of a label: fsconfig(2) takes no longer parameter
 
 _SET = r"c\d{1,4}(\.c\d{1,4})?"
 _LEVEL = re.compile(rf"s\d{{1,2}}(-s\d{{1,2}})?(:{_SET}(,{_SET})*)?", re.ASCII)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+from runtime.cgroup import tree
+from runtime.handlers.face import Handler
 from runtime.lifecycle import (
     ContainerExit,
     ContainerRequest,
@@ -17,8 +21,11 @@ from runtime.lifecycle import (
     SandboxRequest,
     Started,
 )
+from runtime.linux.process import kill_and_wait
 from runtime.spawner.client import SpawnerClient
 from runtime.spec import Linux, Memory, Mount, Namespace, Process, Resources, Rootfs, Spec
+
+N = TypeVar("N", bound="Node")
 
 BUSYBOX = "/bin/busybox"
 MOUNTS = (
@@ -34,8 +41,9 @@ OWN = tuple(Namespace(kind) for kind in ("pid", "network", "ipc", "uts", "mount"
 class Node:
     """A runtime on scratch directories, and what it told us."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, handlers: Mapping[str, Handler] | None = None) -> None:
         self.path = path
+        self.handlers = handlers
         self.state = path / "state"
         self.netns_dir = path / "netns"
         self.cgroup = f"/podwright-test-{os.getpid()}-{path.name}"
@@ -63,7 +71,13 @@ class Node:
             (self._rootfs / "bin" / name).symlink_to("busybox")
 
     def new_runtime(self) -> Runtime:
-        return Runtime(self.state, self.netns_dir, on_exit=self._ended, on_lost=self.lost.append)
+        return Runtime(
+            self.state,
+            self.netns_dir,
+            on_exit=self._ended,
+            on_lost=self.lost.append,
+            handlers=self.handlers,
+        )
 
     def _ended(self, ended: ContainerExit) -> None:
         self.expected(ended.container_id).set_result(ended)
@@ -141,6 +155,23 @@ class Node:
             if os.path.isdir(base):
                 return [name for name in os.listdir(base) if os.path.isdir(f"{base}/{name}")]
         return []
+
+
+@contextlib.asynccontextmanager
+async def lifetime(node: N, *sandboxes: str) -> AsyncIterator[N]:
+    """Starts the runtime, with these pods; afterwards nothing of it may be left."""
+    await node.runtime.start()
+    for sandbox_id in sandboxes:
+        await node.create(sandbox_id)
+    yield node
+    for sandbox_id in {*sandboxes, *os.listdir(node.state / "monitors")}:
+        await node.remove(sandbox_id)
+    await node.runtime.close()
+    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
+    assert node.leftovers() == []
+    for top in tree.mount_points():  # a handler's binary makes it in hierarchies not ours, too
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(top + node.cgroup)
 
 
 async def spawner_pid(node: Node) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroup import tree
 from runtime.errors import InitFailed, InvalidSpec
 from runtime.lifecycle import ContainerRequest, Started
-from runtime.linux.process import kill_and_wait
 from runtime.monitor.hooks.plan import STAGES, checked
 from runtime.spec import Hook, Namespace
-from runtime.tests.node import Node, spawner_pid, until
+from runtime.tests.node import Node, lifetime, until
 
 pytestmark = pytest.mark.root
 KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -30,17 +27,8 @@ LOOK = "cat; echo; for k in cgroup ipc mnt net pid user uts; do readlink /proc/s
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A runtime with a pod; afterwards nothing of it may be left."""
-    node = Node(tmp_path)
-    await node.runtime.start()
-    await node.create("s1")
-    yield node
-    await node.remove("s1")
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
-    assert node.leftovers() == []
-    for top in tree.mount_points():  # the pods' parent
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(top + node.cgroup)
+    async with lifetime(Node(tmp_path), "s1") as node:
+        yield node
 
 
 def sh(script: str, *, timeout: int | None = None, env: tuple[str, ...] = ()) -> Hook:

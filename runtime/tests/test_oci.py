@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -17,9 +16,8 @@ import pytest
 from runtime.cgroup import tree
 from runtime.errors import ContainerNotFound, ExecTimedOut, InitFailed
 from runtime.handlers.oci_cli import OciCli
-from runtime.lifecycle import ContainerRequest, ExecRequest, Runtime, Started
-from runtime.linux.process import kill_and_wait
-from runtime.tests.node import Node, children, spawner_pid, until
+from runtime.lifecycle import ContainerRequest, ExecRequest, Started
+from runtime.tests.node import Node, children, lifetime, until
 
 RUNC = shutil.which("runc", path="/usr/sbin:/usr/bin") or ""
 pytestmark = [
@@ -49,27 +47,10 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         "liar": OciCli("liar", os.fspath(tmp_path / "liar.sh")),
         "ours": OciCli("ours", RUNC, own_cgroup=False),
     }
-    node = Node(tmp_path)
-    node.runtime = Runtime(
-        node.state,
-        node.netns_dir,
-        on_exit=node._ended,
-        on_lost=node.lost.append,
-        handlers=handlers,
-    )
-    await node.runtime.start()
-    await node.create("s1")
-    yield node
-    await node.remove("s1")
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
-    assert node.leftovers() == []
-    assert [
-        list(path.iterdir()) for path in (node.state / "handlers").iterdir() if any(path.iterdir())
-    ] == []
-    for top in tree.mount_points():  # the binary makes it in hierarchies that are not ours, too
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(top + node.cgroup)
+    async with lifetime(Node(tmp_path, handlers), "s1") as node:
+        yield node
+    directories = list((node.state / "handlers").iterdir())
+    assert [list(path.iterdir()) for path in directories if any(path.iterdir())] == []
 
 
 def request(node: Node, handler: str, name: str, *args: str) -> ContainerRequest:

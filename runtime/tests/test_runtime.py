@@ -27,7 +27,7 @@ from runtime.errors import (
 from runtime.lifecycle import ExecRequest
 from runtime.linux.process import kill_and_wait
 from runtime.spec import Namespace
-from runtime.tests.node import Node, children, spawner_pid, until, wait_for_end
+from runtime.tests.node import Node, children, lifetime, spawner_pid, until, wait_for_end
 
 pytestmark = pytest.mark.root
 
@@ -35,17 +35,8 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A started runtime; afterwards nothing of it may be left."""
-    node = Node(tmp_path)
-    await node.runtime.start()
-    yield node
-    for sandbox_id in os.listdir(node.state / "monitors"):
-        await node.remove(sandbox_id)
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
-    assert node.leftovers() == []
-    hierarchy = tree.detect()
-    if hierarchy.cgroup(node.cgroup).exists():
-        hierarchy.cgroup(node.cgroup).remove()
+    async with lifetime(Node(tmp_path)) as node:
+        yield node
 
 
 async def test_a_container_runs_logs_and_its_exit_is_told(node: Node) -> None:

@@ -18,8 +18,7 @@ from runtime.cgroup import tree
 from runtime.errors import AttachmentTooSlow, ContainerNotFound, InitFailed
 from runtime.lifecycle import AttachRequest, ContainerRequest, Session, StreamedExec
 from runtime.linux.namespace import Clone, setns
-from runtime.linux.process import kill_and_wait
-from runtime.tests.node import Node, spawner_pid, until
+from runtime.tests.node import Node, lifetime, until
 
 pytestmark = pytest.mark.root
 
@@ -27,17 +26,8 @@ pytestmark = pytest.mark.root
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """A started runtime with a sandbox s1; afterwards nothing of it may be left."""
-    node = Node(tmp_path)
-    await node.runtime.start()
-    await node.create("s1")
-    yield node
-    await node.remove("s1")
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
-    assert node.leftovers() == []
-    hierarchy = tree.detect()
-    if hierarchy.cgroup(node.cgroup).exists():
-        hierarchy.cgroup(node.cgroup).remove()
+    async with lifetime(Node(tmp_path), "s1") as node:
+        yield node
 
 
 async def read(fd: int, *, until: bytes = b"", patience: float = 10.0) -> bytes:

@@ -20,12 +20,10 @@ from runtime.lifecycle import (
     AttachRequest,
     ContainerRequest,
     ExecRequest,
-    Runtime,
     Started,
     StreamedExec,
 )
-from runtime.linux.process import kill_and_wait
-from runtime.tests.node import Node, spawner_pid, until
+from runtime.tests.node import Node, lifetime, until
 from runtime.tests.shims import POD, SHIM, alive, script, shims, slow_runc
 
 pytestmark = [
@@ -50,25 +48,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         "slow": ShimV2("slow", SHIM, options={"BinaryName": slow_runc(tmp_path)}),
         "norunc": ShimV2("norunc", SHIM, options={"BinaryName": "/no/such/runc"}),
     }
-    node = Node(tmp_path)
-    node.runtime = Runtime(
-        node.state,
-        node.netns_dir,
-        on_exit=node._ended,
-        on_lost=node.lost.append,
-        handlers=handlers,
-    )
-    await node.runtime.start()
-    await node.create(POD)
-    yield node
-    await node.remove(POD)
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
-    assert node.leftovers() == []
+    async with lifetime(Node(tmp_path, handlers), POD) as node:
+        yield node
     assert [pid for pid in shims(POD) if alive(pid)] == []
-    for top in tree.mount_points():  # runc makes it in hierarchies that are not ours, too
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(top + node.cgroup)
 
 
 def request(node: Node, handler: str, name: str, *args: str) -> ContainerRequest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import dataclasses
 import json
 import os
@@ -15,13 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroup import tree
 from runtime.errors import InitFailed
 from runtime.handlers.sandboxes import ShimSandbox
 from runtime.handlers.shim_v2 import ShimV2
-from runtime.lifecycle import ContainerRequest, Runtime
-from runtime.linux.process import kill_and_wait
-from runtime.tests.node import Node, spawner_pid, until
+from runtime.lifecycle import ContainerRequest
+from runtime.tests.node import Node, lifetime, until
 from runtime.tests.sandbox_shim import program
 from runtime.tests.shims import POD, SHIM, alive, shims
 
@@ -35,19 +32,8 @@ class ShimNode(Node):
     """A node with one handler, "box". told: where its shim writes down what it is asked."""
 
     def __init__(self, path: Path, binary: str) -> None:
-        super().__init__(path)
+        super().__init__(path, {"box": ShimV2("box", binary, sandbox="api")})
         self.told = path / "box"
-        self.handlers = {"box": ShimV2("box", binary, sandbox="api")}
-        self.runtime = self.new_runtime()
-
-    def new_runtime(self) -> Runtime:
-        return Runtime(
-            self.state,
-            self.netns_dir,
-            on_exit=self._ended,
-            on_lost=self.lost.append,
-            handlers=getattr(self, "handlers", {}),
-        )
 
     async def make(self, sandbox_id: str = POD) -> None:
         made = self.sandbox(sandbox_id)
@@ -69,18 +55,10 @@ class ShimNode(Node):
 async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ShimNode]:
     """A pod on a node whose shim does something wrong, or `none`; then nothing is left."""
     fault = getattr(request, "param", "none")
-    node = ShimNode(tmp_path, SHIM if fault == "plain" else program(SHIM, tmp_path / "box", fault))
-    await node.runtime.start()
-    await node.create(POD)
-    yield node
-    await node.remove(POD)
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
-    assert node.leftovers() == []
+    binary = SHIM if fault == "plain" else program(SHIM, tmp_path / "box", fault)
+    async with lifetime(ShimNode(tmp_path, binary), POD) as node:
+        yield node
     assert [pid for pid in shims(POD) if alive(pid)] == []
-    for top in tree.mount_points():
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(top + node.cgroup)
 
 
 UP = ["CreateSandbox", "StartSandbox", "WaitSandbox", "Platform", "SandboxStatus"]

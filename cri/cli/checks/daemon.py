@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from cri.api import api_pb2 as api
-from cri.cdi import registry
 from cri.cli.checks.finding import Finding, Place, note, ok, warn
 from cri.cli.client import CallFailed, Client
 from runtime.linux import fds
@@ -39,22 +37,6 @@ def answers(place: Place) -> Iterator[Finding]:
         else:
             text = f"{condition.type} is false: {condition.reason}: {condition.message}"
             yield warn("daemon", text, "see the message")
-
-
-def plugins(place: Place) -> Iterator[Finding]:
-    """Where NRI's plugins connect, and which ones are there."""
-    with Client(place.address) as client:
-        try:
-            request = api.StatusRequest(verbose=True)
-            status = client.call("Status", request, api.StatusResponse, timeout=PATIENCE)
-        except CallFailed:
-            return  # said above
-    told = json.loads(status.info.get("nri", "{}"))
-    if told.get("problem"):
-        yield warn("plugins", told["problem"], "[nri] socket: name one that is free, or none")
-    elif told.get("socket"):
-        names = [f"{one['index']}-{one['name']}" for one in told["plugins"]]
-        yield ok("plugins", f"{', '.join(names) or 'none'}; NRI at {told['socket']}")
 
 
 def spawner(place: Place) -> Iterator[Finding]:
@@ -99,14 +81,4 @@ def crictl(place: Place) -> Iterator[Finding]:
         yield note("crictl", f"{path} does not name {place.address}", remedy)
 
 
-def named_devices(place: Place) -> Iterator[Finding]:
-    """The files that describe devices by name can be read; most nodes have none."""
-    found = registry.read(place.config.devices.cdi_spec_dirs)
-    if found.count():
-        yield ok("devices", f"{found.count()} by name in {', '.join(found.directories)}")
-    for file in found.broken():
-        remedy = "mend it, or remove it: its devices can't be had"
-        yield warn("devices", f"{file.path}: {file.problem}", remedy)
-
-
-CHECKS = (answers, plugins, spawner, others, crictl, named_devices)
+CHECKS = (answers, spawner, others, crictl)

@@ -176,6 +176,8 @@ class _Reader:
             return self._list(node, found[1], path)
         if found := re.fullmatch(r"Dict\[str, (.*)\]", kind):
             return self._table(node, found[1], path)
+        if kind == "quantity" or (kind == "str" and path.rpartition(".")[2] in QUANTITIES):
+            return self._quantity(node, path)
         if kind in SCALARS or kind in ("object", "datetime"):
             return self._scalar(node, kind, path)
         return self._model(node, kind, path)
@@ -200,15 +202,11 @@ class _Reader:
             return value
         types, said = SCALARS[kind]
         wrong_bool = isinstance(value, bool) and kind != "bool"
-        if kind == "str" and path.rpartition(".")[2] in QUANTITIES and not wrong_bool:
-            return str(value)
         if isinstance(value, types) and not wrong_bool:
             return value
         return self._complain(node, path, said)
 
     def _model(self, node: yaml.Node, kind: str, path: str) -> object:
-        if kind == "quantity":
-            return self._quantity(node, path)
         if not isinstance(node, yaml.MappingNode):
             return self._complain(node, path, "a mapping")
         model = getattr(kubernetes.client, kind)
