@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 Json = object  # what json.loads gives: dict, list, str, int, float, bool or None
 Decoder = Callable[[object, str], object]
 T = typing.TypeVar("T")
+_SCALARS_OF_JSON = frozenset((str, int, float, bool, types.NoneType))
 
 
 def encode(value: object, *, camel: bool = False) -> Json:
@@ -29,23 +30,31 @@ def encode(value: object, *, camel: bool = False) -> Json:
 
     camel: write field names as the OCI specifications do (noNewPrivileges), not as Python does.
     """
+    cls: type = type(value)
+    if cls in _SCALARS_OF_JSON:
+        return value
+    if not hasattr(cls, "__dataclass_fields__"):
+        return _encode_other(value, camel=camel)
+    result: dict[str, object] = {}
+    for attribute, key, default in _keys(cls, camel):
+        item = getattr(value, attribute)
+        if item != default and item is not None and item not in ((), {}):
+            result[key] = encode(item, camel=camel)
+    return result
+
+
+def _encode_other(value: object, *, camel: bool) -> Json:
     if isinstance(value, enum.Enum):
         return value.value
-    if value is None or isinstance(value, (str, int, float)):
-        return value
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, (tuple, list)):
         return [encode(item, camel=camel) for item in value]
     if isinstance(value, Mapping):
         return {key: encode(item, camel=camel) for key, item in value.items()}
-    result: dict[str, object] = {}
-    cls: type = type(value)
-    for attribute, key, default in _keys(cls, camel):
-        item = getattr(value, attribute)
-        if item != default and item is not None and item not in ((), {}):
-            result[key] = encode(item, camel=camel)
-    return result
+    if isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"no JSON shape for {type(value).__name__}")
 
 
 def decode(cls: type[T], data: Json, *, path: str = "", camel: bool = False) -> T:

@@ -30,6 +30,7 @@ from runtime.errors import (
 from runtime.handlers.embedded import Embedded
 from runtime.handlers.face import Ground, Handler, Work
 from runtime.handlers.sandboxes import Sandboxes
+from runtime.init import channel
 from runtime.init.cgroups import CgroupLayout
 from runtime.linux import fds
 from runtime.monitor import client as monitors
@@ -263,7 +264,7 @@ class Runtime:
             await _joined(prepared)
         return replace(
             started,
-            stages=(*prepared.stages, *started.stages, *_stages(started.init_stages)),
+            stages=(*prepared.stages, *started.stages, *_stages(started)),
             warnings=(*prepared.notes, *started.warnings),
         )
 
@@ -379,8 +380,11 @@ async def _joined(prepared: Prepared) -> None:
         await asyncio.to_thread(prepared.joined)
 
 
-def _stages(rows: str) -> list[Stage]:
-    return [Stage(*row) for row in json.loads(rows or "[]")]
+def _stages(started: Started) -> list[Stage]:
+    """Those of init."""
+    if started.init_stages:
+        return [Stage(*row) for row in json.loads(started.init_stages)]
+    return [Stage(*row) for row in channel.stages(started.steps)]
 
 
 def _pid_namespace(request: ContainerRequest) -> str:

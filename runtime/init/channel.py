@@ -32,27 +32,24 @@ from runtime.linux import fds
 from runtime.linux.fds import Socket
 
 Stage = tuple[str, int, int]  # name, start (CLOCK_MONOTONIC, ns), duration (ns)
+Words = list[object]  # uid, gid, groups, home
 
 _MOST_TEXT = 4096  # characters of a failure's text: a user's name may be as long as an image likes
 _GO = b"go"
 EXIT_FAILED = 127  # of an init that could not become the process it should
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make such a one costs a monitor memory
 class Ready:
     """Everything is in place; the next thing is execve.
 
-    warnings: what was asked for but can't be given (a capability, an oom score), a sentence each.
+    words: see `identity`; stages: see `stages`, the monitor hands them on as they came; warnings:
+    what was asked for but can't be given (a capability, an oom score), a sentence each.
     """
 
-    identity: Identity
-    stages_json: str
+    words: Words
+    stages: str
     warnings: Sequence[str]
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The monitor hands them on as they came: to read them would cost memory that it keeps."""
-        return cast(list[Stage], json.loads(self.stages_json))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +105,32 @@ def receive(peer: Socket) -> Said | None:
         return Failed(str(step), cast(int, number), str(text))
     if kind != "ready":
         raise ValueError(f"init said {kind!r}")
-    uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
-    return Ready(
-        identity=Identity(uid, gid, tuple(groups), home),
-        stages_json=cast(str, message["stages"]),
-        warnings=cast(list[str], message["warnings"]),
-    )
+    words, warnings = message["identity"], message["warnings"]
+    assert isinstance(words, list)
+    assert isinstance(warnings, list)
+    return Ready(words, str(message["stages"]), warnings)
+
+
+def identity(words: Words) -> Identity:
+    """Of the words by which init tells who it is."""
+    uid, gid, groups, home = cast(tuple[int, int, list[int], str], words)
+    return Identity(uid, gid, tuple(groups), home)
 
 
 def resume(peer: Socket) -> None:
     """The monitor's side: init may go on."""
     peer.send(_GO)
+
+
+def written(stages: Sequence[Stage]) -> str:
+    """name,start,duration;… It is put into JSON twice, and holds nothing that JSON escapes."""
+    return ";".join(f"{name},{start},{duration}" for name, start, duration in stages)
+
+
+def stages(text: str) -> list[Stage]:
+    """What was `written`."""
+    found = (stage.rsplit(",", 2) for stage in text.split(";") if stage)
+    return [(name, int(start), int(duration)) for name, start, duration in found]
 
 
 class Reporter:
@@ -152,7 +164,7 @@ class Reporter:
             {
                 "type": "ready",
                 "identity": (identity.uid, identity.gid, identity.groups, identity.home),
-                "stages": json.dumps(stages),
+                "stages": written(stages),
                 "warnings": warnings,
             }
         )

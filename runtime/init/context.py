@@ -9,7 +9,7 @@ from runtime.init.channel import Reporter, Stage
 from runtime.init.values import CapabilityMasks, ContainerPlan, Identity, ProcessPlan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make such a one costs a monitor memory
 class Surroundings:
     """What the monitor gives a process beside its plan; it keeps its own. -1: nothing.
 

@@ -26,10 +26,13 @@ from runtime.linux.fds import Socket, pair
 from runtime.linux.namespace import Clone, setns
 from runtime.linux.process import Prctl, clone3, forget_threads, prctl
 
+_Load = Callable[[], ContainerPlan | ProcessPlan]
+_NEWPID = int(Clone.NEWPID)
+
 __all__ = ["Child", "Surroundings", "Target", "container", "process", "warm_up"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make such a one costs a monitor memory
 class Child:
     """pid: as the caller sees it."""
 
@@ -44,34 +47,25 @@ def container(
     sequence: Sequence[Step] = steps.CONTAINER,
 ) -> Child:
     """Starts the first process of a container."""
-    return _fork(
-        surroundings,
-        lambda report: steps.run(
-            sequence, lambda: Context(load(), surroundings, warm_up(), report), report
-        ),
-        pid_ns_fd=surroundings.pid_ns_fd,
-        own_pid_namespace=surroundings.own_pid_namespace,
-    )
+    flags = _NEWPID if surroundings.own_pid_namespace else 0
+    return _fork(sequence, load, surroundings, None, surroundings.pid_ns_fd, flags)
 
 
 def process(
     load: Callable[[], ProcessPlan],
-    target: Target,
+    target: Callable[[], Target],
     surroundings: Surroundings,
     sequence: Sequence[Step] = steps.PROCESS,
 ) -> Child:
     """Starts a process in a running container; surroundings.mount_ns_fd is not used.
 
+    target: as `load`, for the child.
+
     If sheltered, who is forked prepares all, and forks in turn: see `namespaces.be_born`, and
     `channel.Born`. Else it becomes the process itself; OSError ENOMEM: the namespace has ended.
     """
-    return _fork(
-        surroundings,
-        lambda report: steps.run(
-            sequence, lambda: Context(load(), surroundings, warm_up(), report, target), report
-        ),
-        pid_ns_fd=-1 if surroundings.sheltered else surroundings.pid_ns_fd,
-    )
+    pid_ns_fd = -1 if surroundings.sheltered else surroundings.pid_ns_fd
+    return _fork(sequence, load, surroundings, target, pid_ns_fd, 0)
 
 
 @functools.cache
@@ -101,29 +95,46 @@ def warm_up() -> Ourselves:
 
 
 def _fork(
+    sequence: Sequence[Step],
+    load: _Load,
     surroundings: Surroundings,
-    body: Callable[[Reporter], None],
-    *,
-    pid_ns_fd: int = -1,
-    own_pid_namespace: bool = False,
+    target: Callable[[], Target] | None,
+    pid_ns_fd: int,
+    flags: int,
 ) -> Child:
     """pid_ns_fd: where the child is born; -1: here, or in a namespace of its own."""
     ourselves = warm_up()
     ours, theirs = pair()
     joins = pid_ns_fd >= 0
-    flags = 0 if joins or not own_pid_namespace else int(Clone.NEWPID)
     if joins:
-        setns(pid_ns_fd, Clone.NEWPID)
+        flags = 0
+        setns(pid_ns_fd, _NEWPID)
     try:
         pid, pidfd = clone3(flags, cgroup_fd=surroundings.cgroup_fd)
         if pid == 0:
             ours.close()  # or we would never see the monitor's end of it close
-            body(Reporter(theirs))
+            _become(Reporter(theirs), sequence, load, surroundings, target)
     except BaseException:
         ours.close()
         raise
     finally:
         if joins:
-            setns(ourselves.pid_ns_fd, Clone.NEWPID)
+            setns(ourselves.pid_ns_fd, _NEWPID)
         theirs.close()
     return Child(pid, pidfd, ours)
+
+
+def _become(
+    report: Reporter,
+    sequence: Sequence[Step],
+    load: _Load,
+    surroundings: Surroundings,
+    target: Callable[[], Target] | None,
+) -> None:
+    """The child: never returns."""
+
+    def prepare() -> Context:
+        joined = None if target is None else target()
+        return Context(load(), surroundings, warm_up(), report, joined)
+
+    steps.run(sequence, prepare, report)

@@ -2,7 +2,7 @@
 
 Python 3.11 rewrites a function's bytecode for what it meets in its first calls, and fills caches. A
 fork that runs a function for the first time does all that in memory it must copy first. So the
-zygote runs what can be undone, on a plan that touches all of it: in a mount namespace of its own,
+spawner runs what can be undone, on a plan that touches all of it: in a mount namespace of its own,
 which it leaves again. Every start then needs a tenth less CPU time and page faults.
 """
 

@@ -113,10 +113,10 @@ class Home:
         for fd, kind in self._fds:
             setns(fd, kind)
 
-    def close(self) -> None:
-        """For the monitor, which never goes there."""
-        for fd, _ in self._fds:
-            os.close(fd)
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a fork that never goes there is to close."""
+        return tuple(fd for fd, _ in self._fds)
 
 
 def build(request: Request, netns_path: str, holder_fd: int) -> PodNamespaces:

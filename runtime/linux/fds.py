@@ -7,6 +7,7 @@ close-on-exec.
 
 from __future__ import annotations
 
+import _json
 import _socket
 import contextlib
 import json
@@ -26,8 +27,18 @@ Socket = _socket.socket
 """The socket of C, which `socket.socket` extends. A monitor uses nothing more: the extension's
 enumerations alone would make 300 KB of shared memory its own."""
 
-# Made once: json.dumps and json.loads make them anew at each call, or look for an encoding.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+# Made once, and of C: json.dumps and json.loads make them anew at each call.
+_chunks = _json.make_encoder(
+    markers=None,
+    default=json.JSONEncoder().default,
+    encoder=_json.encode_basestring_ascii,
+    indent=None,
+    key_separator=":",
+    item_separator=",",
+    sort_keys=False,
+    skipkeys=False,
+    allow_nan=True,
+)
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed leaves it out
 CLOEXEC = _socket.MSG_CMSG_CLOEXEC
 _TRUNCATED = _socket.MSG_TRUNC | _socket.MSG_CTRUNC
@@ -103,7 +114,7 @@ def _short_path(path: str) -> Iterator[str]:
 
 def send(peer: Socket, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
     """Sends one message. A full buffer of a non-blocking socket: BlockingIOError, nothing sent."""
-    body = _encode(message).encode("ascii")
+    body = "".join(_chunks(message, 0)).encode("ascii")
     if len(body) <= INLINE_BYTES:
         send_packet(peer, body, fds)
         return
@@ -125,14 +136,18 @@ def send_packet(peer: Socket, packet: bytes, fds: Sequence[int]) -> None:
     peer.sendmsg([packet], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
 
 
+def descriptors(rights: bytes) -> list[int]:
+    """Those in an SCM_RIGHTS message."""
+    return memoryview(rights)[: len(rights) // 4 * 4].cast("i").tolist()
+
+
 def receive(peer: Socket) -> tuple[Message, list[int]] | None:
     """One message and the descriptors that came with it (the caller owns them); None: the end."""
     packet, ancillary, flags, _ = peer.recvmsg(INLINE_BYTES, ANCILLARY_BYTES, CLOEXEC)
     fds: list[int] = []
     for level, kind, rights in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            count = len(rights) // 4
-            fds.extend(struct.unpack(f"{count}i", rights[: count * 4]))
+            fds += descriptors(rights)
     try:
         if flags & _TRUNCATED:
             raise ValueError("a message was cut: it is larger than a packet may be")

@@ -53,11 +53,12 @@ _RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 _SIGACTION_BYTES, _SIGSET_BYTES = 32, 8
 _NO_SIGNALS = bytes(128)  # an empty sigset_t
 _CLONE_ARGS = struct.Struct("11Q")
+_CLONE_BYTES = _CLONE_ARGS.size
 _CLONE_PIDFD, _CLONE_INTO_CGROUP = int(Clone.PIDFD), int(Clone.INTO_CGROUP)
 _CLONE_PARENT = int(Clone.PARENT)
 _SIGCHLD = int(signal.SIGCHLD)
 # Made once: a monitor forks for each container and command, and never two at a time.
-_clone_buffer = ctypes.create_string_buffer(_CLONE_ARGS.size)
+_clone_buffer = ctypes.create_string_buffer(_CLONE_BYTES)
 _pidfd = ctypes.c_int(-1)
 _CLONE_ADDRESS, _PIDFD_ADDRESS = ctypes.addressof(_clone_buffer), ctypes.addressof(_pidfd)
 
@@ -81,7 +82,7 @@ def clone3(flags: int, *, cgroup_fd: int = -1) -> tuple[int, int]:
     _CLONE_ARGS.pack_into(
         _clone_buffer, 0, flags, _PIDFD_ADDRESS, 0, 0, end, 0, 0, 0, 0, 0, max(cgroup_fd, 0)
     )
-    pid = _clone3(_CLONE_ADDRESS, _CLONE_ARGS.size)
+    pid = _clone3(_CLONE_ADDRESS, _CLONE_BYTES)
     return (pid, _pidfd.value) if pid else (0, -1)
 
 

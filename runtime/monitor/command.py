@@ -86,32 +86,29 @@ class Command:
         self._is_born = False
         self._unwanted = False
         self._failure: BaseException | None = None
-        self._answer: Answer = lambda _result: None
+        self._answer: Answer = _nobody
 
     def start(self, stdio: list[int], answer: Answer) -> None:
         """stdio: stdin, stdout, stderr (-1: the container's /dev/null), the caller's to close."""
         self._answer = answer
         container, pod = self._container, self._pod
-        who = container.who
-        assert who is not None  # it runs, so its init has told
+        cgroup = container.cgroup
         clone_fd: int | None = None
         pid_ns_fd, tasks = -1, list[int]()
         try:
-            clone_fd = container.cgroup.clone_fd(beside=container.pid)
+            clone_fd = cgroup.clone_fd(beside=container.pid)
             pid_ns_fd = container.pid_namespace_fd()
             sheltered = not pod.untraced
-            tasks = container.cgroup.attach_fds()
-            surroundings = launch.Surroundings(
-                stdio=(stdio[0], stdio[1], stdio[2]),
-                pid_ns_fd=pid_ns_fd,
-                own_pid_namespace=False,
-                sheltered=sheltered,
-                cgroup_fd=-1 if clone_fd is None else clone_fd,
-                tasks=tuple(tasks),
-                subreaper=True,
-                user_ns_fd=pod.facts.user_fd,
-            )
-            child = self._fork(launch.Target(container.pidfd, who), surroundings)
+            tasks = cgroup.attach_fds()
+            surroundings = launch.Surroundings((stdio[0], stdio[1], stdio[2]))
+            surroundings.pid_ns_fd = pid_ns_fd
+            surroundings.own_pid_namespace = False
+            surroundings.sheltered = sheltered
+            surroundings.cgroup_fd = -1 if clone_fd is None else clone_fd
+            surroundings.tasks = tuple(tasks)
+            surroundings.subreaper = True
+            surroundings.user_ns_fd = pod.facts.user_fd
+            child = self._fork(surroundings)
         except OSError as error:
             if error.errno == errno.ENOMEM:  # its pid namespace has no first process any more
                 raise ContainerNotFound(container.id) from error
@@ -127,8 +124,12 @@ class Command:
         if isinstance(self._request, Exec) and self._request.timeout > 0:
             self._timer = pod.loop.after(self._request.timeout, self._time_out)
 
-    def _fork(self, target: launch.Target, surroundings: launch.Surroundings) -> launch.Child:
-        return launch.process(self._load_plan, target, surroundings)
+    def _fork(self, surroundings: launch.Surroundings) -> launch.Child:
+        return self._pod.launch_process(self._load_plan, self._target, surroundings)
+
+    def _target(self) -> launch.Target:
+        """Only for the forked child, as the plan."""
+        return launch.Target(self._container.pidfd, self._container.who)
 
     def _load_plan(self) -> ProcessPlan:
         """Only for the forked child: the container's process, but for what it runs."""
@@ -185,20 +186,20 @@ class Command:
         except (OSError, ValueError) as error:
             self._give_up(error)
             return
-        if isinstance(said, channel.Failed):
+        if said is None:
+            self._close_channel()
+            self._begin()
+        elif isinstance(said, channel.Ready):
+            self._ready = True
+        elif isinstance(said, channel.Failed):
             if said.errno == errno.ESRCH:  # it has ended since we looked
                 self._give_up(ContainerNotFound(self._container.id))
             else:
                 self._give_up(InitFailed(said.step, said.errno, said.text))
-        elif isinstance(said, channel.Ready):
-            self._ready = True
         elif isinstance(said, channel.Born):
             self._be_born(said.pid)
         elif isinstance(said, channel.Console):
             self._console_fd = said.master_fd
-        elif said is None:
-            self._close_channel()
-            self._begin()
 
     def _be_born(self, pid: int) -> None:
         """From here on the process is another one, and who has prepared it ends."""
@@ -250,6 +251,10 @@ class Command:
         if self._failure is None and not self._ready and not self._timed_out:
             self._failure = InitFailed("init", 0, "killed before it could run the command")
         self._answer(self._failure or Executed(code, self._timed_out))
+
+
+def _nobody(_result: object) -> None:
+    pass
 
 
 def _signal(pid: int, number: int) -> None:

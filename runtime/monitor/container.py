@@ -20,7 +20,7 @@ from runtime.init.values import Identity as PlanIdentity
 from runtime.linux import fds
 from runtime.linux.fds import Socket
 from runtime.monitor.command import Command
-from runtime.monitor.logfile import LogFile
+from runtime.monitor.logfile import LogFile, refused
 from runtime.monitor.messages import (
     ContainerExit,
     Exec,
@@ -55,23 +55,30 @@ class State(enum.Enum):
     EXITED = "exited"
 
 
+# Looked up once: a member of an enumeration is found by Python.
+STARTING, RUNNING, EXITED = State.STARTING, State.RUNNING, State.EXITED
+
+
 class Container:
     """A container of `pod`. Everything it holds is released when it has ended."""
 
     def __init__(self, pod: Pod, request: Start) -> None:
         self.request = request
-        self.state = State.STARTING
+        self.state = STARTING
         self.exit: ContainerExit | None = None
         self.pid = 0
         self.pidfd = -1
         self._pod = pod
         self._channel: Socket | None = None
-        self.who: PlanIdentity | None = None
+        self._words: channel.Words | None = None  # which tell `who`
         self._complaint = ""
         self._answer: Answer | None = None
         self._failure: BaseException | None = None
         self._log: LogFile | None = None
+        self._log_file = LogFile()
         self._streams: list[OutputStream] = []
+        self._stdout = OutputStream(pod.loop, "stdout")
+        self._stderr = OutputStream(pod.loop, "stderr")
         self._stdin_fd = -1
         self.attachments: list[Attachment] = []
         self._plan_fd = -1
@@ -87,6 +94,11 @@ class Container:
         return self.request.container_id
 
     @property
+    def who(self) -> PlanIdentity | None:
+        """Who its first process is; None: it has not told yet."""
+        return None if self._words is None else channel.identity(self._words)
+
+    @property
     def cgroup(self) -> Cgroup:
         return self._pod.hierarchy.cgroup(self.request.cgroup_path)
 
@@ -94,7 +106,7 @@ class Container:
     def runs(self) -> bool:
         """As the daemon sees it: it has been started, and its end has not been told."""
         ending = self.state is State.ENDING and self._failure is None
-        return ending or self.state is State.RUNNING
+        return ending or self.state is RUNNING
 
     @property
     def running(self) -> RunningContainer:
@@ -131,7 +143,7 @@ class Container:
 
     def kill(self) -> None:
         """SIGKILL to all its processes. The exit comes by the reaper."""
-        if self.state is State.EXITED or self.pidfd < 0:
+        if self.state is EXITED or self.pidfd < 0:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -170,7 +182,7 @@ class Container:
             try:
                 self._log.reopen()
             except OSError as error:
-                raise _log_refused(self._log.path, error) from error
+                raise refused(self._log.path, error) from error
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Called once the container has ended, however it did."""
@@ -194,22 +206,20 @@ class Container:
         request, pod = self.request, self._pod
         plan_fd, *cgroup_fds = descriptors
         self._plan_fd = os.dup(plan_fd)  # for the commands that will be run in here
-        self._log = open_log(request.log_path)
+        self._open_log()
         unified = pod.hierarchy.version == 2
         stdio: list[int] = []
         pid_ns_fd = -1
         try:
             self._make_pipes(stdio)
             pid_ns_fd = pod.pid_namespace_fd(request.pid_namespace)
-            surroundings = launch.Surroundings(
-                stdio=(stdio[0], stdio[1], stdio[2]),
-                mount_ns_fd=pod.facts.mount_fd,
-                pid_ns_fd=pid_ns_fd,
-                own_pid_namespace=request.pid_namespace == "own",
-                cgroup_fd=cgroup_fds[0] if unified and cgroup_fds else -1,
-                tasks=() if unified else tuple(cgroup_fds),
-                user_ns_fd=pod.facts.user_fd,
-            )
+            surroundings = launch.Surroundings((stdio[0], stdio[1], stdio[2]))
+            surroundings.mount_ns_fd = pod.facts.mount_fd
+            surroundings.pid_ns_fd = pid_ns_fd
+            surroundings.own_pid_namespace = request.pid_namespace == "own"
+            surroundings.cgroup_fd = cgroup_fds[0] if unified and cgroup_fds else -1
+            surroundings.tasks = () if unified else tuple(cgroup_fds)
+            surroundings.user_ns_fd = pod.facts.user_fd
             child = self._fork_init(surroundings)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
@@ -234,6 +244,21 @@ class Container:
         size = os.fstat(self._plan_fd).st_size
         return fds.parse(os.pread(self._plan_fd, size, 0))
 
+    def _open_log(self) -> None:
+        """If there is to be one. Raises InitFailed."""
+        path = self.request.log_path
+        try:
+            if path:
+                self._log_file.open(path)
+                self._log = self._log_file
+        except OSError as error:
+            raise refused(path, error) from error
+
+    def _drain(self, stream: OutputStream, fd: int) -> None:
+        """What comes out of `fd` goes to the log from now on."""
+        stream.begin(fd, self._log)
+        self._streams.append(stream)
+
     def _make_pipes(self, ends: list[int]) -> None:
         """Adds the container's ends of its stdio (-1: /dev/null); our ends go to the log."""
         if self.request.terminal:
@@ -243,49 +268,48 @@ class Container:
         if self.request.stdin:
             stdin, self._stdin_fd = os.pipe2(os.O_CLOEXEC)
         ends.append(stdin)
-        for stream in ("stdout", "stderr"):
+        for stream in (self._stdout, self._stderr):
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-            self._streams.append(OutputStream(self._pod.loop, read_fd, stream, self._log))
+            self._drain(stream, read_fd)
             ends.append(write_fd)
 
     def _on_message(self) -> None:
         """Init talks while it becomes the container; its silence, by execve, is success."""
         try:
-            self._hear(channel.receive(self._peer()))
+            assert self._channel is not None
+            self._hear(channel.receive(self._channel))
         except (OSError, ValueError) as error:
             self._give_up(error)
 
     def _hear(self, said: Said) -> None:
         match said:
-            case channel.Ready():
-                self.who = said.identity
-                self._warnings += said.warnings
-                self._init_stages = said.stages_json
-            case channel.Console():
-                stream = OutputStream(self._pod.loop, said.master_fd, "stdout", self._log)
-                self._streams.append(stream)
-            case channel.Failed():
-                self._give_up(InitFailed(said.step, said.errno, said.text))
-            case None if self.who is None:
+            case None if self._words is None:
                 self._look_for_oom_kills()
                 self._give_up(InitFailed("init", 0, _TOO_SMALL if self._oom_killed else _KILLED))
             case None:
                 self._run()
+            case channel.Ready():
+                self._words = said.words
+                self._warnings += said.warnings
+                self._init_stages = said.stages
+            case channel.Console():
+                self._drain(self._stdout, said.master_fd)
+            case channel.Failed():
+                self._give_up(InitFailed(said.step, said.errno, said.text))
 
     def _run(self) -> None:
         """The program runs: the channel closed when init became it."""
         self._close_channel()
-        self.state = State.RUNNING
+        self.state = RUNNING
         self._started_at = time.time_ns()
-        who = self.who
-        assert who is not None
+        assert self._words is not None
         self._say(
             {  # as Started, without making one
                 "pid": self.pid,
                 "started_at": self._started_at,
-                "identity": (who.uid, who.gid, who.groups),
+                "identity": self._words[:3],
                 "stages": self._stages,
-                "init_stages": self._init_stages,
+                "steps": self._init_stages,
                 "warnings": self._warnings,
             }
         )
@@ -324,7 +348,7 @@ class Container:
 
     def _conclude(self) -> None:
         """Everything is given back: says so."""
-        self.state = State.EXITED
+        self.state = EXITED
         if self._failure is not None:
             self._say(self._failure)
         else:
@@ -362,10 +386,6 @@ class Container:
         fds.close_all((self._stdin_fd, self.pidfd, self._plan_fd))
         self._stdin_fd = self.pidfd = self._plan_fd = -1
 
-    def _peer(self) -> Socket:
-        assert self._channel is not None
-        return self._channel
-
     def _close_channel(self) -> None:
         if self._channel is not None:
             self._pod.loop.unwatch(self._channel.fileno())
@@ -375,18 +395,4 @@ class Container:
     def _say(self, result: object) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
-            answer(result)
-
-
-def open_log(path: str) -> LogFile | None:
-    """None: nothing is logged. Raises InitFailed."""
-    if not path:
-        return None
-    try:
-        return LogFile(path)
-    except OSError as error:
-        raise _log_refused(path, error) from error
-
-
-def _log_refused(path: str, error: OSError) -> InitFailed:
-    return InitFailed("log", error.errno or 0, f'the log file "{path}" can\'t be opened')
+            self._pod.decided(self, result, answer)

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from runtime.errors import InitFailed
+
 MODE = 0o640
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
 FLAGS |= os.O_NONBLOCK  # a FIFO that somebody put there must not hold up the pod
@@ -18,12 +20,16 @@ class LogFile:
     up, and the count is told with the container's exit.
     """
 
-    def __init__(self, path: str) -> None:
-        """path: absolute; its directory exists. Raises OSError if it can't be opened."""
-        self.path = path
+    def __init__(self) -> None:
+        self.path = ""
         self.lost_bytes = 0
         self.error = ""
+        self._fd = -1
+
+    def open(self, path: str) -> None:
+        """path: absolute; its directory exists. Raises OSError if it can't be opened."""
         self._fd = _open(path)
+        self.path = path
 
     def append(self, records: bytes) -> None:
         """records: whole lines. One of which only a part found room is cut off again, so that what
@@ -58,3 +64,8 @@ def _open(path: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file")
     return fd
+
+
+def refused(path: str, error: OSError) -> InitFailed:
+    """What a container's start fails with, or a request to reopen its log."""
+    return InitFailed("log", error.errno or 0, f'the log file "{path}" can\'t be opened')

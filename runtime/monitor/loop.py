@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from runtime.linux.fds import log
 
 Callback = Callable[[], None]
+_MOST_EVENTS = 32  # at a time; memory for a thousand is allocated, and written to, by default
 _PAUSE = 0.01  # seconds after a fault: what is always ready, and always fails, must not spin
 
 
@@ -57,6 +58,13 @@ class Loop:
         heapq.heappush(self._timers, timer)
         return timer
 
+    def reopen(self) -> None:
+        """In a fork, which would share its parent's: another one that watches the same."""
+        self._epoll.close()
+        self._epoll = select.epoll()
+        for fd in self._callbacks:
+            self._epoll.register(fd, select.EPOLLIN)
+
     def stop(self) -> None:
         self._running = False
 
@@ -67,7 +75,7 @@ class Loop:
 
     def step(self) -> None:
         """Waits for the next event, or deadline, and calls who wants to know."""
-        for fd, _ in self._epoll.poll(self._patience()):
+        for fd, _ in self._epoll.poll(self._patience(), _MOST_EVENTS):
             callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
             if callback is not None:
                 _call(callback)

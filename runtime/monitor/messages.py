@@ -73,7 +73,7 @@ class Keep:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make such a one costs a monitor memory
 class Start:
     """Run a container, in a cgroup that the daemon has made and whose removal is the monitor's.
 
@@ -127,7 +127,8 @@ class Identity:
 class Started:
     """The container's program runs. started_at: ns since the epoch; warnings: for the log.
 
-    init_stages: those of init, as JSON that only the daemon reads.
+    steps: those of init, see runtime.init.channel.stages; init_stages: the same, as JSON, from an
+    older monitor.
     """
 
     pid: int
@@ -136,6 +137,7 @@ class Started:
     stages: tuple[Stage, ...] = ()
     warnings: tuple[str, ...] = ()
     init_stages: str = ""
+    steps: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class Signal:
     signal: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Start
 class Exec:
     """Run a command in a container; stdin, stdout and stderr travel as descriptors.
 
@@ -158,7 +160,7 @@ class Exec:
     timeout: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Start
 class Executed:
     exit_code: int
     timed_out: bool = False

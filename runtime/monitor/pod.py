@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from runtime.cgroup.kills import OomKills
@@ -12,11 +13,11 @@ from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
 from runtime.init.sandbox import unpin
-from runtime.init.values import ContainerPlan
+from runtime.init.values import ContainerPlan, ProcessPlan
 from runtime.linux.process import kill_and_wait
 from runtime.monitor.attachment import Attachment
 from runtime.monitor.command import Command
-from runtime.monitor.container import Container, State
+from runtime.monitor.container import EXITED, RUNNING, Container
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     EXITS_DIRECTORY,
@@ -39,6 +40,9 @@ Reply = Callable[[object], None]
 Begun = Callable[[object, list[int]], None]
 Asker = tuple[object, object]  # a connection, and the number of its message
 Launch = Callable[[Callable[[], ContainerPlan], launch.Surroundings], launch.Child]
+LaunchProcess = Callable[
+    [Callable[[], ProcessPlan], Callable[[], launch.Target], launch.Surroundings], launch.Child
+]
 
 
 class Guest(Protocol):
@@ -69,22 +73,14 @@ class Facts:
         "user_fd",
     )
 
-    def __init__(
-        self,
-        sandbox_id: str,
-        directory: str,
-        netns_path: str,
-        cgroup_parent: str,
-        *,
-        shared_pids: bool,
-        mount_fd: int,
-    ) -> None:
-        self.sandbox_id = sandbox_id
-        self.directory = directory
-        self.netns_path = netns_path
-        self.cgroup_parent = cgroup_parent
-        self.shared_pids = shared_pids
-        self.mount_fd = mount_fd
+    def __init__(self) -> None:
+        """Of no pod: who has one fills them in."""
+        self.sandbox_id = ""
+        self.directory = ""
+        self.netns_path = ""
+        self.cgroup_parent = ""
+        self.shared_pids = False
+        self.mount_fd = -1
         self.user_fd = -1
         self.pid_fd = -1
         self.reaper_pidfd = -1
@@ -94,16 +90,10 @@ class Facts:
 class Pod:
     """The containers of one sandbox. Single-threaded: calls never overlap."""
 
-    def __init__(
-        self,
-        facts: Facts,
-        hierarchy: Hierarchy,
-        loop: Loop,
-        launch_container: Launch = launch.container,
-    ) -> None:
-        """launch_container: forks a container's init; another one only to rehearse."""
+    def __init__(self, facts: Facts, hierarchy: Hierarchy, loop: Loop) -> None:
         self.facts = facts
-        self.launch_container = launch_container
+        self.launch_container: Launch = launch.container  # others only to rehearse
+        self.launch_process: LaunchProcess = launch.process
         self.loop = loop
         self.reaper = Reaper(loop)
         self.hierarchy = hierarchy
@@ -114,7 +104,8 @@ class Pod:
         self._guests: dict[Asker, Guest] = {}
         self.shim: Shim | None = None  # of containerd's, where one makes the containers
         self._ending: Callable[[], None] | None = None
-        self._oom_kills = OomKills(hierarchy, facts.cgroup_parent)
+        self._oom_kills = OomKills(hierarchy)
+        self._spare: Container | None = Container(self, Start("", ""))  # built before the fork
 
     @property
     def sandbox_id(self) -> str:
@@ -123,7 +114,7 @@ class Pod:
     def container(self, container_id: str) -> Container:
         """A container that runs. ContainerNotFound otherwise."""
         found = self._containers.get(container_id)
-        if found is None or found.state is not State.RUNNING:
+        if found is None or found.state is not RUNNING:
             raise ContainerNotFound(container_id)
         return found
 
@@ -142,17 +133,41 @@ class Pod:
             raise IllegalTransition("the sandbox is being removed")
         if request.container_id in self._containers:
             raise IllegalTransition(f"container {request.container_id} was started before")
-        container = _container(self, request)
-        self._oom_kills.begin(container.cgroup)
+        container = self._container(request)
+        self._oom_kills.begin(request.cgroup_path, self.facts.cgroup_parent)
         self._containers[request.container_id] = container
+        container.start(descriptors, reply)
 
-        def answer(result: object) -> None:
-            if isinstance(result, BaseException):
-                self._containers.pop(request.container_id, None)
-            reply(result)
-            self._end_if_asked()
+    def decided(self, container: Container, result: object, reply: Reply) -> None:
+        """Whether a container's program runs."""
+        if isinstance(result, BaseException):
+            self._containers.pop(container.id, None)
+        reply(result)
+        self._end_if_asked()
 
-        container.start(descriptors, answer)
+    def _container(self, request: Start) -> Container:
+        """What only few pods need is loaded by the monitors of those."""
+        if request.shim:
+            from runtime.monitor.shim.container import ShimContainer
+
+            return ShimContainer(self, request)
+        if request.handler:
+            from runtime.monitor.oci.container import OciContainer
+
+            return OciContainer(self, request)
+        if request.checkpoint:
+            from runtime.monitor.criu import container
+
+            return container.made(self, request)
+        if request.hooks:
+            from runtime.monitor.hooks.container import HookedContainer
+
+            return HookedContainer(self, request)
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return Container(self, request)
+        spare.request = request
+        return spare
 
     def start_sandbox(self, request: StartSandbox, plan_fd: int, reply: Reply) -> None:
         """Has a shim make the pod's sandbox; `reply` gets Done or the exception."""
@@ -226,11 +241,11 @@ class Pod:
         dumping.start(self._leaving(asker, reply))
 
     def _leaving(self, asker: Asker, reply: Reply) -> Reply:
-        def answer(result: object) -> None:
-            self._guests.pop(asker, None)
-            reply(result)
+        return partial(self._leave, asker, reply)
 
-        return answer
+    def _leave(self, asker: Asker, reply: Reply, result: object) -> None:
+        self._guests.pop(asker, None)
+        reply(result)
 
     def end_input(self, asker: Asker) -> None:
         """The client of an attachment or of a command has no more input."""
@@ -258,7 +273,7 @@ class Pod:
     def remove(self, container_id: str, done: Callable[[], None]) -> None:
         """Forgets a container, once it has ended; kills it for that."""
         container = self._containers.get(container_id)
-        if container is not None and container.state is not State.EXITED:
+        if container is not None and container.state is not EXITED:
             container.when_ended(lambda: self.remove(container_id, done))
             container.kill()
             return
@@ -284,7 +299,7 @@ class Pod:
     def report(self) -> SandboxReport:
         containers = self._containers.values()
         running = (item.running for item in containers if item.runs)
-        exited = (item.exit for item in containers if item.exit and item.state is State.EXITED)
+        exited = (item.exit for item in containers if item.exit and item.state is EXITED)
         end = self._sandbox_end if self._all_ended() else ""
         return SandboxReport(
             self.sandbox_id, os.getpid(), tuple(running), tuple(exited), sandbox_end=end
@@ -300,7 +315,10 @@ class Pod:
     @property
     def untraced(self) -> bool:
         """No container of it can trace what comes into its sight."""
-        return all(one.request.untraced for one in self._containers.values() if one.exit is None)
+        for one in self._containers.values():
+            if one.exit is None and not one.request.untraced:
+                return False
+        return True
 
     def pid_namespace_fd(self, name: str) -> int:
         """A descriptor of the pid namespace to join; -1 for one's own and for the node's.
@@ -314,15 +332,14 @@ class Pod:
         return self.container(name).pid_namespace_fd()
 
     def _all_ended(self) -> bool:
-        return all(item.state is State.EXITED for item in self._containers.values())
+        return all(item.state is EXITED for item in self._containers.values())
 
     def _end_if_asked(self) -> None:
         done = self._ending
-        if not self._all_ended():
+        if (done is None and not self._sandbox_end) or not self._all_ended():
             return
         if done is None:
-            if self._sandbox_end:
-                self.on_sandbox_end()
+            self.on_sandbox_end()
             return
         if self.shim is not None and not self.shim.gone:
             self.shim.end(self._end_if_asked)
@@ -341,28 +358,3 @@ class Pod:
 
     def exit_path(self, container_id: str) -> str:
         return f"{self.facts.directory}/{EXITS_DIRECTORY}/{container_id}.json"
-
-
-def _container(pod: Pod, request: Start) -> Container:
-    """What only few pods need is loaded by the monitors of those."""
-    if request.shim:
-        from runtime.monitor.shim.container import ShimContainer
-
-        return ShimContainer(pod, request)
-    if request.handler:
-        from runtime.monitor.oci.container import OciContainer
-
-        return OciContainer(pod, request)
-    if request.checkpoint and request.hooks:
-        from runtime.monitor.criu.hooked import RestoredHookedContainer
-
-        return RestoredHookedContainer(pod, request)
-    if request.checkpoint:
-        from runtime.monitor.criu.container import RestoredContainer
-
-        return RestoredContainer(pod, request)
-    if request.hooks:
-        from runtime.monitor.hooks.container import HookedContainer
-
-        return HookedContainer(pod, request)
-    return Container(pod, request)

@@ -42,11 +42,17 @@ class Connection:
     connection has ended, comes back, and asks what has happened."""
 
     def __init__(self, peer: Socket) -> None:
-        peer.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        with contextlib.suppress(OSError):
-            peer.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, UNHEARD_BYTES)
         self.peer = peer
         self.open = True
+        self.configure()
+
+    def configure(self) -> None:
+        """Once for each socket that is our peer."""
+        self.peer.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        try:  # noqa: SIM105 - plainly: see main.py
+            self.peer.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, UNHEARD_BYTES)
+        except OSError:
+            pass
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """descriptors: the caller's to close."""
@@ -119,10 +125,11 @@ class Server:
         pod.on_exit = self._tell
         pod.on_sandbox_end = lambda: self._say({"event": "sandbox-end"})
 
-    def add(self, peer: Socket) -> None:
+    def add(self, peer: Socket) -> Connection:
         connection = Connection(peer)
         self._connections.append(connection)
         self._loop.watch(peer.fileno(), lambda: self._serve(connection))
+        return connection
 
     def _accept(self) -> None:
         self.add(accept(self._listener))
@@ -191,7 +198,11 @@ class Server:
         asker.reply(Done())
 
     def _exec(self, message: Message, descriptors: list[int], asker: Asker) -> None:
-        self._pod.exec(decode(Exec, message), asker.key, descriptors, asker.reply)
+        args, seconds = message["args"], message.get("timeout", 0.0)  # not decode, as above
+        if not isinstance(args, list) or not isinstance(seconds, (int, float)):
+            raise ValueError("exec: args must be an array, timeout a number")
+        request = Exec(str(message["container_id"]), tuple(args), seconds)
+        self._pod.exec(request, asker.key, descriptors, asker.reply)
 
     def _exec_stream(self, message: Message, descriptors: list[int], asker: Asker) -> None:
         request = decode(ExecStream, message)

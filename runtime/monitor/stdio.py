@@ -28,16 +28,21 @@ class OutputStream:
 
     taps: tuple[Tap, ...] = ()
 
-    def __init__(self, loop: Loop, fd: int, stream: str, log: LogFile | None) -> None:
-        """fd: a pipe's read end or a terminal's master; owned from here on. stream: "stdout"…"""
+    def __init__(self, loop: Loop, stream: str) -> None:
+        """stream: "stdout" or "stderr"."""
         self._loop = loop
-        self._fd = fd
-        self._log = log
+        self._fd = -1
+        self._log: LogFile | None = None
         self._cutter = LineCutter(stream)
         self._grown = False
         self._hung_up = False  # a terminal: nobody has its other side open at the moment
+
+    def begin(self, fd: int, log: LogFile | None) -> None:
+        """fd: a pipe's read end or a terminal's master; owned from here on."""
+        self._fd = fd
+        self._log = log
         os.set_blocking(fd, False)
-        loop.watch(fd, self.read)
+        self._loop.watch(fd, self.read)
 
     @property
     def open(self) -> bool:

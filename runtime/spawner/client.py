@@ -30,7 +30,7 @@ from runtime.spawner.version import code_version
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
-START_PATIENCE = 30.0
+START_PATIENCE = 30.0  # for the first ones: a new spawner rehearses before it forks
 _LISTENER_FD = 3
 _HUNG_UP = (ConnectionError, TimeoutError)
 # Without site: nothing of the environment is loaded but what runtime/ and the library hold, and in
@@ -130,6 +130,8 @@ class SpawnerClient:
         try:
             with theirs, _make_directory(request.directory) as listener:
                 answer, handles = self._ask(message, (listener.fileno(), theirs.fileno()))
+                assert self._connection is not None  # it has answered
+                self._connection.settimeout(PATIENCE)
             if "failed" in answer:
                 ours.close()
                 return decode(Failure, answer["failed"])
@@ -160,7 +162,6 @@ class SpawnerClient:
             self._connection = fds.connect(os.fspath(self._path))
             self._connection.settimeout(START_PATIENCE)
             hello, _ = self._ask({"do": HELLO}, ())
-            self._connection.settimeout(PATIENCE)
         except OSError:
             self._drop()
             return None

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -47,13 +48,12 @@ from runtime.spawner.messages import HELLO, PROBE, QUIT, SPAWN, Spawned
 class Spawner:
     """Serves one listening SEQPACKET socket until it is told to quit."""
 
-    def __init__(
-        self, listener: socket.socket, version: str, forker: zygote.Zygote, holder_fd: int
-    ) -> None:
+    def __init__(self, listener: socket.socket, version: str, stage: zygote.Stage) -> None:
         self._listener = listener
         self._version = version
-        self._zygote = forker
-        self._holder_fd = holder_fd
+        self._stage = stage
+        self._holder_fd = stage.holder_fd
+        self._zygote: zygote.Zygote | None = None  # made when who started us has been greeted
         self._home = Home()
         self._connections: dict[int, socket.socket] = {}
         self._running = True
@@ -62,7 +62,10 @@ class Spawner:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         while self._running:
-            for fd, _ in poll.poll():
+            ready = poll.poll(0 if self._zygote is None else None)
+            if not ready:
+                self._make_zygote()
+            for fd, _ in ready:
                 if fd == self._listener.fileno():
                     connection, _ = self._listener.accept()
                     self._connections[connection.fileno()] = connection
@@ -111,9 +114,10 @@ class Spawner:
         if len(descriptors) != 2:
             raise ValueError(f"spawn: expected two descriptors, got {len(descriptors)}")
         namespaces = None
+        forker = self._make_zygote(descriptors)  # before we leave the node's namespaces
         try:
             namespaces = build(request.sandbox, request.netns_path, self._holder_fd)
-            pid = self._fork(request, namespaces, descriptors)
+            pid = _fork(forker, request, namespaces, descriptors)
         except (OSError, ValueError, RuntimeFault) as error:
             if namespaces is not None:
                 namespaces.close()
@@ -125,17 +129,14 @@ class Spawner:
         stages = tuple(Stage(*stage) for stage in namespaces.stages)
         return {"ok": encode(Spawned(pid, stages))}, handles
 
-    def _fork(
-        self, request: MonitorRequest, namespaces: PodNamespaces, descriptors: list[int]
-    ) -> int:
-        try:
-            pid = self._zygote.fork(request, namespaces, descriptors)
-            _write_pid(request.directory, pid)
-        except (OSError, SpawnerUnavailable):
-            if request.netns_path:
-                unpin(request.netns_path)
-            raise
-        return pid
+    def _make_zygote(self, descriptors: Sequence[int] = ()) -> zygote.Zygote:
+        """descriptors: what we have just been sent. Nobody would see the end of what it keeps."""
+        if self._zygote is None:
+            connections = (connection.fileno() for connection in self._connections.values())
+            own = (self._listener.fileno(), *self._home.descriptors)
+            ours = (*own, *connections, *descriptors)
+            self._zygote = zygote.Zygote(self._stage, ours)
+        return self._zygote
 
     def _go_home(self) -> None:
         """Back to the node's namespaces. A spawner that can't is of no use: the next one can."""
@@ -144,6 +145,22 @@ class Spawner:
         except OSError as error:
             log(f"lost between namespaces: {error}")
             os._exit(1)
+
+
+def _fork(
+    forker: zygote.Zygote,
+    request: MonitorRequest,
+    namespaces: PodNamespaces,
+    descriptors: list[int],
+) -> int:
+    try:
+        pid = forker.fork(request, namespaces, descriptors)
+        _write_pid(request.directory, pid)
+    except (OSError, SpawnerUnavailable):
+        if request.netns_path:
+            unpin(request.netns_path)
+        raise
+    return pid
 
 
 def _write_pid(directory: str, pid: int) -> None:
@@ -184,14 +201,12 @@ def main() -> None:
     os.chdir("/")
     os.umask(0o022)
     Path("/proc/self/comm").write_text("podwright-spawn", encoding="ascii")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the daemon is not for its pods
     prctl(Prctl.SET_DUMPABLE, 0)
     holder_fd = make_holder()
     warm_up()
     stage = zygote.Stage(tree.detect(), holder_fd, state / "rehearsal")
-    forker = zygote.Zygote(stage, listener.fileno())
-    spawner = Spawner(listener, version, forker, holder_fd)
+    spawner = Spawner(listener, version, stage)
     log(f"spawner {version} serves")
     spawner.serve()

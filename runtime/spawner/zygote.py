@@ -10,10 +10,10 @@ zygote receives a packet, forks and answers; nothing in between.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,14 @@ from runtime.init import rehearsal as init_rehearsal
 from runtime.init.sandbox import PodNamespaces
 from runtime.linux import fds
 from runtime.linux.fds import Socket
-from runtime.linux.namespace import setns
-from runtime.linux.process import reset_signals
-from runtime.monitor import main as monitor
+from runtime.linux.namespace import Clone
+from runtime.linux.process import clone3, reset_signals
 from runtime.monitor import rehearsal as monitor_rehearsal
+from runtime.monitor.main import NAMESPACES, Monitor, packet
 from runtime.monitor.messages import MonitorRequest
-from runtime.monitor.pod import Facts
+from runtime.spawner import dense
 
-_NAMESPACES = ("net", "ipc", "uts")
+_PARENT = int(Clone.PARENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,15 @@ class Stage:
 class Zygote:
     """The spawner's handle on its zygote, which ends with the spawner."""
 
-    def __init__(self, stage: Stage, listener_fd: int) -> None:
-        """Forks it, as this process is now. listener_fd: the spawner's, closed in there."""
+    def __init__(self, stage: Stage, others: Sequence[int]) -> None:
+        """Forks it, as this process is now. others: descriptors of the spawner's, closed there."""
+        _rehearse(stage)
+        _tidy()
         self._peer, theirs = fds.pair()
         if os.fork() == 0:
-            self._peer.close()
-            os.close(listener_fd)
-            _warm_up(stage)
-            _serve(theirs, stage.hierarchy)
+            fds.close_all((self._peer.detach(), stage.holder_fd, *others))
+            gc.disable()
+            _serve(theirs, Monitor(stage.hierarchy))
         theirs.close()
 
     def fork(
@@ -65,23 +66,14 @@ class Zygote:
         sockets: listening and connected, see monitor.main.run. Raises SpawnerUnavailable.
         """
         handles = [
-            os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _NAMESPACES
+            os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in NAMESPACES
         ]
-        sandbox = request.sandbox
-        words = (
-            sandbox.sandbox_id,
-            request.directory,
-            request.netns_path,
-            sandbox.cgroup_parent,
-            sandbox.pid,
-            sandbox.process_label,
-        )
         answer = b""
         try:
             if namespaces.user_fd >= 0:
                 handles.append(os.dup(namespaces.user_fd))
             descriptors = (*handles, namespaces.mount_fd, *sockets)
-            fds.send_packet(self._peer, "\0".join(words).encode(), descriptors)
+            fds.send_packet(self._peer, packet(request), descriptors)
             answer = self._peer.recv(64)
         except ConnectionError as error:
             fds.log(str(error))
@@ -95,69 +87,64 @@ class Zygote:
         return int(answer)
 
 
-def _warm_up(stage: Stage) -> None:
-    """Plays what forks will do: what is written now is not written by each of them."""
+def _tidy() -> None:
+    """Memory is now as monitors will find it."""
+    gc.collect()
+    dense.fill_gaps()
+    gc.freeze()  # the collector never writes to a page that forks share
+
+
+def _rehearse(stage: Stage) -> None:
+    """Does what forks will do: what is written now is not written by each of them."""
     failures = []
+    play = functools.partial(monitor_rehearsal.rehearse, stage.hierarchy, stage.scratch)
     try:
-        monitor_rehearsal.rehearse(stage.hierarchy, stage.scratch)
+        codes = dense.called(lambda: play(1))
+        dense.fill_gaps()
+        dense.gather(codes)
+        play()
     except (OSError, ValueError) as error:
         failures.append(str(error))
     try:
         failures.append(init_rehearsal.rehearse(stage.holder_fd, launch.warm_up()))
     except OSError as error:  # lost in another mount namespace
-        fds.log(f"the zygote can't go on: {error}")
+        fds.log(f"the spawner can't go on: {error}")
         os._exit(1)
     for failure in filter(None, failures):
         fds.log(f"a rehearsal failed, starts will be slower: {failure}")
-    os.close(stage.holder_fd)
     reset_signals(())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors are reaped by the kernel
-    gc.collect()
-    gc.freeze()  # the collector never writes to a page that forks share
-    gc.disable()
 
 
-def _serve(peer: Socket, hierarchy: Hierarchy) -> None:
-    """Receives, forks, answers, until the spawner is gone. Never returns."""
+def _serve(peer: Socket, monitor: Monitor) -> None:
+    """Receives, forks, answers, until the spawner is gone. Never returns.
+
+    The monitors are the spawner's children: it ignores their ends, which they could not inherit.
+    """
     while True:
-        packet, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
-        if not packet:
+        words, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
+        if not words:
             os._exit(0)
-        rights = ancillary[0][2]
-        descriptors = struct.unpack(f"{len(rights) // 4}i", rights)
+        descriptors = fds.descriptors(ancillary[0][2])
         try:
-            pid = os.fork()
+            pid, pidfd = clone3(_PARENT)  # and none of what Python does after a fork
         except OSError as error:
             peer.send(str(error).encode())
         else:
             if pid == 0:
                 peer.close()
-                _become_monitor(packet, descriptors, hierarchy)
+                _become_monitor(words, descriptors, monitor)
+            os.close(pidfd)
             peer.send(b"%d" % pid)
         for fd in descriptors:
             os.close(fd)
 
 
-def _become_monitor(packet: bytes, descriptors: Sequence[int], hierarchy: Hierarchy) -> None:
-    net, ipc, uts, *user, mount_fd, listener, connection = descriptors
+def _become_monitor(words: bytes, descriptors: Sequence[int], monitor: Monitor) -> None:
     status = 1
     try:
-        for fd in (net, ipc, uts):
-            setns(fd, 0)
-            os.close(fd)
-        sandbox_id, directory, netns_path, cgroup_parent, pid, label = packet.decode().split("\0")
-        facts = Facts(
-            sandbox_id,
-            directory,
-            netns_path,
-            cgroup_parent,
-            shared_pids=pid == "pod",
-            mount_fd=mount_fd,
-        )
-        facts.reaper_label = label
-        if user:
-            (facts.user_fd,) = user
-        monitor.run(facts, hierarchy, fds.adopt(listener), fds.adopt(connection))
+        monitor.enter(words, descriptors)
+        monitor.run()
         status = 0
     except BaseException as error:  # noqa: BLE001 - a fork must never return into its parent's loop
         fds.log(f"a monitor died: {error!r}")

@@ -190,7 +190,7 @@ def _exec(
     pid_ns = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY)
     started = launch.process(
         lambda: process,
-        launch.Target(child.pidfd, who),
+        lambda: launch.Target(child.pidfd, who),
         launch.Surroundings(stdio=(-1, out[1], out[1]), pid_ns_fd=pid_ns),
     )
     os.close(out[1])
@@ -209,9 +209,9 @@ def _listen(peer: Socket, report: Report) -> dict[str, int]:
     while (said := channel.receive(peer)) is not None:
         match said:
             case channel.Ready():
-                who = said.identity
+                who = channel.identity(said.words)
                 report.identity = [who.uid, who.gid, list(who.groups), who.home]
-                report.stages = list(said.stages)
+                report.stages = list(channel.stages(said.stages))
                 report.warnings = list(said.warnings)
             case channel.Failed():
                 report.failed = [said.step, said.errno, said.text]

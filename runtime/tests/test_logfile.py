@@ -23,7 +23,8 @@ def room(size: int) -> Iterator[None]:
 
 def test_a_line_that_finds_no_room_leaves_no_part_of_itself(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = LogFile(str(path))
+    log = LogFile()
+    log.open(str(path))
     log.append(b"first\n")
     with room(14):
         log.append(b"second\nthird\n")

@@ -46,12 +46,12 @@ class Stage:
 
     def __init__(self) -> None:
         self.kernel = Kernel({SLICE: 7})
-        self.kills = OomKills(cast("Hierarchy", self.kernel), SLICE)
+        self.kills = OomKills(cast("Hierarchy", self.kernel))
         self.a, self.b = self._container("a"), self._container("b")
 
     def _container(self, name: str) -> Cgroup:
         made = self.kernel.cgroup(f"{SLICE}/podwright-{name}.scope/container")
-        self.kills.begin(made)
+        self.kills.begin(made.path, SLICE)
         self.kernel.kills[made.path] = 0
         return made
 
@@ -85,9 +85,9 @@ def test_a_kill_is_counted_once() -> None:
 
 def test_without_systemd_a_cgroup_says_it_itself_and_nobody_else_is_asked() -> None:
     kernel = Kernel({"/pod/c": 0, "/pod": 3})
-    kills = OomKills(cast("Hierarchy", kernel), "/pod")
+    kills = OomKills(cast("Hierarchy", kernel))
     container = kernel.cgroup("/pod/c")
-    kills.begin(container)
+    kills.begin(container.path, "/pod")
     assert kills.of(container, []) == 0
     kernel.kill("/pod/c")
     assert kills.of(container, []) == 1

@@ -231,10 +231,11 @@ async def test_a_killed_spawner_is_replaced_and_pods_run_on(node: Node) -> None:
 
 
 async def test_a_killed_zygote_is_replaced_with_its_spawner(node: Node) -> None:
+    await node.create("s1")
     spawner = await spawner_pid(node)
     os.kill(children(spawner)[0], signal.SIGKILL)
-    await node.create("s1")
-    await node.start("s1", "c1", "sleep", "100")
+    await node.create("s2")
+    await node.start("s2", "c1", "sleep", "100")
     assert await spawner_pid(node) != spawner
 
 

@@ -6,7 +6,6 @@ CRIU, a child of the monitor ─▶ first process, born as its sibling, so ours 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING, cast
 
 from runtime.checkpoint import criu
 from runtime.errors import InitFailed
+from runtime.init.channel import Stage, Words, written
 from runtime.init.context import Surroundings
-from runtime.init.values import Identity
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
 from runtime.linux.namespace import Clone, setns
-from runtime.monitor.container import Container, State, open_log
+from runtime.monitor.container import Container, State
 from runtime.monitor.messages import Start
 from runtime.monitor.program import Program
-from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
     from runtime.init.steps import Step
@@ -62,7 +60,7 @@ class RestoredContainer(Container):
         request, pod = self.request, self._pod
         plan_fd, *cgroup_fds = descriptors
         self._plan_fd = os.dup(plan_fd)
-        self._log = open_log(request.log_path)
+        self._open_log()
         unified = pod.hierarchy.version == 2
         stdio: list[int] = []
         pid_ns_fd = -1
@@ -105,12 +103,11 @@ class RestoredContainer(Container):
         """It has a terminal; then: it waits for its processes."""
         if message["type"] == "console":
             (master,) = descriptors
-            self._streams.append(OutputStream(self._pod.loop, master, "stdout", self._log))
+            self._drain(self._stdout, master)
             return
         fds.close_all(descriptors)
-        uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
-        self.who = Identity(uid, gid, tuple(groups), home)
-        self._init_stages = json.dumps(message["stages"])
+        self._words = cast(Words, message["identity"])
+        self._init_stages = written(cast("list[Stage]", message["stages"]))
         self._warnings += cast(list[str], message["warnings"])
 
     def _restored(self, code: int, failure: InitFailed | None) -> None:
@@ -159,3 +156,12 @@ class RestoredContainer(Container):
         if self._held:
             self._held = False
             self._pod.reaper.release()
+
+
+def made(pod: Pod, request: Start) -> RestoredContainer:
+    """A container that goes on from a checkpoint, with hooks or without."""
+    if request.hooks:
+        from runtime.monitor.criu.hooked import RestoredHookedContainer
+
+        return RestoredHookedContainer(pod, request)
+    return RestoredContainer(pod, request)

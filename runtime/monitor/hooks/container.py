@@ -99,7 +99,8 @@ class HookedContainer(Container):
 
     def _resume(self) -> None:
         try:
-            channel.resume(self._peer())
+            assert self._channel is not None
+            channel.resume(self._channel)
         except OSError as error:  # it was killed; its end is about to be told
             self._give_up(error)
 

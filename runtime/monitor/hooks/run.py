@@ -229,9 +229,9 @@ class ContainerHook(Command):
             os.close(state_fd)
         output.begun()
 
-    def _fork(self, target: launch.Target, surroundings: launch.Surroundings) -> launch.Child:
+    def _fork(self, surroundings: launch.Surroundings) -> launch.Child:
         sequence = (*steps.PROCESS[:-1], ("exec", self._execute))
-        return launch.process(self._load_plan, target, surroundings, sequence)
+        return launch.process(self._load_plan, self._target, surroundings, sequence)
 
     def _load_plan(self) -> ProcessPlan:
         plan, hook = self._container.load_process(), self._hook

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, cast
 
 from runtime.codec import decode
 from runtime.errors import InitFailed, RuntimeFault
-from runtime.init.values import Identity
+from runtime.init.channel import Words
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
 from runtime.linux.namespace import Clone, setns
-from runtime.monitor.container import Container, State, open_log
+from runtime.monitor.container import Container, State
 from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.oci import bundle
 from runtime.monitor.oci.command import OciCommand, claim
 from runtime.monitor.oci.plan import CREATE, OciPlan, last_error
 from runtime.monitor.program import OnEnd, Program, execute
-from runtime.monitor.stdio import OutputStream
 
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
@@ -93,7 +92,7 @@ class OciContainer(Container):
         request, pod = self.request, self._pod
         plan_fd, *cgroup_fds = descriptors
         self._plan_fd = os.dup(plan_fd)
-        self._log = open_log(request.log_path)
+        self._open_log()
         unified = pod.hierarchy.version == 2
         stdio: list[int] = []
         try:
@@ -123,8 +122,7 @@ class OciContainer(Container):
         """The bundle is there."""
         self.namespace_fd, self.bundle_fd, *listener = descriptors
         self._listener_fd = listener[0] if listener else -1
-        uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
-        self.who = Identity(uid, gid, tuple(groups), home)
+        self._words = cast(Words, message["identity"])
         self._warnings += cast(list[str], message["warnings"])
 
     def _created(self, code: int, failure: InitFailed | None) -> None:
@@ -133,7 +131,7 @@ class OciContainer(Container):
         console = bundle.take_console(self._listener_fd) if self._listener_fd >= 0 else -1
         self._listener_fd = -1
         if console >= 0:
-            self._streams.append(OutputStream(self._pod.loop, console, "stdout", self._log))
+            self._drain(self._stdout, console)
         if failure or code:
             self._fail(failure or self.complaint("create", code, f"{CREATE}.log"))
             return

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, cast
 
 from runtime.codec import decode
 from runtime.errors import InitFailed, RuntimeFault
-from runtime.init.values import Identity
+from runtime.init.channel import Words
 from runtime.linux import fds
 from runtime.linux.fds import Message
-from runtime.monitor.container import Container, State, open_log
+from runtime.monitor.container import Container, State
 from runtime.monitor.messages import Exec, ExecStream, Start
 from runtime.monitor.program import Program
 from runtime.monitor.shim.command import ShimCommand, pipe_name
@@ -32,7 +32,6 @@ from runtime.monitor.shim.plan import bundle as bundle_path
 from runtime.monitor.shim.shim import KILL_PATIENCE, Shim
 from runtime.monitor.shim.task import CREATE_PATIENCE, PATIENCE, OnFailure, Task
 from runtime.monitor.shim.task_pb2 import CreateTaskRequest, PidResponse, WaitResponse
-from runtime.monitor.stdio import OutputStream
 from runtime.ttrpc.errors import CallFailed
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ class ShimContainer(Container):
     def _launch(self, descriptors: list[int]) -> None:
         self._began = time.monotonic_ns()
         self._plan_fd = os.dup(descriptors[0])
-        self._log = open_log(self.request.log_path)
+        self._open_log()
         self.shim.containers[self.id] = self
         self._queued = True
         self.shim.when_ready(self.load_shim(), self.request.pid_namespace, self._shim_ready)
@@ -167,8 +166,7 @@ class ShimContainer(Container):
             self._fail(error)
 
     def _hear_child(self, message: Message, _descriptors: list[int]) -> None:
-        uid, gid, groups, home = cast(tuple[int, int, list[int], str], message["identity"])
-        self.who = Identity(uid, gid, tuple(groups), home)
+        self._words = cast(Words, message["identity"])
         self._warnings += cast(list[str], message["warnings"])
 
     def _bundled(self, code: int, failure: InitFailed | None) -> None:
@@ -205,9 +203,9 @@ class ShimContainer(Container):
             self._stdin_fd = write_end
             if not request.stdin:
                 super().close_stdin()
-        for stream in ("stdout",) if request.terminal else ("stdout", "stderr"):
+        for stream in (self._stdout,) if request.terminal else (self._stdout, self._stderr):
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-            self._streams.append(OutputStream(self._pod.loop, read_fd, stream, self._log))
+            self._drain(stream, read_fd)
             ends.append(write_fd)
         ends += [-1] * (3 - len(ends))
 
