@@ -44,12 +44,12 @@ class Paths:
 
     @property
     def checkpoints(self) -> Path:
-        """Directories of checkpoints: of containers, by id, and of what is being written."""
+        """Directories of checkpoints: of containers, sandboxes, and of what is being written."""
         return self.root / "checkpoints"
 
-    def checkpoint(self, container_id: str) -> Path:
-        """The checkpoint from which a container is going to be started."""
-        return self.checkpoints / container_id
+    def checkpoint(self, owner_id: str) -> Path:
+        """The checkpoint from which a container is going to be started; or a sandbox's part."""
+        return self.checkpoints / owner_id
 
     @property
     def boot_id(self) -> Path:

@@ -83,13 +83,6 @@ def test_what_has_no_processes_can_not_be_written_down(criu: Kubelet, archive: P
     assert not archive.exists()
 
 
-def test_a_terminal_is_no_part_of_a_checkpoint(criu: Kubelet, archive: Path) -> None:
-    container = criu.pod().container(["sleep", "100"], tty=True).start()
-    error = refused(lambda: write(container, archive))
-    assert error.code is grpc.StatusCode.UNIMPLEMENTED
-    assert "terminal" in error.message
-
-
 def test_a_command_that_runs_in_a_container_is_left_out_and_alone(
     criu: Kubelet, archive: Path
 ) -> None:

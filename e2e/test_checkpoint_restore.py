@@ -21,7 +21,7 @@ from e2e.checkpoints import (
     write,
 )
 from e2e.images import Entry, Layer
-from e2e.kubelet import Kubelet, refused, until
+from e2e.kubelet import Container, Kubelet, refused, until
 from e2e.node import REGISTRY, Node
 from e2e.test_container import security
 
@@ -107,6 +107,92 @@ def test_its_network_mounts_and_names_are_those_of_its_own_pod(
     refused_write = container.exec("touch", "/root/x")
     assert b"Read-only" in refused_write.stderr
     shutil.rmtree(volume)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:", "{pod}:"])
+def test_who_listens_is_reached_again(criu: Kubelet, archive: Path, address: str) -> None:
+    """At the pod's address, which is another than it was, or at any."""
+    pod, other = criu.pod(), criu.pod()
+    where = address.format(pod=pod.ip)
+    first = pod.container(["httpd", "-f", "-p", f"{where}8080", "-h", "/etc"]).start()
+
+    def serves(container: Container, ip: str) -> bool:
+        place = "127.0.0.1" if where.startswith("127") else ip
+        answer = container.exec("wget", "-q", "-O", "-", f"http://{place}:8080/passwd")
+        return answer.stdout.startswith(b"root:")
+
+    until(lambda: serves(first, pod.ip), "it serves")
+    write(first, archive)
+    second = restored(other, archive).start()
+    assert serves(second, other.ip)
+
+
+UDP = """
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("192.0.2.1", 53))
+while True:
+    print(s.getsockname()[0], flush=True)
+    time.sleep(0.1)
+"""
+
+
+def test_a_connected_socket_has_the_pods_address(criu: Kubelet, archive: Path) -> None:
+    """Here one of the node's Python, whose libraries are mounted for it."""
+    mounts = [
+        api.Mount(host_path=path, container_path=path, readonly=True)
+        for path in ("/usr", "/lib", "/lib64")
+    ]
+    pod, other = criu.pod(), criu.pod()
+    first = pod.container(["/usr/bin/python3", "-I", "-c", UDP], mounts=mounts).start()
+    until(lambda: pod.ip in first.log(), "it is connected")
+    write(first, archive)
+    second = restored(other, archive, mounts=mounts).start()
+    until(lambda: other.ip in second.log(), "it goes on")
+    assert set(second.log()) == {other.ip}
+
+
+TCP = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 9000))
+client = socket.create_connection(("127.0.0.1", 9000))
+peer, _ = server.accept()
+client.settimeout(5)
+while True:
+    try:
+        peer.send(b"x")
+        print("connected" if client.recv(1) else "closed", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+        client = socket.create_connection(("127.0.0.1", 9000))
+        peer, _ = server.accept()
+    time.sleep(0.1)
+"""
+
+
+def test_connections_are_closed_and_can_be_made_anew(criu: Kubelet, archive: Path) -> None:
+    mounts = [
+        api.Mount(host_path=path, container_path=path, readonly=True)
+        for path in ("/usr", "/lib", "/lib64")
+    ]
+    first = criu.pod().container(["/usr/bin/python3", "-I", "-c", TCP], mounts=mounts).start()
+    until(lambda: len(first.log()) > 2, "it is connected")
+    write(first, archive)
+    seen = len(first.log())
+    until(lambda: len(first.log()) > seen + 2, "it goes on")
+    assert set(first.log()) == {"connected"}
+    second = restored(criu.pod(), archive, mounts=mounts).start()
+    until(lambda: second.log().count("connected") > 2, "it is connected again")
+    assert second.log()[0] == "Broken pipe"
+
+
+def test_its_mounts_are_those_of_any_container(criu: Kubelet, archive: Path) -> None:
+    """As many, and none beneath another: a procfs of the node, say."""
+    write(counting(criu.pod()), archive)
+    pod = criu.pod()
+    mounts = "cut -d' ' -f5 /proc/1/mountinfo | sort"
+    found = restored(pod, archive).start().shell(mounts)
+    assert found == pod.container().start().shell(mounts)
 
 
 def test_limits_are_those_of_the_request(criu: Kubelet, archive: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from image.catalog import Catalog
+from image.checkpoint.owners import Owners
 from image.content import Content
 from image.errors import ImageFault, ImageNotFound
 from image.manifest import MANIFEST_LIMIT, Manifest, parse
@@ -62,9 +63,9 @@ class Checkpoints:
         """Has a worker ready: what it is needed for first is done while containers stand still."""
         self._pool.warm(1)
 
-    async def pack_diff(self, container_id: str, target: Path) -> None:
+    async def pack_diff(self, container_id: str, target: Path, owners: Owners | None) -> None:
         """What a container changed in its files, as a layer. Raises StorageFull, ImageFault."""
-        job = PackDiff(self._overlay(container_id).upper, str(target))
+        job = PackDiff(self._overlay(container_id).upper, str(target), owners)
         await expect(Packed, self._pool.run(job))
 
     async def pack(self, source: Path, location: Path) -> int:
@@ -87,13 +88,25 @@ class Checkpoints:
         job = TakeCheckpoint(path, layers, str(target), UnpackLimits().reserve_bytes)
         return (await expect(Taken, self._pool.run(job))).config
 
-    async def apply_diff(self, container_id: str, source: Path) -> None:
+    async def pack_memory(self, source: Path, target: Path) -> None:
+        """A copy of a pod's /dev/shm, as a layer: a new file. Raises StorageFull, ImageFault."""
+        await expect(Packed, self._pool.run(PackDiff(str(source), str(target), durable=True)))
+
+    async def unpack_memory(self, source: Path, target: Path) -> None:
+        """What `pack_memory` made, if it is a file and no link, into a new directory.
+
+        Raises ArchiveMalformed, LayerMalformed, StorageFull, ImageFault.
+        """
+        job = ApplyDiff(str(source), str(target), (), UnpackLimits())
+        await expect(Settled, self._pool.run(job))
+
+    async def apply_diff(self, container_id: str, source: Path, owners: Owners | None) -> None:
         """Unpacks what `pack_diff` made into a container's writable directory, which is new.
 
         Raises LayerMalformed, StorageFull, ImageFault.
         """
         overlay = self._overlay(container_id)
-        job = ApplyDiff(str(source), overlay.upper, overlay.lower, UnpackLimits())
+        job = ApplyDiff(str(source), overlay.upper, overlay.lower, UnpackLimits(), owners)
         await expect(Settled, self._pool.run(job))
 
     def _overlay(self, container_id: str) -> Overlay:

@@ -6,15 +6,30 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 
 from runtime.checkpoint import criu
-from runtime.errors import CriuUnavailable, InvalidSpec
+from runtime.errors import CriuUnavailable
 from runtime.monitor.client import MonitorClient
 from runtime.monitor.messages import Done, Dump, Pause
 from runtime.spec import Spec
 
 _FREEZE_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0  # beyond what a dump may take
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """A container to be written to `directory`, which is there and has a directory `checkpoint`.
+
+    seconds: that it may take; shm: an empty directory that gets what is in the pod's /dev/shm,
+    "" for none.
+    """
+
+    container_id: str
+    directory: str
+    seconds: float
+    shm: str = ""
 
 
 class Checkpoints:
@@ -45,18 +60,17 @@ class Checkpoints:
         return path
 
     async def restorer(self, spec: Spec) -> str:
-        """The same, which can make a container of this spec what it is to be. InvalidSpec too."""
-        if any(spec.hooks.values()):
-            raise InvalidSpec("hooks", "a container that goes on from a checkpoint has none")
+        """The same, which can make a container of this spec what it is to be."""
         path = await self.program()
         if spec.process.no_new_privileges:
-            version = await asyncio.to_thread(criu.version, path)
-            if version < criu.KNOWS_NO_NEW_PRIVILEGES:
-                raise CriuUnavailable(
-                    f"CRIU {'.'.join(map(str, version))} ({path}) would restore processes without "
-                    "no_new_privs, which this container is to have (allowPrivilegeEscalation: "
-                    "false): 3.19 or newer is needed"
-                )
+            await _require(
+                path,
+                criu.KNOWS_NO_NEW_PRIVILEGES,
+                "would restore processes without no_new_privs, which this container is to have "
+                "(allowPrivilegeEscalation: false)",
+            )
+        if spec.linux.uid_mappings:
+            await _require(path, criu.KNOWS_UNPRIVILEGED, "can't restore in a user namespace")
         return path
 
     @contextlib.asynccontextmanager
@@ -69,12 +83,17 @@ class Checkpoints:
         async with client.lasting(Pause(tuple(container_ids), _FREEZE_SECONDS), Done):
             yield
 
-    async def dump(
-        self, sandbox_id: str, container_id: str, directory: str, seconds: float
-    ) -> None:
-        """Writes a container's processes into `directory`, which is there and has a directory
-        `checkpoint`. seconds: that it may take. Raises CheckpointFailed, CriuUnavailable."""
+    async def dump(self, sandbox_id: str, wanted: DumpRequest) -> None:
+        """Writes a container's processes to disk. Raises CheckpointFailed, CriuUnavailable."""
         program = await self.program()
-        request = Dump(container_id, program, directory, seconds)
-        patience = seconds + _ANSWER_SECONDS
+        request = Dump(wanted.container_id, program, wanted.directory, wanted.seconds, wanted.shm)
+        patience = wanted.seconds + _ANSWER_SECONDS
         await self._client(sandbox_id).ask(request, Done, patience=patience)
+
+
+async def _require(path: str, least: tuple[int, ...], fault: str) -> None:
+    """Raises CriuUnavailable if this CRIU is older."""
+    version = await asyncio.to_thread(criu.version, path)
+    if version < least:
+        said, needed = (".".join(map(str, one)) for one in (version, least))
+        raise CriuUnavailable(f"CRIU {said} ({path}) {fault}: {needed} or newer is needed")

@@ -93,7 +93,7 @@ MAX_OUTPUT = 16 * 1024 * 1024
 class ContainerRequest:
     """A container to start. pid_target: the container whose pid namespace it joins; handler: who
     runs it, one that `Runtime` was told of, else the embedded runtime; checkpoint: the directory of
-    the checkpoint that it goes on from, which this changes, else ""."""
+    the checkpoint that it goes on from, which this changes; shm: see `Start`; "" for none."""
 
     sandbox_id: str
     container_id: str
@@ -105,6 +105,7 @@ class ContainerRequest:
     pid_target: str = ""
     handler: str = ""
     checkpoint: str = ""
+    shm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,10 @@ class SandboxHandles:
 class Runtime:
     """Runs sandboxes below a state directory.
 
-    handlers: runtimes other than the embedded one, by name;
-    on_exit: told of each container's end, in the event loop; on_lost: told the id of a sandbox
-    whose monitor died without having been asked to, or that its shim has told the end of. updates,
-    checkpoints, sandboxes (those that shims make): once started; usages: what cgroups use;
-    user_namespace_refusal: why pods can't have one, "" if they can.
+    handlers: runtimes other than the embedded one, by name; on_exit: told of each container's
+    end, in the event loop; on_lost: told the id of a sandbox whose monitor died without having been
+    asked to, or that its shim has told the end of; updates, checkpoints, sandboxes (those that
+    shims make): once started; user_namespace_refusal: why pods can't have one.
     """
 
     def __init__(
@@ -247,6 +247,7 @@ class Runtime:
             shim=handler.shim,
             checkpoint=request.checkpoint,
             criu=await self.checkpoints.restorer(spec) if request.checkpoint else "",
+            shm=request.shm,
         )
         client = self._client(request.sandbox_id)
         place = self._monitors_dir / request.sandbox_id

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +20,18 @@ from cri.errors import NotImplementedYet, PathHangs
 from cri.rpc import checkpoint_documents, container_checkpoint, sandbox_checkpoint
 from cri.rpc.worker import SECONDS
 from cri.store.container import ContainerState
-from image.checkpoint.names import DIFF
+from image.checkpoint.names import DIFF, SHM
 
 if TYPE_CHECKING:
     from cri.api import api_pb2 as api
     from cri.rpc.services import Services
+    from cri.store.container import Container
     from cri.store.sandbox import Sandbox
     from cri.undo import Undo
     from image.store import Image
     from runtime.spec import Spec
 
+_MEMORY = "shm"  # a directory of what is to come into the pod's /dev/shm
 _ROOT = "root"  # where the container's root is put together: see runtime.monitor.criu.restore
 
 
@@ -69,25 +71,51 @@ async def take(
     return checkpoint_documents.base_image(services, config)
 
 
-async def apply(services: Services, container_id: str) -> None:
+async def apply(services: Services, sandbox: Sandbox, container_id: str) -> None:
     """The files that the container had changed. Raises LayerMalformed, StorageFull."""
     diff = services.paths.checkpoint(container_id) / DIFF
     if diff.exists():
         with trace.stage("restore files"):
-            await services.images.checkpoints.apply_diff(container_id, diff)
+            owners = container_checkpoint.owners(sandbox)
+            await services.images.checkpoints.apply_diff(container_id, diff, owners)
         await asyncio.to_thread(diff.unlink)
+    place = services.paths.checkpoint(container_id)
+    if (place / SHM).exists():
+        await take_memory(services, place / SHM, container_id)
 
 
-def check_config(config: api.ContainerConfig) -> None:
-    """Raises NotImplementedYet for a container that can't go on from a checkpoint."""
-    if config.tty:
-        raise NotImplementedYet("config.tty: a terminal is no part of a checkpoint")
+async def take_memory(services: Services, source: Path, owner_id: str) -> None:
+    """Unpacks what a pod had in its /dev/shm, for the first start of whom it is to be there.
+
+    owner_id: of a container, or of a sandbox whose containers start one by one. Raises
+    ArchiveMalformed, LayerMalformed, StorageFull.
+    """
+    target = services.paths.checkpoint(owner_id) / _MEMORY
+    await asyncio.to_thread(target.mkdir, mode=0o700, parents=True)
+    with trace.stage("restore shared memory"):
+        await services.images.checkpoints.unpack_memory(source, target)
+
+
+@contextlib.asynccontextmanager
+async def memory(services: Services, container: Container) -> AsyncGenerator[str, None]:
+    """The directory from which the start of one that goes on fills its pod's /dev/shm, or "".
+
+    A sandbox's is for whoever is started first, alone; who comes later finds it in the pod.
+    """
+    sandbox_id = container.metadata.sandbox_id
+    own = services.paths.checkpoint(container.id) / _MEMORY
+    shared = services.paths.checkpoint(sandbox_id) / _MEMORY
+    async with services.locks.hold(f"shared memory of {sandbox_id}"):
+        found = next((os.fspath(path) for path in (shared, own) if path.exists()), "")
+        yield found
+        await remove(services, sandbox_id)
 
 
 def check_spec(spec: Spec) -> None:
-    """The same, with what handlers, devices and plugins have added."""
-    if any(spec.hooks.values()):
-        raise NotImplementedYet("hooks: a container that goes on from a checkpoint runs none")
+    """Raises NotImplementedYet for what a container can't have that goes on from a checkpoint.
+
+    Of a pod with a user namespace: CRIU runs as root of that only.
+    """
     if spec.linux.sysctl or any(
         item.path for item in spec.linux.namespaces if item.type in ("network", "ipc", "uts")
     ):
@@ -95,14 +123,26 @@ def check_spec(spec: Spec) -> None:
             "namespaces and sysctls of plugins: a container that goes on from a checkpoint has its "
             "pod's, as they are"
         )
+    shared = any(item.type == "pid" and item.path for item in spec.linux.namespaces)
+    if spec.linux.uid_mappings and shared:
+        raise NotImplementedYet(
+            "in a pod with a user namespace, a container that shares a pid namespace can't go on "
+            "from a checkpoint: CRIU can't enter that"
+        )
+    if spec.linux.uid_mappings and "CAP_SYS_ADMIN" in spec.process.capabilities.ever:
+        raise NotImplementedYet(
+            "in a pod with a user namespace, a container with CAP_SYS_ADMIN can't go on from a "
+            "checkpoint: CRIU can't lock its mounts"
+        )
 
 
 async def sweep(services: Services) -> None:
     """At start: what was being written or made when the daemon ended, and what has been started."""
     waiting = {
-        container.id
+        owner
         for container in services.store.containers
         if container.metadata.checkpoint and container.status.state is ContainerState.CREATED
+        for owner in (container.id, container.metadata.sandbox_id)
     }
     with contextlib.suppress(PathHangs):  # a pod's checkpoint may lie anywhere
         await services.workers.call(SECONDS, _sweep, services.paths.checkpoints, waiting)
@@ -119,7 +159,7 @@ def _sweep(directory: Path, waiting: Collection[str]) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-async def remove(services: Services, container_id: str) -> None:
-    """What was unpacked for a container. Idempotent."""
-    place = services.paths.checkpoint(container_id)
+async def remove(services: Services, owner_id: str) -> None:
+    """What was unpacked for a container, or for a sandbox. Idempotent."""
+    place = services.paths.checkpoint(owner_id)
     await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)

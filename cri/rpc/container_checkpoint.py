@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import posixpath
 import shutil
 from collections.abc import AsyncGenerator, Sequence
@@ -17,7 +18,9 @@ from cri.rpc import checkpoint_documents, runtime_handlers
 from cri.specgen import namespaces
 from cri.store.container import ContainerState
 from cri.store.index import new_id
-from image.checkpoint.names import DIFF, IMAGES
+from image.checkpoint.names import DIFF, IMAGES, SHM
+from image.checkpoint.owners import Owners
+from runtime.checkpoints import DumpRequest
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 110  # kubelet waits for two minutes if it asks for less
 MOST_SECONDS = 86400
 _LONGER = 5.0
+_MEMORY = "shm"  # a directory of the first container's, for as long as it takes
 
 
 async def checkpoint_container(
@@ -42,7 +46,7 @@ async def checkpoint_container(
     seconds = request.timeout or DEFAULT_SECONDS
     try:
         async with asyncio.timeout(seconds), staging(services) as place:
-            await capture(services, [container], [place], seconds)
+            await capture(services, [container], [place], seconds, place / SHM)
             with trace.stage("write archive"):
                 await services.images.checkpoints.pack(place, location)
     except TimeoutError:
@@ -67,11 +71,6 @@ def check(services: Services, container: Container) -> None:
             "processes to be written down"
         )
     check_pod(services, sandbox, f"container {container.id}")
-    if container.config.tty:
-        raise NotImplementedYet(
-            f"container {container.id} has a terminal, whose other end is not its own: "
-            "it can't be checkpointed"
-        )
 
 
 def check_pod(services: Services, sandbox: Sandbox, what: str) -> None:
@@ -81,11 +80,15 @@ def check_pod(services: Services, sandbox: Sandbox, what: str) -> None:
             f"{what}: the runtime handler {sandbox.metadata.runtime_handler!r} runs a program; "
             "only the embedded runtime knows checkpoints"
         )
-    options = sandbox.config.linux.security_context.namespace_options
-    if namespaces.user_map(options, "config") is not None:
-        raise NotImplementedYet(f"{what}: a pod with a user namespace can't be checkpointed")
     if sandbox.metadata.mount_label:
         raise NotImplementedYet(f"{what}: a pod with an SELinux label can't be checkpointed")
+
+
+def owners(sandbox: Sandbox) -> Owners | None:
+    """Of a pod's files, where it has users of its own."""
+    options = sandbox.config.linux.security_context.namespace_options
+    users = namespaces.user_map(options, "config")
+    return Owners(users.uid, users.gid, users.uids, users.gids) if users else None
 
 
 @contextlib.asynccontextmanager
@@ -104,27 +107,38 @@ async def capture(
     containers: Sequence[Container],
     places: Sequence[Path],
     seconds: float,
+    shm: Path,
 ) -> None:
     """Writes processes and files of containers of one pod, all of one moment, to directories.
 
-    All stand still until the last is written. seconds: that CRIU may take for one. Raises
-    CheckpointFailed, StorageFull, ImageFault.
+    All stand still until the last is written. seconds: that CRIU may take for one; shm: the file to
+    be made of what is in the pod's /dev/shm, if anything is. Raises CheckpointFailed, StorageFull,
+    ImageFault.
     """
     checkpoints = services.runtime.checkpoints
-    sandbox_id = containers[0].metadata.sandbox_id
+    sandbox = services.store.sandboxes.get(containers[0].metadata.sandbox_id)
     services.images.checkpoints.warm()
+    memory = places[0] / _MEMORY
+    await asyncio.to_thread(memory.mkdir, mode=0o700, parents=True)
     with trace.stage("freeze, write, thaw"):
         async with (
-            services.locks.hold(f"checkpoint {sandbox_id}"),  # CRIU can't be at it twice
-            checkpoints.paused(sandbox_id, [container.id for container in containers]),
+            services.locks.hold(f"checkpoint {sandbox.id}"),  # CRIU can't be at it twice
+            checkpoints.paused(sandbox.id, [container.id for container in containers]),
         ):
-            for container, place in zip(containers, places, strict=True):
+            for index, (container, place) in enumerate(zip(containers, places, strict=True)):
                 await asyncio.to_thread((place / IMAGES).mkdir, mode=0o700, parents=True)
                 patience = seconds + _LONGER  # of ours is the time that is told
-                await checkpoints.dump(sandbox_id, container.id, str(place), patience)
-                await services.images.checkpoints.pack_diff(container.id, place / DIFF)
+                copied = str(memory) if index == 0 else ""
+                wanted = DumpRequest(container.id, str(place), patience, copied)
+                await checkpoints.dump(sandbox.id, wanted)
+                await services.images.checkpoints.pack_diff(
+                    container.id, place / DIFF, owners(sandbox)
+                )
                 log = container.metadata.log_path, place / "container.log"
                 await asyncio.to_thread(checkpoint_documents.copy_log, *log)
+    if await asyncio.to_thread(os.listdir, memory):
+        await services.images.checkpoints.pack_memory(memory, shm)
+    await asyncio.to_thread(shutil.rmtree, memory)
     for container, place in zip(containers, places, strict=True):
         files = await checkpoint_documents.of(services, container)
         await asyncio.to_thread(checkpoint_documents.write, place, files)

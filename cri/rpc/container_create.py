@@ -80,7 +80,6 @@ async def make(
         if source is None:
             image = _image(services, config)
         else:
-            checkpoint_source.check_config(config)
             image = await checkpoint_source.take(services, sandbox, container_id, source, undo)
         metadata = ContainerMetadata(
             id=container_id,
@@ -98,7 +97,7 @@ async def make(
         with trace.stage("prepare snapshot"):
             services.images.prepare(image.id, container_id, _owner(sandbox))
         if source is not None:
-            await checkpoint_source.apply(services, container_id)
+            await checkpoint_source.apply(services, sandbox, container_id)
         container = Container(metadata, config)
         # Nothing waits between this look and the record: a plugin that joins would not know of it.
         if plugins := services.plugins:

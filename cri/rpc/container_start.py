@@ -61,8 +61,7 @@ async def _start(services: Services, container_id: str) -> None:
                 from cri.rpc import net_devices  # few containers have any
 
                 await net_devices.take(services, sandbox.id, request.spec)
-            with trace.stage("start container"):
-                started = await services.runtime.start_container(request)
+            started = await _started(services, container, request)
         except (RuntimeFault, CriFault, ImageFault, NetworkFault, OSError) as error:
             container_exit.start_failed(services, container_id, error)
             raise
@@ -77,6 +76,15 @@ async def _start(services: Services, container_id: str) -> None:
         log.info("container %s: %s", container_id, warning)
     if plugins := services.plugins:
         await plugins.container_started(container_id)
+
+
+async def _started(services: Services, container: Container, request: ContainerRequest) -> Started:
+    with trace.stage("start container"):
+        if not container.metadata.checkpoint:
+            return await services.runtime.start_container(request)
+        async with checkpoint_source.memory(services, container) as shm:
+            request = dataclasses.replace(request, shm=shm)
+            return await services.runtime.start_container(request)
 
 
 def _startable(services: Services, container: Container) -> Sandbox:

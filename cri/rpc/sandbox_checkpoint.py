@@ -4,6 +4,7 @@ OUTPUT/pod.options      version, and which archive is whose; written last: witho
                         no checkpoint
 OUTPUT/pod.dump         the pod's configuration, for people
 OUTPUT/container-0.tar  an archive as CheckpointContainer writes it, one a container
+OUTPUT/devshm-checkpoint.tar  what was in the pod's /dev/shm, if anything was: in no archive then
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cri.rpc import container_checkpoint
 from cri.rpc.worker import SECONDS
 from cri.store.container import ContainerState
 from cri.store.sandbox import SandboxState
+from image.checkpoint.names import SHM
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -50,8 +52,10 @@ async def checkpoint_pod(
     async with container_checkpoint.staging(services) as place:
         await asyncio.to_thread((place / NOTE).write_bytes, os.fsencode(output) + b"\0")
         places = [place / str(index) for index in range(len(containers))]
-        await container_checkpoint.capture(services, containers, places, _MOST_SECONDS)
         try:
+            await container_checkpoint.capture(
+                services, containers, places, _MOST_SECONDS, output / SHM
+            )
             with trace.stage("write archives"):
                 await _write(services, sandbox, containers, places, output)
         except BaseException:
@@ -149,5 +153,5 @@ def clear(output: Path) -> None:
             return
         for name in names:
             ours = name.startswith("container-") and name.endswith(".tar")
-            if ours or name in (DUMP, f".{DUMP}", f".{OPTIONS}"):
+            if ours or name in (SHM, DUMP, f".{DUMP}", f".{OPTIONS}"):
                 (output / name).unlink()

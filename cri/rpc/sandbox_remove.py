@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cri import trace
 from cri.api import api_pb2 as api
-from cri.rpc import container_remove, sandbox_stop
+from cri.rpc import checkpoint_source, container_remove, sandbox_stop
 from cri.rpc.finish import finish
 
 if TYPE_CHECKING:
@@ -31,5 +31,7 @@ async def _remove(services: Services, sandbox_id: str) -> None:
         sandbox = services.store.sandboxes.exact(sandbox_id)
         if sandbox is not None and (plugins := services.plugins):
             await plugins.remove_pod(sandbox)
+        if services.paths.checkpoint(sandbox_id).exists():  # few were made of a checkpoint
+            await checkpoint_source.remove(services, sandbox_id)
         with trace.stage("record"):
             services.store.sandboxes.remove(sandbox_id)

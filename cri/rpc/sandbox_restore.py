@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from cri.api import api_pb2 as api
 from cri.errors import InvalidRequest, NameTaken, WrongState
 from cri.rpc import (
+    checkpoint_source,
     container_checkpoint,
     container_create,
     runtime_handlers,
@@ -27,6 +28,7 @@ from cri.rpc.sandbox_checkpoint import OPTIONS, VERSION, refuse_options
 from cri.rpc.worker import SECONDS
 from cri.store.sandbox import sandbox_name
 from cri.undo import Undo
+from image.checkpoint.names import SHM
 
 if TYPE_CHECKING:
     from cri.rpc.services import Services
@@ -63,6 +65,9 @@ async def _make(
     async with Undo(f"restore sandbox {made.pod_sandbox_id}") as undo:
         remove = api.RemovePodSandboxRequest(pod_sandbox_id=made.pod_sandbox_id)
         undo.push("remove the sandbox", sandbox_remove.remove_pod_sandbox, services, remove)
+        memory = Path(request.checkpoint_path) / SHM
+        if await services.workers.call(SECONDS, os.path.lexists, memory):
+            await checkpoint_source.take_memory(services, memory, made.pod_sandbox_id)
         for config in request.container_configs:
             name = config.metadata.name
             sandbox = container_create.ready(services, made.pod_sandbox_id)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from image import directory
+from image.checkpoint.owners import Owners
 from image.checkpoint.pack import opened
 from image.errors import CheckpointRefused
 from image.unpack.apply import Counters
@@ -28,25 +29,47 @@ _REDIRECT: Final = "trusted.overlay.redirect"
 _PIECE: Final = 1 << 20
 
 
-def write(upper: Path, target: Path, counters: Counters) -> None:
-    """Raises StorageFull, CheckpointRefused for what can't be said in an archive, OSError."""
+def write(
+    upper: Path,
+    target: Path,
+    counters: Counters,
+    owners: Owners | None = None,
+    *,
+    durable: bool = False,
+) -> None:
+    """A directory as the new file `target`, which is on disk then if it is to be durable.
+
+    owners: whose the files are, if not the node's.
+    Raises StorageFull, CheckpointRefused for what can't be said in an archive, OSError.
+    """
     root = os.open(upper, _OPEN | os.O_DIRECTORY)
     try:
         with (
             open(os.open(target, _CREATE, 0o600), "wb") as file,
             opened(file) as archive,
         ):
-            _Writer(archive, counters).directory(root, "", 0)
+            _Writer(archive, counters, owners).directory(root, "", 0)
+        if durable:
+            _sync(target)
     except OSError as error:
         raise directory.full(error, target.parent) or error from error
     finally:
         os.close(root)
 
 
+def _sync(path: Path) -> None:
+    fd = os.open(path, _OPEN)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 @dataclass(slots=True)
 class _Writer:
     archive: tarfile.TarFile
     counters: Counters
+    owners: Owners | None
     linked: dict[int, str] = field(default_factory=dict)  # inode of several names -> the first
 
     def directory(self, fd: int, path: str, depth: int) -> None:
@@ -70,7 +93,7 @@ class _Writer:
                 self._other(fd, name, where, status)
 
     def _describe(self, fd: int, path: str, status: os.stat_result) -> None:
-        member = _member(path, status, tarfile.DIRTYPE)
+        member = self._member(path, status, tarfile.DIRTYPE)
         names = os.listxattr(fd)
         if _REDIRECT in names:
             raise CheckpointRefused(
@@ -90,19 +113,19 @@ class _Writer:
         mode = status.st_mode
         first = self.linked.get(status.st_ino) if status.st_nlink > 1 else None
         if first is not None:
-            member = _member(path, status, tarfile.LNKTYPE)
+            member = self._member(path, status, tarfile.LNKTYPE)
             member.linkname = first
         elif stat.S_ISREG(mode):
             self._file(fd, name, path, status)
             return
         elif stat.S_ISLNK(mode):
-            member = _member(path, status, tarfile.SYMTYPE)
+            member = self._member(path, status, tarfile.SYMTYPE)
             member.linkname = os.readlink(name, dir_fd=fd)
         elif stat.S_ISFIFO(mode):
-            member = _member(path, status, tarfile.FIFOTYPE)
+            member = self._member(path, status, tarfile.FIFOTYPE)
         elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             kind = tarfile.CHRTYPE if stat.S_ISCHR(mode) else tarfile.BLKTYPE
-            member = _member(path, status, kind)
+            member = self._member(path, status, kind)
             member.devmajor, member.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
         else:
             return  # a socket, which belongs to the process that has it
@@ -112,7 +135,7 @@ class _Writer:
 
     def _file(self, at: int, name: str, path: str, status: os.stat_result) -> None:
         with open(os.open(name, _OPEN | os.O_NONBLOCK, dir_fd=at), "rb", buffering=0) as file:
-            member = _member(path, status, tarfile.REGTYPE)
+            member = self._member(path, status, tarfile.REGTYPE)
             if status.st_nlink > 1:
                 self.linked[status.st_ino] = path
             _add_xattrs(member, file.fileno(), os.listxattr(file.fileno()))
@@ -125,14 +148,15 @@ class _Writer:
             contents = _Contents(file, head, pieces, self.counters)
             self.archive.addfile(member, cast(IO[bytes], contents))
 
-
-def _member(path: str, status: os.stat_result, kind: bytes) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(path)
-    member.type = kind
-    member.mode = status.st_mode & 0o7777
-    member.uid, member.gid = status.st_uid, status.st_gid
-    member.mtime = status.st_mtime_ns / 1e9
-    return member
+    def _member(self, path: str, status: os.stat_result, kind: bytes) -> tarfile.TarInfo:
+        member = tarfile.TarInfo(path)
+        member.type = kind
+        member.mode = status.st_mode & 0o7777
+        member.uid, member.gid = status.st_uid, status.st_gid
+        if self.owners is not None:
+            member.uid, member.gid = self.owners.inside(member.uid, member.gid)
+        member.mtime = status.st_mtime_ns / 1e9
+        return member
 
 
 def _add_xattrs(member: tarfile.TarInfo, fd: int, names: list[str]) -> None:

@@ -10,10 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from image.checkpoint.names import CONFIG, DIFF, IMAGES
+from image.checkpoint.names import CONFIG, DIFF, IMAGES, SHM
 from image.directory import OPEN, require_free
 from image.errors import ArchiveMalformed, LayerMalformed
 from image.unpack import tar
@@ -23,7 +24,7 @@ from image.unpack.tar import Archive
 # CRIU's images of processes, and of no namespace, network, cgroup or mount but the list of mounts,
 # of which only the numbers are read.
 _IMAGE: Final = re.compile(
-    r"(?:core|fdinfo|fs|ids|mm|mountpoints|pagemap|pagemap-shmem|pages|pidns|timens)-\d{1,20}\.img"
+    r"(?:core|fdinfo|fs|ids|ipcns-msg|ipcns-sem|ipcns-shm|ipcns-var|mm|mountpoints|pagemap|pagemap-shmem|pages|pidns|timens)-\d{1,20}\.img"
     r"|ghost-file-[0-9a-f]{1,16}\.img"
     r"|(?:files|inventory|pstree|seccomp|pipes-data|fifo-data|sk-queues|tty-info|tty-data"
     r"|remap-fpath|memfd|filelocks|eventpoll-tfd|inotify-wd)\.img"
@@ -39,7 +40,7 @@ _SPACE_CHECK: Final = 64 << 20
 def wanted(name: str) -> bool:
     """Whether a member is one that is of use."""
     folder, _, image = name.rpartition("/")
-    return name in (CONFIG, DIFF) or (folder == IMAGES and bool(_IMAGE.fullmatch(image)))
+    return name in (CONFIG, DIFF, SHM) or (folder == IMAGES and bool(_IMAGE.fullmatch(image)))
 
 
 class Target:
@@ -87,8 +88,8 @@ class Target:
         return path.read_text(encoding="utf-8", errors="replace")
 
 
-def from_archive(path: Path, target: Target) -> None:
-    """The members of a tar file. Raises ArchiveMalformed, StorageFull, OSError."""
+def opened(path: Path) -> FileIO:
+    """A regular file that somebody else has named. Raises ArchiveMalformed."""
     try:
         fd = os.open(path, _READ)
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -97,7 +98,12 @@ def from_archive(path: Path, target: Target) -> None:
     if not regular:
         os.close(fd)
         raise ArchiveMalformed(f"{path}: no regular file")
-    with open(fd, "rb", buffering=0) as file:
+    return FileIO(fd)
+
+
+def from_archive(path: Path, target: Target) -> None:
+    """The members of a tar file. Raises ArchiveMalformed, StorageFull, OSError."""
+    with opened(path) as file:
         archive = Archive(iter(lambda: file.read(_PIECE), b""))
         try:
             for entry in archive:

@@ -7,3 +7,4 @@ from typing import Final
 CONFIG: Final = "config.dump"
 DIFF: Final = "rootfs-diff.tar"
 IMAGES: Final = "checkpoint"
+SHM: Final = "devshm-checkpoint.tar"

@@ -39,6 +39,9 @@ _MALFORMED: Final = (
 )
 
 
+Owner = Callable[[int, int], tuple[int, int]]  # uid and gid of an entry -> of what is made
+
+
 @dataclass(slots=True)
 class Counters:
     """How far the work has come; another thread may read it at any time."""
@@ -75,15 +78,20 @@ class Result:
 
 
 def unpack(
-    chunks: Iterator[bytes], target: Path, limits: UnpackLimits, counters: Counters
+    chunks: Iterator[bytes],
+    target: Path,
+    limits: UnpackLimits,
+    counters: Counters,
+    owner: Owner | None = None,
 ) -> Result:
     """Unpack a tar stream into `target`, an empty directory that nobody else uses.
 
-    The caller sets the umask to 0. Reads the stream to its very end. Raises LayerMalformed,
-    StorageFull, and whatever reading `chunks` raises; the directory is then good for nothing.
+    owner: who the users of the archive are here, None: the same. The caller sets the umask to 0.
+    Reads the stream to its very end. Raises LayerMalformed, StorageFull, and whatever reading
+    `chunks` raises; the directory is then good for nothing.
     """
     root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    unpacker = _Unpacker(root, Archive(chunks), limits, counters)
+    unpacker = _Unpacker(root, Archive(chunks), limits, counters, owner)
     try:
         return unpacker.run()
     except OSError as error:
@@ -99,6 +107,7 @@ class _Unpacker:
     archive: Archive
     limits: UnpackLimits
     counters: Counters
+    owner: Owner | None
     tree: Tree = field(init=False)
     described: dict[bytes, Entry] = field(default_factory=dict)  # directories, by real path
     links: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -120,7 +129,7 @@ class _Unpacker:
             tar.DIRECTORY: self._directory,
             tar.FIFO: self._device,
         }
-        for entry in self.archive:
+        for entry in self.archive if self.owner is None else self._owned(self.owner):
             self._count()
             self.tree.trim()
             parts = components(entry.name)
@@ -144,6 +153,11 @@ class _Unpacker:
                 raise
         self._finish_directories()
         return self._result()
+
+    def _owned(self, owner: Owner) -> Iterator[Entry]:
+        for entry in self.archive:
+            uid, gid = owner(entry.uid, entry.gid)
+            yield entry._replace(uid=uid, gid=gid)
 
     def _count(self) -> None:
         self.counters.entries += 1

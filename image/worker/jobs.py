@@ -95,7 +95,7 @@ def _checkpoint(job: PackDiff | Pack | TakeCheckpoint | ApplyDiff, counters: Cou
 
     match job:
         case PackDiff():
-            diff.write(Path(job.upper), Path(job.target), counters)
+            diff.write(Path(job.upper), Path(job.target), counters, job.owners, durable=job.durable)
             return Packed(Path(job.target).stat().st_size)
         case Pack():
             return Packed(pack.pack(Path(job.source), Path(job.target), counters))
@@ -108,13 +108,14 @@ def _checkpoint(job: PackDiff | Pack | TakeCheckpoint | ApplyDiff, counters: Cou
             return Taken(target.config())
         case ApplyDiff():
             target_path, lowers = Path(job.target), [Path(lower) for lower in job.lowers]
-            size = os.stat(job.source).st_size
-            chunks = layer.decompressed(_file(Source(job.source, 0, size)))
-            try:
-                result = unpack(chunks, target_path, job.limits, counters)
-                settle(target_path, result, lowers, job.limits.depth)
-            except LayerMalformed as error:
-                raise LayerMalformed(f"{Path(job.source).name}: {error}") from error
+            with members.opened(Path(job.source)) as file:
+                chunks = layer.decompressed(iter(lambda: file.read(_FILE_CHUNK), b""))
+                try:
+                    owner = job.owners.outside if job.owners is not None else None
+                    result = unpack(chunks, target_path, job.limits, counters, owner)
+                    settle(target_path, result, lowers, job.limits.depth)
+                except LayerMalformed as error:
+                    raise LayerMalformed(f"{Path(job.source).name}: {error}") from error
             return Settled()
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from image import errors
+from image.checkpoint.owners import Owners
 from image.digest import Digest
 from image.errors import ImageFault
 from image.manifest import Platform
@@ -148,10 +149,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class PackDiff:
-    """Write what a container changed, its directory `upper`, as a layer: the new file `target`."""
+    """Write a directory as a layer: the new file `target`. upper: what a container changed, or what
+    it had in memory; owners: of the files; durable: the file is on disk when it is packed."""
 
     upper: str
     target: str
+    owners: Owners | None = None
+    durable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +193,14 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class ApplyDiff:
-    """Unpack a layer (a file) into a container's writable directory, which is empty. lowers: the
-    layers below it, topmost first."""
+    """Unpack a layer (a file, and no link) into a container's writable directory, or another one,
+    which is empty. lowers: the layers below it, topmost first; owners: whose the files become."""
 
     source: str
     target: str
     lowers: tuple[str, ...]
     limits: UnpackLimits
+    owners: Owners | None = None
 
 
 @dataclass(frozen=True, slots=True)

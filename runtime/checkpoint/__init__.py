@@ -6,4 +6,8 @@ of images that somebody else may have written.
     mounts.py    the mounts of a restored container: written by us, whatever the checkpoint says
     confine.py   its processes: checked against, and changed to, what the container is to be
     files.py     what these processes have open
+    addresses.py their sockets' addresses, which the pod must have
+    terminals.py its terminals
+    ipc.py       what else their pod's processes share
+    shm.py       the shared memory of their pod
 """

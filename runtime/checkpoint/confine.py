@@ -9,7 +9,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
       death signal
     resource limits          no more than the container's; scores and cgroups: none
     namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
-    open files               see files.py
+    open files               see files.py, terminals.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.checkpoint import files
+from runtime.checkpoint import files, ipc, terminals
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.checkpoint.wire import MalformedImage, Message, first, read, write
 from runtime.init import capabilities
@@ -35,8 +35,8 @@ _FILTER: Final = 2  # seccomp's mode
 _FILTER_FLAGS: Final = 0x2 | 0x4  # LOG, SPEC_ALLOW: what else there is concerns the call
 _NORMAL_POLICIES: Final = (0, 3, 5)  # SCHED_OTHER, BATCH, IDLE
 _SYS_NICE, _NET_RAW, _SETUID = 1 << 23, 1 << 13, 1 << 7
-_SAME: Final = {"network": 6, "IPC": 7, "UTS": 8, "user": 10}
-_OWN: Final = {"pid": 5, "mount": 9, "cgroup": 11, "time": 12}
+_SAME: Final = {"network": 6, "UTS": 8}
+_OWN: Final = {"pid": 5, "IPC": 7, "mount": 9, "user": 10, "cgroup": 11, "time": 12}
 _TASK = re.compile(r"core-(\d+)\.img")
 # Fields of CRIU's core_entry, thread_core_entry, task_core_entry and creds_entry.
 _TC, _THREAD = 3, 5
@@ -53,7 +53,8 @@ _APPARMOR: Final = 2  # enum lsmtype of inventory.proto; 0: none
 class Bounds:
     """What the container is to be. bounding, permitted: of its capabilities; limits: number of a
     resource -> the most that may be; seccomp: its program, empty without; label: the profile of
-    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"."""
+    AppArmor; pids: whose its pid namespace is: "own", "pod" or "node"; terminal: it has one;
+    ipc: it may bring the pod's System V IPC, as nobody else has any."""
 
     identity: Identity
     bounding: int
@@ -64,6 +65,8 @@ class Bounds:
     seccomp_flags: int = 0
     label: str = ""
     pids: str = "own"
+    terminal: bool = False
+    ipc: bool = False
 
     @property
     def most(self) -> int:
@@ -109,8 +112,19 @@ class Images:
             return file.read(1 << 16)
 
 
-def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> dict[int, str]:
-    """Checks all images and rewrites those of processes. Answers what `files.stdio` does.
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What processes have open whose other end is elsewhere, by the names by which CRIU knows it.
+
+    pipes: as `files.stdio` answers; terminal: as `terminals.confine` does.
+    """
+
+    pipes: dict[int, str]
+    terminal: str
+
+
+def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> Outside:
+    """Checks all images and rewrites those of processes.
 
     may_open: whether the container's user may open a path of it. Raises Refused, MalformedImage.
     """
@@ -121,6 +135,7 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> dict[int, str]
         raise MalformedImage("pstree.img has no process")
     first_pid = root[0].number(1)
     _check_namespaces(images, names, inventory, first_pid)
+    _check_ipc(images, inventory, first_pid, allowed=bounds.ipc)
     _check_pids(images, names, inventory, first_pid, bounds.pids)
     _check_ghosts(images, names)
     opened = read("files", images.load("files.img"))
@@ -130,7 +145,10 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> dict[int, str]
     for name, pid in _tasks(names):
         _confine_task(images, name, bounds, filters, first=pid == first_pid)
     ids = first("ids", images.load(f"ids-{first_pid}.img"))
-    return files.stdio(images.load(f"fdinfo-{ids.number(2)}.img"), opened)
+    pipes = files.stdio(images.load(f"fdinfo-{ids.number(2)}.img"), opened)
+    if pipes and bounds.terminal:
+        raise Refused("a process with pipes to somebody else, where the container has a terminal")
+    return Outside(pipes, terminals.confine(images, bounds))
 
 
 def _tasks(names: list[str]) -> Iterator[tuple[str, int]]:
@@ -157,7 +175,11 @@ def _only(found: list[Message]) -> list[Message]:
 
 
 def _check_namespaces(images: Images, names: list[str], inventory: Message, first_pid: int) -> None:
-    """All processes are in the same ones; those that are the pod's are CRIU's own."""
+    """All processes are in the same ones; those that are the pod's are CRIU's own.
+
+    So is the user namespace from here on, whatever it was: who users are, the images say as these
+    see themselves.
+    """
     outside = inventory.message(3)
     root = first("ids", images.load(f"ids-{first_pid}.img"))
     for name in names:
@@ -170,6 +192,22 @@ def _check_namespaces(images: Images, names: list[str], inventory: Message, firs
         for kind, field in _OWN.items():
             if ids.number(field, 0) != root.number(field, 0):
                 raise Refused(f"processes in two {kind} namespaces")
+        ids.set(_OWN["user"], outside.number(_OWN["user"], 0))
+        images.save(name, write("ids", [ids]))
+
+
+def _check_ipc(images: Images, inventory: Message, first_pid: int, *, allowed: bool) -> None:
+    """The pod's IPC namespace is CRIU's own, or one that it makes."""
+    ids = first("ids", images.load(f"ids-{first_pid}.img"))
+    number = ids.number(_OWN["IPC"], 0)
+    if number == inventory.message(3).number(_OWN["IPC"], 0):
+        return
+    if not allowed:
+        raise Refused(
+            "System V IPC of its pod, which CRIU can make in a new namespace only: this pod has "
+            "the node's, or a container that was started before this one: start this one first"
+        )
+    ipc.confine(images, number)
 
 
 def _check_pids(

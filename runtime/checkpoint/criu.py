@@ -20,6 +20,7 @@ IMAGES: Final = "checkpoint"  # CRIU's images in the directory of a checkpoint
 DUMP_LOG: Final = "dump.log"
 RESTORE_LOG: Final = "restore.log"
 KNOWS_NO_NEW_PRIVILEGES: Final = (3, 19)  # the version since which its images have the flag
+KNOWS_UNPRIVILEGED: Final = (3, 18)  # since then it runs as root of a user namespace
 PIDS: Final = "pod-pids"  # a pid namespace that is not the container's own
 PID_FILE: Final = "restored.pid"
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")  # mountinfo writes a blank as \040
@@ -75,12 +76,13 @@ def _plain(path: bytes) -> str:
 class Subject:
     """A process to be written down, with its descendants. mounts: of its namespace; freezer: the
     directory of its cgroup, "" without; pid_namespace: the inode of that which is its pod's, 0: it
-    has its own, or the node's."""
+    has its own, or the node's; terminal: see `terminals.key`."""
 
     pid: int
     mounts: Sequence[MountLine]
     freezer: str = ""
     pid_namespace: int = 0
+    terminal: str = ""
 
 
 def dump(program: str, subject: Subject, directory: str) -> list[str]:
@@ -92,20 +94,27 @@ def dump(program: str, subject: Subject, directory: str) -> list[str]:
         words += ["--freeze-cgroup", subject.freezer]
     if subject.pid_namespace:
         words += ["--external", f"pid[{subject.pid_namespace}]:{PIDS}"]
+    if subject.terminal:
+        words += ["--external", subject.terminal]
     for place in sorted({mount.place for mount in subject.mounts} - {"/"}):
         words += ["--external", f"mnt[{place}]:{place}"]
     return words
 
 
-def restore(program: str, directory: str, root: str, external: Sequence[str]) -> list[str]:
+def restore(
+    program: str, directory: str, root: str, external: Sequence[str], *, powerless: bool
+) -> list[str]:
     """Makes the processes in directory/checkpoint anew, as children of CRIU's parent.
 
-    root: a mount, the container's root; external: `mnt[KEY]:PATH` of all other mounts.
+    root: a mount, the container's root; external: `mnt[KEY]:PATH` of all other mounts; powerless:
+    CRIU is root of a user namespace only.
     """
     words = [program, "--no-default-config", "restore", "--root", root]
     words += _where(directory, RESTORE_LOG)
     words += ["--restore-detached", "--restore-sibling", *_COMMON]
     words += ["--pidfile", f"{directory}/{PID_FILE}"]
+    if powerless:
+        words.append("--unprivileged")
     for item in external:
         words += ["--external", item]
     return words

@@ -18,6 +18,8 @@ COMMON: Final = 0x54564319
 MAGIC: Final = {  # of the kinds of image that we read
     "core": 0x55053847,
     "ids": 0x54432030,
+    "ipcns-shm": 0x46283044,
+    "ipcns-var": 0x53115007,
     "fdinfo": 0x56213732,
     "files": 0x56303138,
     "ghost-file": 0x52583605,
@@ -25,6 +27,7 @@ MAGIC: Final = {  # of the kinds of image that we read
     "mountpoints": 0x55563928,
     "pstree": 0x50273030,
     "seccomp": 0x64413049,
+    "tty-info": 0x59453036,
 }
 _SIZE: Final = struct.Struct("<I")
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

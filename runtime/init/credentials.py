@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 
-from runtime.init import capabilities
+from runtime.init import capabilities, devices
 from runtime.init.channel import LISTENER
 from runtime.init.context import Context
 from runtime.init.values import SchedulingPlan
@@ -131,6 +131,7 @@ def enter_user_namespace(context: Context) -> None:
     os.close(context.user_ns_fd)
     if context.target is None:
         unshare(Clone.NEWNS)
+        _reopen_null(context)
     leave_keyring()  # for one that belongs to somebody of that namespace
 
 
@@ -139,6 +140,21 @@ def become_root_of(user_ns_fd: int) -> None:
     setns(user_ns_fd, Clone.NEWUSER)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+
+
+def _reopen_null(context: Context) -> None:
+    """Where stdio is the null device it was on a mount of before the copy, which nobody can name
+    any more: CRIU could not write such a file down."""
+    absent = [number for number, fd in enumerate(context.surroundings.stdio) if fd < 0]
+    if context.process.terminal or not absent:
+        return
+    context.dev_fd = -1
+    context.root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    null = devices.open_null(context)
+    for number in absent:
+        os.dup2(null, number)
+    os.close(null)
+    os.close(context.root_fd)
 
 
 def become(context: Context) -> None:

@@ -17,9 +17,10 @@ from runtime.init.sandbox import start_reaper
 from runtime.linux import fds
 from runtime.linux.namespace import setns
 from runtime.linux.process import Prctl, prctl
+from runtime.monitor.facts import Facts
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import MonitorRequest
-from runtime.monitor.pod import Facts, Pod
+from runtime.monitor.pod import Pod
 from runtime.monitor.server import Server
 
 NAMESPACES = ("net", "ipc", "uts")

@@ -84,7 +84,8 @@ class Start:
     cgroup descriptors the binary makes the cgroup; empty: the embedded runtime. shim: the binary is
     a shim of containerd's, and the plan a TaskPlan.
     checkpoint: the directory with a checkpoint that it goes on from, which this changes; criu: the
-    program which restores it. The plan says what it is to be, as of any container. hooks: the plan
+    program which restores it; shm: a directory of what the pod's /dev/shm is to have before, "" for
+    none. The plan says what it is to be, as of any container. hooks: the plan
     is a HookedPlan, and the node's network, IPC and UTS namespaces follow it. untraced: no process
     of it can come to trace others.
     """
@@ -102,6 +103,7 @@ class Start:
     shim: bool = False
     checkpoint: str = ""
     criu: str = ""
+    shm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +266,15 @@ class Pause:
 class Dump:
     """Have CRIU (`criu`, its path) write the processes of a container to `directory`/checkpoint.
 
-    They are left as they are, frozen or running. timeout: seconds, then CRIU is killed.
+    They are left as they are, frozen or running. timeout: seconds, then CRIU is killed. shm: an
+    empty directory that gets what is in the pod's /dev/shm, "" for none: another has it already.
     """
 
     container_id: str
     criu: str
     directory: str
     timeout: float
+    shm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from runtime.cgroup.kills import OomKills
-from runtime.cgroup.tree import Hierarchy
+from runtime.cgroup.tree import Cgroup, Hierarchy
 from runtime.codec import encode
 from runtime.errors import ContainerNotFound, IllegalTransition, RuntimeFault
 from runtime.init import launch
@@ -23,6 +23,7 @@ from runtime.linux.process import kill_and_wait
 from runtime.monitor.attachment import Attachment
 from runtime.monitor.command import Command
 from runtime.monitor.container import EXITED, RUNNING, Container
+from runtime.monitor.facts import Facts
 from runtime.monitor.loop import Loop
 from runtime.monitor.messages import (
     EXITS_DIRECTORY,
@@ -57,41 +58,6 @@ class Guest(Protocol):
         """He has gone, or wants it no more."""
 
 
-class Facts:
-    """What a monitor is told when it is forked. The descriptors live as long as it does.
-
-    directory: its own; netns_path: where the network namespace is pinned, empty without one;
-    mount_fd: the pod's mount namespace; user_fd: its user namespace; pid_fd, reaper_pidfd: the
-    shared pid namespace and its first process; -1 without; reaper_label: that one's for SELinux.
-    """
-
-    __slots__ = (
-        "cgroup_parent",
-        "directory",
-        "mount_fd",
-        "netns_path",
-        "pid_fd",
-        "reaper_label",
-        "reaper_pidfd",
-        "sandbox_id",
-        "shared_pids",
-        "user_fd",
-    )
-
-    def __init__(self) -> None:
-        """Of no pod: who has one fills them in."""
-        self.sandbox_id = ""
-        self.directory = ""
-        self.netns_path = ""
-        self.cgroup_parent = ""
-        self.shared_pids = False
-        self.mount_fd = -1
-        self.user_fd = -1
-        self.pid_fd = -1
-        self.reaper_pidfd = -1
-        self.reaper_label = ""
-
-
 class Pod:
     """The containers of one sandbox. Single-threaded: calls never overlap."""
 
@@ -123,6 +89,15 @@ class Pod:
             raise ContainerNotFound(container_id)
         return found
 
+    @property
+    def cgroups(self) -> Mapping[str, Cgroup]:
+        """Of the containers that run, by id."""
+        return {one.id: one.cgroup for one in self._containers.values() if one.runs}
+
+    def has_only(self, container: Container) -> bool:
+        """No other has been started, unless it is forgotten."""
+        return all(other is container for other in self._containers.values())
+
     def start(self, request: Start, descriptors: list[int], reply: Reply) -> None:
         """Starts a container; `reply` gets Started or the exception, once its program runs."""
         if self._ending is not None:
@@ -152,9 +127,9 @@ class Pod:
 
             return OciContainer(self, request)
         if request.checkpoint:
-            from runtime.monitor.criu.container import RestoredContainer
+            from runtime.monitor.criu import container
 
-            return RestoredContainer(self, request)
+            return container.made(self, request)
         if request.hooks:
             from runtime.monitor.hooks.container import HookedContainer
 

@@ -7,13 +7,14 @@ peer:   {"type": …} with descriptors, any number  │ {"type": "failed", …} 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from runtime.errors import InitFailed
-from runtime.init.channel import EXIT_FAILED, Reporter
+from runtime.init.channel import EXIT_FAILED, Reporter, resume
 from runtime.init.launch import warm_up
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
@@ -82,6 +83,12 @@ class Program:
     def kill(self) -> None:
         if self.pid:
             os.kill(self.pid, _SIGKILL)
+
+    def resume(self) -> None:
+        """The body waits for it (`Reporter.pause`)."""
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # it was killed: its end is about to be told
+                resume(self._channel)
 
     def _time_out(self, patience: float) -> None:
         self._failure = InitFailed(self.step, 0, f"killed: it had not ended after {patience:g} s")

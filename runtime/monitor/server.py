@@ -186,6 +186,7 @@ class Server:
             shim=bool(get("shim")),
             checkpoint=str(get("checkpoint", "")),
             criu=str(get("criu", "")),
+            shm=str(get("shm", "")),
         )
         self._pod.start(start, descriptors, asker.reply)
 

@@ -105,7 +105,8 @@ class Checkpoint:
         self.put("files", "files", *entries)
 
     def confine(self, bounds: Bounds = ROOT) -> dict[int, str]:
-        return confine(self.images, bounds, lambda path, _flags: path != "/root/secret")
+        outside = confine(self.images, bounds, lambda path, _flags: path != "/root/secret")
+        return outside.pipes
 
 
 @pytest.fixture
@@ -316,9 +317,16 @@ def test_no_device_is_made(checkpoint: Checkpoint, kind: int) -> None:
         checkpoint.confine()
 
 
-@pytest.mark.parametrize(
-    ("field", "said"), [("n6", "network"), ("n7", "IPC"), ("n8", "UTS"), ("n10", "user")]
-)
+def test_the_user_namespace_is_the_one_that_criu_is_in(checkpoint: Checkpoint) -> None:
+    checkpoint.put("ids-1", "ids", ids(n10=99))
+    checkpoint.confine()
+    assert checkpoint.get("ids-1", "ids").number(10) == OUTSIDE[10]
+    checkpoint.put("ids-2", "ids", ids(n10=98))
+    with pytest.raises(Refused, match="two user namespaces"):
+        checkpoint.confine()
+
+
+@pytest.mark.parametrize(("field", "said"), [("n6", "network"), ("n7", "IPC"), ("n8", "UTS")])
 def test_namespaces_that_are_the_pods_stay_the_pods(
     checkpoint: Checkpoint, field: str, said: str
 ) -> None:

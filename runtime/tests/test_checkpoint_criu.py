@@ -62,7 +62,11 @@ def test_monitors_know_nothing_of_checkpoints_until_one_is_asked_for() -> None:
 
 
 def test_what_is_restored_is_the_monitors_child() -> None:
-    words = criu.restore("/criu", "/work", "/work/root", ["mnt[m1]:/work/root/dev"])
+    external = ["mnt[m1]:/work/tree/dev"]
+    words = criu.restore("/criu", "/work", "/work/root", external, powerless=False)
+    assert "--unprivileged" not in words
+    alone = criu.restore("/criu", "/work", "/work/root", external, powerless=True)
+    assert set(alone) - set(words) == {"--unprivileged"}
     assert {"--restore-sibling", "--restore-detached"} <= set(words)
     assert words[words.index("--root") + 1] == "/work/root"
 

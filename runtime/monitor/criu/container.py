@@ -17,11 +17,13 @@ from runtime.init.channel import Stage, Words, written
 from runtime.init.context import Surroundings
 from runtime.linux import fds
 from runtime.linux.fds import Message, Socket
+from runtime.linux.namespace import Clone, setns
 from runtime.monitor.container import Container, State
 from runtime.monitor.messages import Start
 from runtime.monitor.program import Program
 
 if TYPE_CHECKING:
+    from runtime.init.steps import Step
     from runtime.monitor.pod import Pod
 
 _PATIENCE = 110.0  # seconds; the daemon waits ten more
@@ -29,11 +31,14 @@ _PATIENCE = 110.0  # seconds; the daemon waits ten more
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """directory: of the checkpoint; criu: the program; stdio: the container's ends, -1 for none."""
+    """directory: of the checkpoint; criu: the program; shm: as `Start` says; stdio: the container's
+    ends, -1 for none; first: no other container has been started in the pod."""
 
     directory: str
     criu: str
+    shm: str
     stdio: tuple[int, int, int]
+    first: bool
 
 
 class RestoredContainer(Container):
@@ -67,13 +72,20 @@ class RestoredContainer(Container):
                 pid_ns_fd=pid_ns_fd,
                 own_pid_namespace=request.pid_namespace == "own",
                 tasks=() if unified else tuple(cgroup_fds),
+                user_ns_fd=pod.facts.user_fd,
             )
-            order = Order(request.checkpoint, request.criu, (stdio[0], stdio[1], stdio[2]))
+            order = Order(
+                request.checkpoint,
+                request.criu,
+                request.shm,
+                (stdio[0], stdio[1], stdio[2]),
+                pod.has_only(self),
+            )
 
             def body(peer: Socket) -> None:
                 from runtime.monitor.criu import restore  # in the child: the monitor stays small
 
-                restore.become(peer, self.load_plan(), surroundings, order)
+                restore.become(peer, self.load_plan(), surroundings, order, self._build)
 
             self._program = Program(pod, "criu restore", self._restored, self._hear_child)
             pod.reaper.hold()
@@ -83,8 +95,16 @@ class RestoredContainer(Container):
         finally:
             fds.close_all((*stdio, pid_ns_fd))
 
+    def _build(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """What the child does before CRIU comes. Runs in it."""
+        return steps
+
     def _hear_child(self, message: Message, descriptors: list[int]) -> None:
-        """The container waits for its processes."""
+        """It has a terminal; then: it waits for its processes."""
+        if message["type"] == "console":
+            (master,) = descriptors
+            self._drain(self._stdout, master)
+            return
         fds.close_all(descriptors)
         self._words = cast(Words, message["identity"])
         self._init_stages = written(cast("list[Stage]", message["stages"]))
@@ -108,8 +128,20 @@ class RestoredContainer(Container):
         with contextlib.suppress(ProcessLookupError):  # it has ended, and the reaper knows
             self.pidfd = os.pidfd_open(self.pid)
         self._pod.reaper.claim(self.pid, self._on_exit)
+        self._adopt_ipc()
         self._let_go()
         self._run()
+
+    def _adopt_ipc(self) -> None:
+        """Where CRIU has made a new IPC namespace it is the pod's from now on: we are the one from
+        whom its other containers inherit it."""
+        with contextlib.suppress(OSError):  # it has ended, and what it had with it
+            made = os.open(f"/proc/{self.pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if os.fstat(made).st_ino != os.stat("/proc/self/ns/ipc").st_ino:
+                    setns(made, Clone.NEWIPC)
+            finally:
+                os.close(made)
 
     def _give_up(self, error: BaseException) -> None:
         """What CRIU may have made is ended with the cgroup."""
@@ -124,3 +156,12 @@ class RestoredContainer(Container):
         if self._held:
             self._held = False
             self._pod.reaper.release()
+
+
+def made(pod: Pod, request: Start) -> RestoredContainer:
+    """A container that goes on from a checkpoint, with hooks or without."""
+    if request.hooks:
+        from runtime.monitor.criu.hooked import RestoredHookedContainer
+
+        return RestoredHookedContainer(pod, request)
+    return RestoredContainer(pod, request)

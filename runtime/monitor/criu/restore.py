@@ -16,7 +16,7 @@ import resource
 import time
 from collections.abc import Callable
 
-from runtime.checkpoint import confine, criu, mounts
+from runtime.checkpoint import addresses, confine, criu, mounts, shm
 from runtime.checkpoint.confine import Bounds, Images
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.init import (
@@ -25,6 +25,7 @@ from runtime.init import (
     devices,
     execute,
     identity,
+    idmap,
     rootfs,
     security,
 )
@@ -40,7 +41,8 @@ from runtime.linux.namespace import Clone, setns, unshare
 from runtime.monitor import program
 from runtime.monitor.criu.container import Order
 
-ROOT = "root"  # an empty directory in that of the checkpoint
+ROOT, TREE = "root", "tree"  # directories in that of the checkpoint; the first is there
+_THEIRS = b"/tmp"  # any directory to which the way is open for everybody
 _RESOURCES = 16  # RLIM_NLIMITS
 _INFINITY = 2**64 - 1
 
@@ -62,6 +64,8 @@ _BUILD: tuple[Step, ...] = (
     ("mount namespace", rootfs.enter),
     ("mounts", init_mounts.attach),
     ("devices", devices.make_nodes),
+    ("terminal", devices.make_console),
+    ("console", devices.mount_console),
     ("working directory", execute.make_working_directory),
     ("cgroup", credentials.join_cgroup),
     ("cgroup namespace", credentials.leave_cgroup_namespace),
@@ -71,14 +75,24 @@ _BUILD: tuple[Step, ...] = (
 )
 
 
-def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order: Order) -> None:
-    """Never returns. Says {"type": "restoring", "identity", "stages", "warnings"}, or failed."""
+def become(
+    peer: Socket,
+    plan: ContainerPlan,
+    surroundings: Surroundings,
+    order: Order,
+    build: Callable[[tuple[Step, ...]], tuple[Step, ...]],
+) -> None:
+    """Never returns. Says {"type": "console"} with a terminal's master, {"type": "restoring",
+    "identity", "stages", "warnings"}, or failed.
+
+    build: gives the steps that are done, from those that are usual.
+    """
     step = "plan"
     report = Reporter(peer)
     try:
         node = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         context = Context(plan, surroundings, warm_up(), report)
-        for step, act in _BUILD:
+        for step, act in build(_sequence(order)):
             began = time.monotonic_ns()
             act(context)
             context.stages.append((step, began, time.monotonic_ns() - began))
@@ -89,16 +103,42 @@ def become(peer: Socket, plan: ContainerPlan, surroundings: Surroundings, order:
     os._exit(EXIT_FAILED)
 
 
+def _sequence(order: Order) -> tuple[Step, ...]:
+    """What is done before CRIU comes; the pod's memory is filled when it is counted as ours."""
+    if not order.shm:
+        return _BUILD
+    source = os.open(order.shm, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def fill(context: Context) -> None:
+        target = shm.open_at(context.shm)
+        if target < 0:
+            context.warn("the pod has the node's /dev/shm, which the checkpoint's does not get to")
+            return
+        try:
+            shm.copy(source, target, shm.outside(context.process.user_map))
+        except OSError as error:
+            raise OSError(error.errno, f"the pod's /dev/shm: {error.strerror}") from None
+
+    after = 1 + next(index for index, (name, _) in enumerate(_BUILD) if name == "cgroup")
+    return (*_BUILD[:after], ("shared memory", fill), *_BUILD[after:])
+
+
 def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
-    place = f"{order.directory}/{ROOT}"
-    _attach(context, node, place)
-    images = Images(f"{order.directory}/{criu.IMAGES}")
-    pipes = confine.confine(images, bounds(context), _may_open(context, place))
+    _own_stdio(context, order.stdio)
+    directory = _attach(context, node, order.directory)
+    place = f"{directory}/{TREE}"
+    images = Images(f"{directory}/{criu.IMAGES}")
+    outside = confine.confine(images, bounds(context, ipc=order.first), _may_open(context, place))
+    addresses.settle(images, addresses.here)
     external = _write_mounts(images, place)
     os.umask(0o022)
-    command = criu.restore(order.criu, order.directory, place, external)
-    inherited = [(key, order.stdio[number]) for number, key in pipes.items()]
+    powerless = context.user_ns_fd >= 0
+    root = f"{directory}/{ROOT}"
+    command = criu.restore(order.criu, directory, root, external, powerless=powerless)
+    inherited = [(key, order.stdio[number]) for number, key in outside.pipes.items()]
     inherited.append((criu.PIDS, context.surroundings.pid_ns_fd))
+    if outside.terminal:
+        inherited.append((outside.terminal, context.console_fd))
     keep: list[int] = []
     for key, fd in inherited:
         if fd >= 0:
@@ -111,19 +151,46 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     program.execute(command, keep=keep)
 
 
-def _attach(context: Context, node: int, place: str) -> None:
-    """All that was built becomes a tree in a copy of the node's mount namespace."""
+def _own_stdio(context: Context, stdio: tuple[int, int, int]) -> None:
+    """CRIU opens the pipes again, which are to be somebody's of whom it knows in there."""
+    users, who = context.process.user_map, context.identity
+    for fd in stdio:
+        if users is not None and fd >= 0:
+            os.fchown(fd, users.uid + who.uid, users.gid + who.gid)
+
+
+def _attach(context: Context, node: int, directory: str) -> str:
+    """All that was built becomes a tree in a copy of the node's mount namespace; answers where the
+    checkpoint's directory is in there.
+
+    Beside it lies the root alone: with the tree, CRIU may take along what is mounted in that, our
+    own procfs beneath the one that it makes.
+    """
     tree = mount.clone_tree(context.root_fd, recursive=True)
+    root = mount.clone_tree(context.root_fd)
     setns(node, Clone.NEWNS)
+    os.mkdir(f"{directory}/{TREE}", 0o700)
+    theirs = -1
+    if context.user_ns_fd >= 0:
+        theirs = idmap.clone(directory, context.user_ns_fd)
+        setns(context.user_ns_fd, Clone.NEWUSER)
+        os.setgroups(())
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     unshare(Clone.NEWNS)
     slash = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
     mount.mount_setattr(slash, propagation=mount.Propagation.PRIVATE, recursive=True)
     os.close(slash)
-    mount.move_mount(tree, AT_FDCWD, os.fsencode(place))
+    if theirs >= 0:
+        mount.move_mount(theirs, AT_FDCWD, _THEIRS)
+        directory = os.fsdecode(_THEIRS)
+    mount.move_mount(tree, AT_FDCWD, os.fsencode(f"{directory}/{TREE}"))
+    mount.move_mount(root, AT_FDCWD, os.fsencode(f"{directory}/{ROOT}"))
+    return directory
 
 
-def bounds(context: Context) -> Bounds:
-    """What the container's processes may be, from its plan."""
+def bounds(context: Context, *, ipc: bool) -> Bounds:
+    """What the container's processes may be, from its plan. ipc: if they may bring the pod's."""
     process = context.process
     attainable = capabilities.attainable(process.capabilities, context.held)
     return Bounds(
@@ -136,6 +203,8 @@ def bounds(context: Context) -> Bounds:
         seccomp_flags=process.seccomp_flags,
         label=process.apparmor_profile,
         pids=_pids(context.surroundings),
+        terminal=process.terminal,
+        ipc=ipc and context.plan.own_ipc_namespace,
     )
 
 

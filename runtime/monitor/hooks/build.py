@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from runtime.init import capabilities, credentials, namespaces, steps
@@ -48,12 +48,12 @@ class Build:
         self._namespaces = namespaces
         self._outside_fd = -1
 
-    def sequence(self) -> tuple[Step, ...]:
-        """THE list with a step replaced and two more."""
+    def sequence(self, listed: Sequence[Step] = steps.CONTAINER) -> tuple[Step, ...]:
+        """THE list, or another, with a step replaced and up to two more."""
         after = {"cgroup mounts": ("hooks", self.created), "ready": ("start hooks", self.ready)}
         instead = {"mount namespace": self.enter, "user namespace": self.leave}
         made: list[Step] = []
-        for name, step in steps.CONTAINER:
+        for name, step in listed:
             made.append((name, instead.get(name, step)))
             if name in after:
                 made.append(after[name])

@@ -39,7 +39,7 @@ from runtime.spec import Hook
 if TYPE_CHECKING:
     from runtime.monitor.pod import Pod
 
-_PATIENCE = 100.0  # seconds for all that a start waits for: the daemon waits a little longer
+PATIENCE = 100.0  # seconds for all that a start waits for: the daemon waits a little longer
 _LAST_PATIENCE = 10.0  # for all that an end waits for: whoever removes the pod waits for them
 _INSIDE = Clone.NEWNS | Clone.NEWCGROUP | Clone.NEWIPC | Clone.NEWUTS | Clone.NEWNET
 
@@ -60,7 +60,7 @@ class HookedContainer(Container):
     def _launch(self, descriptors: list[int]) -> None:
         plan_fd, *others = descriptors
         self._node_fds = [os.dup(fd) for fd in others[:3]]
-        self._deadline = time.monotonic() + _PATIENCE
+        self._deadline = time.monotonic() + PATIENCE
         super()._launch([plan_fd, *others[3:]])
 
     def load_plan(self) -> ContainerPlan:
@@ -71,10 +71,13 @@ class HookedContainer(Container):
         return decode(ProcessPlan, container.get("process"), path="process")
 
     def _fork_init(self, surroundings: launch.Surroundings) -> launch.Child:
-        self._hooks = decode(HookPlan, self._plan().get("hooks"), path="hooks")
+        self._read_hooks()
         shared = namespaces(self._pod, self.request.pid_namespace)
         build = Build(lambda: str(self._plan()["config"]), self._hooks.place, shared)
         return launch.container(self.load_plan, surroundings, build.sequence())
+
+    def _read_hooks(self) -> None:
+        self._hooks = decode(HookPlan, self._plan().get("hooks"), path="hooks")
 
     def kill(self) -> None:
         if self._jobs is not None and self._failure is None:
