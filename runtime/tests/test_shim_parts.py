@@ -75,7 +75,7 @@ def test_a_shim_can_do_what_it_calls_can_do(tmp_path: Path) -> None:
         path.chmod(0o755)
     assert features.of_shim(str(shim), {"BinaryName": str(program)}).recursive_read_only
     missing = features.of_shim(str(shim), {"BinaryName": "/no/such/runc"})
-    assert "/no/such/runc is not there" in missing.problem
+    assert "there is no program /no/such/runc" in missing.problem
     assert "install it" in features.of_shim("/no/such/shim", {}).problem
     assert features.of_shim(str(program), {}) == features.Features()  # it would have to be asked
 
