@@ -292,7 +292,7 @@ class Node:
 
     def _servants(self) -> Iterator[str]:
         """Processes but for idle workers. Spawner and monitors look alike, being forks,
-        so they are numbered: one more is one more."""
+        so they are numbered: one more is one more than spawner, zygote, and the spare to come."""
         counts: collections.Counter[str] = collections.Counter()
         own = os.stat(f"/proc/{self.holder.pid}/ns/net").st_ino
         for pid, words in self.processes().items():
@@ -301,7 +301,8 @@ class Node:
                 name = "spawner or monitor" if "runtime.spawner" in words else words
                 name += " of a pod" if foreign else ""
                 counts[name] += 1
-                if "image.worker" not in words:
+                core = name == "spawner or monitor" and counts[name] <= 3
+                if not core and "image.worker" not in words:
                     yield f"{name} #{counts[name]}"
 
     def _mounts(self) -> Iterator[str]:

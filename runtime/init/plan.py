@@ -6,6 +6,7 @@ offending field; what is left for init is what only the kernel knows.
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 import stat
@@ -29,7 +30,7 @@ from runtime.init.values import (
     UserMap,
 )
 from runtime.linux.mount import MountAttr, Propagation
-from runtime.spec import Device, Mount, Rootfs, Spec
+from runtime.spec import Device, IdMapping, Mount, Rootfs, Spec
 
 __all__ = ["POD_SHM", "container", "process"]
 
@@ -76,6 +77,7 @@ _LONGEST_VALUE = 255  # fsconfig(2) refuses longer ones
 _ORIGINS = {int(Propagation.SLAVE): Origin.SLAVE, int(Propagation.SHARED): Origin.SHARED}
 _REAL_DIRECTORY = frozenset(("proc", "sysfs"))
 _WITHOUT_SOURCE = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue"))
+_Maps = tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]
 
 
 def container(
@@ -103,7 +105,8 @@ def container(
         if mount.type in ("cgroup", "cgroup2"):
             cgroup = _cgroup_mount(mount, path, cgroups or CgroupLayout())
         else:
-            mounts.append(_mount_step(mount, path, spec, first.user_map))
+            step = _usual_step if mount.type in _WITHOUT_SOURCE else _mount_step
+            mounts.append(step(mount, path, _maps(spec), first.user_map))
     if first.terminal and not any(step.source == "devpts" for step in mounts):
         raise InvalidSpec("process.terminal", "a terminal needs a mount of type devpts at /dev/pts")
     return ContainerPlan(
@@ -164,7 +167,11 @@ def _mount_label(spec: Spec) -> str:
     return label
 
 
-def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -> MountStep:
+def _maps(spec: Spec) -> _Maps:
+    return spec.linux.uid_mappings, spec.linux.gid_mappings
+
+
+def _mount_step(mount: Mount, path: str, maps: _Maps, user_map: UserMap | None) -> MountStep:
     found = options.parse(mount.options, f"{path}.options")
     destination = _destination(mount.destination, f"{path}.destination")
     bind = found.bind or mount.type in ("bind", "none", "")
@@ -186,12 +193,14 @@ def _mount_step(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -
     if mount.layers:
         return _image(step, mount, path, mapped=user_map is not None)
     if bind:
-        return replace(
-            _bind(step, mount, path, found), mapped=_is_mapped(mount, path, spec, user_map)
-        )
+        return _bind(step, mount, path, found, mapped=_is_mapped(mount, path, maps, user_map))
     if mount.uid_mappings or mount.gid_mappings:
         raise InvalidSpec(f"{path}.uidMappings", "only a bind mount can have its ids mapped")
     return _new(step, mount, path, _mapped(found.parameters, user_map))
+
+
+_usual_step = functools.lru_cache(maxsize=128)(_mount_step)
+"""For mounts that are the same in most containers: /proc, /dev and so on."""
 
 
 def _image(step: MountStep, mount: Mount, path: str, *, mapped: bool) -> MountStep:
@@ -211,14 +220,13 @@ def _image(step: MountStep, mount: Mount, path: str, *, mapped: bool) -> MountSt
     )
 
 
-def _is_mapped(mount: Mount, path: str, spec: Spec, user_map: UserMap | None) -> bool:
+def _is_mapped(mount: Mount, path: str, maps: _Maps, user_map: UserMap | None) -> bool:
     """Whether a bind mount's ids are mapped. They can be as the container's own, no other way."""
     if not mount.uid_mappings and not mount.gid_mappings:
         return False
-    linux = spec.linux
     if user_map is None:
         raise InvalidSpec(f"{path}.uidMappings", "given, but there is no user namespace")
-    if (mount.uid_mappings, mount.gid_mappings) != (linux.uid_mappings, linux.gid_mappings):
+    if (mount.uid_mappings, mount.gid_mappings) != maps:
         raise InvalidSpec(
             f"{path}.uidMappings, gidMappings", "must be those of the container's user namespace"
         )
@@ -248,7 +256,9 @@ def _destination(destination: str, path: str) -> str:
     return tidy
 
 
-def _bind(step: MountStep, mount: Mount, path: str, found: options.MountOptions) -> MountStep:
+def _bind(
+    step: MountStep, mount: Mount, path: str, found: options.MountOptions, *, mapped: bool
+) -> MountStep:
     if not mount.source.startswith("/"):
         raise InvalidSpec(f"{path}.source", f'"{mount.source}" is not absolute')
     if found.parameters:
@@ -262,6 +272,7 @@ def _bind(step: MountStep, mount: Mount, path: str, found: options.MountOptions)
         propagation=_PRIVATE if private else found.propagation,
         propagation_recursive=private or found.propagation_recursive,
         origin=_ORIGINS.get(found.propagation, Origin.ANY),
+        mapped=mapped,
     )
 
 

@@ -140,8 +140,11 @@ def forget_threads() -> None:
 
 def start_time(pid: int) -> str:
     """When the process started, in clock ticks since boot: with the pid, its unmistakable name."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096).rpartition(b")")[2].split()[19].decode("ascii")
+    finally:
+        os.close(fd)
 
 
 def kill_and_wait(pidfd: int, *, patience: float = 10.0) -> bool:

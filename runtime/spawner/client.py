@@ -60,7 +60,8 @@ class Spawn:
 class SpawnerClient:
     """One connection to the spawner of this state directory; reconnects and restarts as needed.
 
-    Everything blocks for milliseconds at most and runs in a worker thread, one call at a time.
+    One call at a time. What waits for a process to start runs in a worker thread; a spawn is talked
+    over in the event loop, since two hops between threads take as long as it does.
     """
 
     def __init__(self, state: Path) -> None:
@@ -80,10 +81,15 @@ class SpawnerClient:
     async def spawn(self, request: MonitorRequest) -> Spawn:
         """Has a monitor forked in namespaces of its own. What comes back is the caller's to close.
 
-        A dead spawner is replaced and asked again, once.
+        A dead spawner is replaced and asked again, once. A monitor whose spawn is given up finds
+        its connection closed, and ends.
         """
         async with self._lock:
-            return await asyncio.to_thread(self._spawn, request)
+            try:
+                return await self._spawn(request)
+            except asyncio.CancelledError:
+                self._drop()  # or the next one would get this one's answer
+                raise
 
     async def user_namespace_refusal(self, layers: tuple[str, str]) -> str:
         """Why pods can't have user namespaces on this node; "" if they can. layers: see PROBE."""
@@ -101,37 +107,37 @@ class SpawnerClient:
             return f"the spawner could not try it: {error}"
         return str(answer["refusal"])
 
-    def _spawn(self, request: MonitorRequest) -> Spawn:
+    async def _spawn(self, request: MonitorRequest) -> Spawn:
         if self._connection is None:
-            self._ensure()
+            await asyncio.to_thread(self._ensure)
         try:
-            result = self._spawn_once(request)
+            result = await self._spawn_once(request)
         except _HUNG_UP as error:
             self._drop()
             log.warning("the spawner does not answer (%s): another one is started", error)
             if request.netns_path:
                 unpin(request.netns_path)  # it may have died with the work half done
-            self._ensure()
-            result = self._spawn_again(request)
+            await asyncio.to_thread(self._ensure)
+            result = await self._spawn_again(request)
         if isinstance(result, Failure):
             raise exception_of(result)
         return result
 
-    def _spawn_again(self, request: MonitorRequest) -> Spawn | Failure:
+    async def _spawn_again(self, request: MonitorRequest) -> Spawn | Failure:
         try:
-            return self._spawn_once(request)
+            return await self._spawn_once(request)
         except _HUNG_UP as error:
             self._drop()
             raise SpawnerUnavailable(f"the spawner does not answer: {error}") from error
 
-    def _spawn_once(self, request: MonitorRequest) -> Spawn | Failure:
+    async def _spawn_once(self, request: MonitorRequest) -> Spawn | Failure:
         message: Message = {"do": SPAWN, "request": encode(request)}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, _make_directory(request.directory) as listener:
-                answer, handles = self._ask(message, (listener.fileno(), theirs.fileno()))
-                assert self._connection is not None  # it has answered
-                self._connection.settimeout(PATIENCE)
+                self._say(message, (listener.fileno(), theirs.fileno()))
+                await self._until_answered()
+                answer, handles = self._hear()
             if "failed" in answer:
                 ours.close()
                 return decode(Failure, answer["failed"])
@@ -168,14 +174,33 @@ class SpawnerClient:
         return hello
 
     def _ask(self, message: Message, descriptors: tuple[int, ...]) -> tuple[Message, list[int]]:
-        connection = self._connection
-        if connection is None:
+        self._say(message, descriptors)
+        return self._hear()
+
+    def _say(self, message: Message, descriptors: tuple[int, ...]) -> None:
+        if self._connection is None:
             raise ConnectionError("not connected")
-        fds.send(connection, message, descriptors)
-        received = fds.receive(connection)
+        fds.send(self._connection, message, descriptors)
+
+    def _hear(self) -> tuple[Message, list[int]]:
+        if self._connection is None:
+            raise ConnectionError("not connected")
+        received = fds.receive(self._connection)
         if received is None:
             raise ConnectionError("it hung up")
         return received
+
+    async def _until_answered(self) -> None:
+        connection, loop = self._connection, asyncio.get_running_loop()
+        assert connection is not None
+        answered = asyncio.Event()
+        loop.add_reader(connection, answered.set)
+        try:
+            async with asyncio.timeout(connection.gettimeout()):
+                await answered.wait()
+            connection.settimeout(PATIENCE)
+        finally:
+            loop.remove_reader(connection)
 
     def _launch(self, version: str) -> None:
         """Starts a fresh interpreter that inherits the listening socket: no race for the name.

@@ -64,7 +64,7 @@ class Spawner:
         while self._running:
             ready = poll.poll(0 if self._zygote is None else None)
             if not ready:
-                self._make_zygote()
+                self._make_zygote().prepare()
             for fd, _ in ready:
                 if fd == self._listener.fileno():
                     connection, _ = self._listener.accept()
@@ -87,6 +87,8 @@ class Spawner:
                 fds.send(connection, answer, handles)
             finally:
                 fds.close_all((*descriptors, *handles))
+            if self._zygote is not None:
+                self._zygote.prepare()  # now that nobody waits
         except (OSError, ValueError) as error:
             log(f"a connection is dropped: {error}")
             return False

@@ -1,9 +1,12 @@
 """The process that monitors are forked from. It does nothing else, so that they share its memory.
 
-    spawner ── request, descriptors ──▶ zygote ──fork──▶ monitor
-            ◀───────────────────── pid ──┘
+    spawner                           zygote            spare
+       │ ── fork + a socket's end ───▶ │ ──── fork ────▶ │ waits
+       │ ◀───────────────────── pid ── │                 │
+       │ ── request, descriptors (by that socket) ─────▶ │ is a monitor from now on
 
-A page that the parent writes after a fork is the child's own from then on. The spawner decodes,
+The fork is asked for when the last pod's request has been answered: the next one need not wait for
+it. A page that the parent writes after a fork is the child's own from then on. The spawner decodes,
 builds and answers, and every monitor forked from it would keep what it wrote meanwhile: 400 KB. The
 zygote receives a packet, forks and answers; nothing in between.
 """
@@ -17,6 +20,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from runtime.cgroup.tree import Hierarchy
 from runtime.errors import SpawnerUnavailable
@@ -33,6 +37,7 @@ from runtime.monitor.messages import MonitorRequest
 from runtime.spawner import dense
 
 _PARENT = int(Clone.PARENT)
+_FORK = b"fork"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Zygote:
 
     def __init__(self, stage: Stage, others: Sequence[int]) -> None:
         """Forks it, as this process is now. others: descriptors of the spawner's, closed there."""
+        self._spare: Socket | None = None
         _rehearse(stage)
         _tidy()
         self._peer, theirs = fds.pair()
@@ -58,33 +64,61 @@ class Zygote:
             _serve(theirs, Monitor(stage.hierarchy))
         theirs.close()
 
+    def prepare(self) -> Socket:
+        """Asks for a spare, if there is none: by what is answered it hears what it is to be."""
+        if self._spare is None:
+            self._spare, theirs = fds.pair()
+            try:
+                fds.send_packet(self._peer, _FORK, (theirs.fileno(),))
+            except ConnectionError as error:
+                _end(str(error))
+            theirs.close()
+        return self._spare
+
     def fork(
         self, request: MonitorRequest, namespaces: PodNamespaces, sockets: Sequence[int]
     ) -> int:
-        """Forks a monitor into the namespaces in which this process is; answers its pid.
+        """Has a monitor in the namespaces in which this process is; answers its pid.
 
         sockets: listening and connected, see monitor.main.run. Raises SpawnerUnavailable.
         """
         handles = [
             os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in NAMESPACES
         ]
-        answer = b""
         try:
             if namespaces.user_fd >= 0:
                 handles.append(os.dup(namespaces.user_fd))
             descriptors = (*handles, namespaces.mount_fd, *sockets)
-            fds.send_packet(self._peer, packet(request), descriptors)
+            return self._hand_over(packet(request), descriptors)
+        finally:
+            fds.close_all(handles)
+
+    def _hand_over(self, words: bytes, descriptors: Sequence[int]) -> int:
+        """To the spare; if that has been killed while it waited, to one that is forked now."""
+        waited = self._spare is not None
+        spare = self.prepare()
+        self._spare = None
+        answer = b""
+        try:
             answer = self._peer.recv(64)
+            if answer.isdigit():
+                fds.send_packet(spare, words, descriptors)
+                return int(answer)
         except ConnectionError as error:
             fds.log(str(error))
         finally:
-            fds.close_all(handles)
-        if not answer:  # it is dead; without it we are of no use, and the daemon starts another
-            fds.log("the zygote is gone")
-            os._exit(1)
-        if not answer.isdigit():
-            raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode()}")
-        return int(answer)
+            spare.close()
+        if not answer:
+            _end("it has hung up")
+        if waited:
+            return self._hand_over(words, descriptors)
+        raise SpawnerUnavailable(f"no monitor could be forked: {answer.decode()}")
+
+
+def _end(reason: str) -> NoReturn:
+    """Without the zygote the spawner is of no use, and the daemon starts another."""
+    fds.log(f"the zygote is gone: {reason}")
+    os._exit(1)
 
 
 def _tidy() -> None:
@@ -122,10 +156,9 @@ def _serve(peer: Socket, monitor: Monitor) -> None:
     The monitors are the spawner's children: it ignores their ends, which they could not inherit.
     """
     while True:
-        words, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
-        if not words:
+        packet, descriptors = _receive(peer)
+        if not packet:
             os._exit(0)
-        descriptors = fds.descriptors(ancillary[0][2])
         try:
             pid, pidfd = clone3(_PARENT)  # and none of what Python does after a fork
         except OSError as error:
@@ -133,11 +166,25 @@ def _serve(peer: Socket, monitor: Monitor) -> None:
         else:
             if pid == 0:
                 peer.close()
-                _become_monitor(words, descriptors, monitor)
+                _wait_for_pod(fds.adopt(*descriptors), monitor)
             os.close(pidfd)
             peer.send(b"%d" % pid)
         for fd in descriptors:
             os.close(fd)
+
+
+def _receive(peer: Socket) -> tuple[bytes, Sequence[int]]:
+    words, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
+    return words, fds.descriptors(ancillary[0][2]) if ancillary else ()
+
+
+def _wait_for_pod(peer: Socket, monitor: Monitor) -> None:
+    """The life of a spare, and of the monitor that it becomes. Never returns."""
+    words, descriptors = _receive(peer)
+    if not words:  # the spawner is gone
+        os._exit(0)
+    peer.close()
+    _become_monitor(words, descriptors, monitor)
 
 
 def _become_monitor(words: bytes, descriptors: Sequence[int], monitor: Monitor) -> None:
