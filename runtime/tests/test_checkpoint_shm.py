@@ -1,4 +1,4 @@
-"""A copy of a pod's shared memory: no more than there was, nothing half, no name taken from others."""
+"""A copy of shared memory: no more than there was, nothing half, no name taken from others."""
 
 from __future__ import annotations
 
