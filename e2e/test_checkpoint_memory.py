@@ -168,10 +168,36 @@ def test_a_pods_memory_is_no_link_to_a_file_of_the_node(criu: Kubelet, tmp_path:
 
 
 def test_more_memory_than_the_pod_has_is_refused(criu: Kubelet, archive: Path) -> None:
+    """Each time: nothing of the first attempt is taken for what should have come."""
     checkpoint(counting(criu.pod()), archive)
     changed = rewritten(archive, {MEMBER: tar((tarfile.TarInfo("big"), bytes(80 << 20)))})
-    container = restored(criu.pod(), changed)
-    error = refused(container.start)
-    assert "/dev/shm" in error.message
-    assert "No space left" in error.message
-    assert container.status().state == api.CONTAINER_EXITED
+    pod = criu.pod()
+    for _ in range(2):
+        container = restored(pod, changed)
+        error = refused(container.start)
+        assert "/dev/shm" in error.message
+        assert "No space left" in error.message
+        assert container.status().state == api.CONTAINER_EXITED
+    assert pod.run("ls -A /dev/shm") == []
+
+
+def test_memory_that_would_fill_the_nodes_disk_is_not_written_down(
+    criu: Kubelet, archive: Path
+) -> None:
+    many = "dd if=/dev/zero of=/dev/shm/0 bs=1M count=20 2>/dev/null"
+    many += "; for i in $(seq 40); do ln /dev/shm/0 /dev/shm/$i; done"
+    container = counting(criu.pod(), many)
+    error = refused(lambda: checkpoint(container, archive))
+    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "the pod's /dev/shm: more than there is room for where it is" in error.message
+    goes_on(container)
+    nothing_is_left(criu.node)
+
+
+def test_a_file_of_exabytes_is_named_as_the_reason(criu: Kubelet, archive: Path) -> None:
+    container = counting(criu.pod(), "truncate -s 4000000000000000000 /dev/shm/x")
+    error = refused(lambda: checkpoint(container, archive))
+    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "the pod's /dev/shm" in error.message
+    goes_on(container)
+    nothing_is_left(criu.node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,27 @@ def test_namespaces_may_be_new_the_nodes_or_joined(node: Node, pod: Pod, plugins
 def test_a_namespace_that_is_not_there_is_named(pod: Pod, plugins: Plugins) -> None:
     plugins("lost", create=linux(namespaces=[{"type": "ipc", "path": "/run/no/such"}]))
     assert 'the namespace "/run/no/such"' in refused(pod.container().start).message
+
+
+def test_the_nodes_sysctls_are_not_set_by_a_path_to_its_namespace(
+    node: Node, pod: Pod, plugins: Plugins
+) -> None:
+    wish = {"type": "network", "path": f"/proc/{node.holder.pid}/ns/net"}
+    plugins("sly", create=linux(namespaces=[wish], sysctl={"net.ipv4.ip_default_ttl": "77"}))
+    error = refused(pod.container().start)
+    assert f'the namespace "{wish["path"]}" is the node\'s, in which no pod' in error.message
+    assert node.run("cat", "/proc/sys/net/ipv4/ip_default_ttl").stdout.strip() != "77"
+    plugins.made[0].wants(create=linux(namespaces=[wish]))
+    assert namespace(pod.container().start(), "net") == of_node(node, "net")
+
+
+def test_a_pipe_in_the_place_of_a_namespace_is_not_waited_for(
+    pod: Pod, plugins: Plugins, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    wish = {"type": "network", "path": str(tmp_path / "fifo")}
+    plugins("lost", create=linux(namespaces=[wish]))
+    assert f'the namespace "{tmp_path}/fifo"' in refused(pod.container().start).message
 
 
 @pytest.mark.skipif(UNIFIED, reason="cgroup v1 only")

@@ -9,7 +9,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
       death signal
     resource limits          no more than the container's; scores and cgroups: none
     namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
-    open files               see files.py, terminals.py
+    open files               see files.py, sockets.py, terminals.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.checkpoint import files, ipc, terminals
+from runtime.checkpoint import files, ipc, sockets, terminals
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.checkpoint.wire import MalformedImage, Message, first, read, write
 from runtime.init import capabilities
@@ -140,7 +140,12 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> Outside:
     _check_ghosts(images, names)
     opened = read("files", images.load("files.img"))
     raw = bool(bounds.most & _NET_RAW)
-    files.check(opened, raw_sockets=raw, may_open=may_open if bounds.fixed else None)
+    may = may_open if bounds.fixed else None
+    files.check(opened, raw_sockets=raw, may_open=may, user=bounds.identity.uid)
+    problem = sockets.confine(opened, bounds.most, sockets.network(), may)
+    if problem:
+        raise Refused(problem)
+    images.save("files.img", write("files", opened))
     filters = _filters(images, names, bounds)
     for name, pid in _tasks(names):
         _confine_task(images, name, bounds, filters, first=pid == first_pid)

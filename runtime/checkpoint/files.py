@@ -38,6 +38,11 @@ _KINDS: Final = {
 _KIND, _ID = 1, 2  # of a file_entry
 _NAME, _FLAGS = 6, 2  # of a reg_file_entry
 _PIPE_ID, _PIPE_FLAGS = 2, 3
+# Where each kind has its fown_entry; a fifo has none but its file's.
+_OWNERS: Final = {_REG: 5, _PIPE: 4, _INETSK: 13, 5: 9, 6: 3, 7: 3, 8: 4, 9: 3} | {
+    _PACKETSK: 6, 11: 4, 13: 11, 17: 3, 18: 4, 20: 5
+}  # fmt: skip
+_OWNER_USERS, _OWNER_PID = (1, 2), 5
 _SOCKET_TYPE = 4
 _SOCK_RAW = 3
 _STDIO = 3
@@ -48,9 +53,12 @@ class Refused(Exception):
     """A checkpoint has something that its container must not have; the text says what."""
 
 
-def check(files: Sequence[Message], *, raw_sockets: bool, may_open: MayOpen | None) -> None:
+def check(
+    files: Sequence[Message], *, raw_sockets: bool, may_open: MayOpen | None, user: int = 0
+) -> None:
     """Raises Refused. raw_sockets: the container has CAP_NET_RAW; may_open: whether its user may
-    open a path of the container with these flags; None: it has root, who may."""
+    open a path of the container with these flags; None: it has root, who may; user: its only one,
+    who alone may be who sends signals, if there is `may_open`."""
     for entry in files:
         kind = entry.number(_KIND)
         if kind not in _KINDS:
@@ -60,10 +68,23 @@ def check(files: Sequence[Message], *, raw_sockets: bool, may_open: MayOpen | No
         raw = kind == _PACKETSK or (kind == _INETSK and one.number(_SOCKET_TYPE) == _SOCK_RAW)
         if raw and not raw_sockets:
             raise Refused(f"a raw {name}, which takes CAP_NET_RAW")
-        if kind == _REG and may_open is not None:
+        if may_open is None:
+            continue
+        _check_owner(name, one.message(_OWNERS[kind]) if kind in _OWNERS else Message.of(), user)
+        if kind == _REG:
             path = os.fsdecode(one.data(_NAME))
             if not may_open(path, one.number(_FLAGS)):
                 raise Refused(f"the open file {path[:200]!r}, to which its user has no right")
+
+
+def _check_owner(name: str, owner: Message, user: int) -> None:
+    """F_SETOWN: whoever has set it, as that user the kernel sends SIGIO, or another signal."""
+    if owner.number(_OWNER_PID, 0):
+        users = {owner.number(field) for field in _OWNER_USERS}
+        if users != {user}:
+            raise Refused(
+                f"a {name} that sends signals as user {sorted(users)}, where there is only {user}"
+            )
 
 
 def stdio(descriptors: bytes, files: Sequence[Message]) -> dict[int, str]:

@@ -6,13 +6,12 @@ Pure. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from runtime.errors import InvalidSpec
 from runtime.init.sandbox import sysctl_path
 from runtime.init.values import NamespaceStep
 from runtime.linux.namespace import Clone
-from runtime.spec import NEW_NAMESPACE, NODE_NAMESPACE, Linux, Namespace
+from runtime.spec import NEW_NAMESPACE, NODE_NAMESPACE, Linux
 
 _SHARED = {  # by a pod's containers: the flag, and the name in /proc/PID/ns
     "network": (Clone.NEWNET, "net"),
@@ -27,10 +26,11 @@ _OF_SYSCTLS = (
 )
 
 
-def own_namespaces(listed: Iterable[Namespace]) -> tuple[NamespaceStep, ...]:
+def own_namespaces(linux: Linux) -> tuple[NamespaceStep, ...]:
     """Raises InvalidSpec."""
     found = []
-    for item in listed:
+    changed = {namespace_of(name) for name in linux.sysctl}
+    for item in linux.namespaces:
         if item.type not in _SHARED or not item.path:
             continue
         flag, name = _SHARED[item.type]
@@ -39,7 +39,8 @@ def own_namespaces(listed: Iterable[Namespace]) -> tuple[NamespaceStep, ...]:
             path = ""
         elif not path.startswith("/") or "\0" in path:
             raise InvalidSpec("linux.namespaces", f"{item.type}: {path!r} is no absolute path")
-        found.append(NamespaceStep(int(flag), path))
+        node = node_path(name) if path and item.type in changed else ""
+        found.append(NamespaceStep(int(flag), path, node))
     return tuple(found)
 
 

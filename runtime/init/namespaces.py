@@ -11,7 +11,7 @@ import struct
 from runtime.init import credentials
 from runtime.init.channel import EXIT_FAILED
 from runtime.init.context import Context
-from runtime.init.values import UserMap
+from runtime.init.values import NamespaceStep, UserMap
 from runtime.linux import mount
 from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.linux.namespace import Clone, setns, unshare
@@ -27,7 +27,7 @@ def leave_the_pods(context: Context) -> None:
     """Into those that the container has instead; and sysctls of what it has, or shares."""
     for step in context.plan.namespaces:
         if step.path:
-            _enter(step.path, step.flag)
+            _enter(step)
         else:
             unshare(step.flag)
             if step.flag == Clone.NEWNET:
@@ -53,12 +53,18 @@ def _set_as_theirs(user_map: UserMap, path: str, value: str) -> None:
         prctl(Prctl.SET_DUMPABLE, 0)  # which a change of who we are may have set
 
 
-def _enter(path: str, flag: int) -> None:
+def _enter(step: NamespaceStep) -> None:
+    """Whatever is at the path, nobody is waited for: it may be a pipe."""
+    where = f'the namespace "{step.path}"'
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        setns(fd, flag)
+        fd = os.open(step.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        nodes = bool(step.node) and os.path.samestat(os.fstat(fd), os.stat(step.node))
+        if not nodes:
+            setns(fd, step.flag)
     except OSError as error:
-        raise OSError(error.errno, f'the namespace "{path}"') from None
+        raise OSError(error.errno, where) from None
+    if nodes:
+        raise OSError(errno.EPERM, f"{where} is the node's, in which no pod sets sysctls")
     os.close(fd)
 
 

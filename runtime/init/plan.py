@@ -117,7 +117,7 @@ def container(
         dev=_dev(spec.linux.devices, mounts, first.user_map),
         cgroup_mount=cgroup,
         cgroup_namespace=any(item.type == "cgroup" for item in spec.linux.namespaces),
-        namespaces=own_namespaces(spec.linux.namespaces),
+        namespaces=own_namespaces(spec.linux),
         sysctls=sysctls(spec.linux),
         own_ipc_namespace=any(item.type == "ipc" for item in spec.linux.namespaces),
         masked_paths=_paths(spec.linux.masked_paths, "linux.maskedPaths"),

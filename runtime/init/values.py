@@ -240,10 +240,14 @@ class ProcessPlan:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceStep:
-    """A namespace other than the pod's. flag: CLONE_NEW…; path: on the node, empty: a new one."""
+    """A namespace other than the pod's. flag: CLONE_NEW…; path: on the node, empty: a new one.
+
+    node: the node's own, which it must not be, as sysctls are to be set in it; empty: it may be.
+    """
 
     flag: int
     path: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

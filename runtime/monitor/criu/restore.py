@@ -114,10 +114,7 @@ def _sequence(order: Order) -> tuple[Step, ...]:
         if target < 0:
             context.warn("the pod has the node's /dev/shm, which the checkpoint's does not get to")
             return
-        try:
-            shm.copy(source, target, shm.outside(context.process.user_map))
-        except OSError as error:
-            raise OSError(error.errno, f"the pod's /dev/shm: {error.strerror}") from None
+        shm.copy(source, target, shm.outside(context.process.user_map))
 
     after = 1 + next(index for index, (name, _) in enumerate(_BUILD) if name == "cgroup")
     return (*_BUILD[:after], ("shared memory", fill), *_BUILD[after:])
