@@ -92,7 +92,10 @@ Said = Ready | Console | Born | Paused | Failed
 
 def receive(peer: Socket) -> Said | None:
     """The monitor's side: the next message; None: exec succeeded, or init was killed."""
-    received = fds.receive(peer)
+    try:
+        received = fds.receive(peer)
+    except BlockingIOError:  # after `wait_no_more`
+        received = None
     if received is None:
         return None
     message, descriptors = received
@@ -113,6 +116,12 @@ def receive(peer: Socket) -> Said | None:
     assert isinstance(words, list)
     assert isinstance(warnings, list)
     return Ready(words, str(message["stages"]), warnings)
+
+
+def wait_no_more(peer: Socket) -> None:
+    """Who speaks has ended: what is not there does not come. The end of file may not either: who
+    may trace a process of the container may have taken its descriptor, and keeps it."""
+    peer.setblocking(False)  # noqa: FBT003 - the standard library's signature
 
 
 def identity(words: Words) -> Identity:

@@ -227,9 +227,10 @@ class Command:
             self.kill()
 
     def _hear(self) -> bool:
-        """Whether there was anything to be heard."""
+        """Whether there was anything to be heard, of who has ended."""
         if self._channel is None:
             return False
+        channel.wait_no_more(self._channel)
         self._on_message()
         return True
 
@@ -255,8 +256,8 @@ class Command:
             self._channel = None
 
     def _on_exit(self, code: int) -> None:
-        while self._channel is not None:
-            self._on_message()
+        while self._hear():
+            pass
         fds.close_all((self._pidfd,))
         self._pidfd = -1
         self._close_console()

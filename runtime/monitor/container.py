@@ -238,8 +238,7 @@ class Container:
         return decode(ProcessPlan, self._plan().get("process"), path="process")
 
     def _plan(self) -> fds.Message:
-        size = os.fstat(self._plan_fd).st_size
-        return fds.parse(os.pread(self._plan_fd, size, 0))
+        return fds.parse(os.pread(self._plan_fd, os.fstat(self._plan_fd).st_size, 0))
 
     def _open_log(self) -> None:
         """If there is to be one. Raises InitFailed."""
@@ -327,9 +326,10 @@ class Container:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def _hear_one(self) -> bool:
-        """Whether there was anything to be heard."""
+        """Whether there was anything to be heard, of who has ended."""
         if self._channel is None:
             return False
+        channel.wait_no_more(self._channel)
         self._on_message()
         return True
 

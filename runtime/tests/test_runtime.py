@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import os
@@ -25,8 +26,9 @@ from runtime.errors import (
     SandboxNotFound,
 )
 from runtime.lifecycle import ExecRequest
+from runtime.linux import fds, pidfd
 from runtime.linux.process import kill_and_wait
-from runtime.spec import Namespace
+from runtime.spec import Capabilities, Namespace
 from runtime.tests.node import Node, children, lifetime, spawner_pid, until, wait_for_end
 
 pytestmark = pytest.mark.root
@@ -85,6 +87,44 @@ async def test_a_shared_pid_namespace_has_a_reaper_and_sees_all(node: Node) -> N
     assert (await node.exec("s1", "c1", "ps")).count(b"sleep 100") == 2
     await node.runtime.signal("s1", "c2", signal.SIGKILL)
     assert (await node.ended("c2")).exit_code == 137
+
+
+async def test_who_may_trace_a_command_can_not_keep_the_monitor_waiting(node: Node) -> None:
+    """By the command's end of the channel, which it could take once the command is in its sight."""
+    monitor = await node.create("s1")
+    request = node.request("s1", "c1", "sleep", "100")
+    tracer = Capabilities(*([("CAP_SYS_PTRACE",)] * 3))
+    process = dataclasses.replace(request.spec.process, capabilities=tracer)
+    spec = dataclasses.replace(request.spec, process=process)
+    await node.runtime.start_container(dataclasses.replace(request, spec=spec))
+    others = set(children(monitor))
+    taken: list[int] = []
+    for _ in range(50):
+        command = asyncio.create_task(node.exec("s1", "c1", "echo", "done"))
+        while not command.done() and not taken:
+            for pid in set(children(monitor)) - others:
+                taken += _channel_of(pid)
+            await asyncio.sleep(0)
+        assert await command == b"done\n"
+        if taken:
+            break
+    assert taken
+    assert await node.exec("s1", "c1", "echo", "next") == b"next\n"
+    fds.close_all(taken)
+
+
+def _channel_of(pid: int) -> list[int]:
+    """A descriptor of it, if the process is in its container's sight, and not yet the program."""
+    with contextlib.suppress(OSError, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        (ids,) = (line for line in status.splitlines() if line.startswith("NSpid:"))
+        if len(ids.split()) > 2:
+            with open(os.pidfd_open(pid), "rb") as process:
+                fd = pidfd.getfd(process.fileno(), 3)
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                return [fd]
+            os.close(fd)
+    return []
 
 
 async def test_a_second_start_and_unknown_ids_are_refused(node: Node) -> None:
