@@ -41,7 +41,7 @@ Make = Callable[[str, int], Path]
 def copy(source: Path, target: Path) -> None:
     fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (source, target)]
     try:
-        shm.copy(*fds, shm.outside(None))
+        shm.copy(fds[0], fds[1], shm.outside(None))
     finally:
         for fd in fds:
             os.close(fd)
