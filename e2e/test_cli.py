@@ -120,15 +120,19 @@ def test_a_pod_that_is_waited_for_is_removed_when_the_wait_is_ended(
 ) -> None:
     path = manifest("waited", "command: [sleep, '1000']")
     program = str(Path(sys.executable).with_name("podwright"))
-    words = (program, "--address", node.address, "run", "--rm", path)
+    heeding = ("env", "--default-signal")  # we may have been started by nohup
+    words = (*heeding, program, "--address", node.address, "run", "--rm", path)
     directory = str(node.directory / "pods")
     with subprocess.Popen(
         node.command(*words), env={**os.environ, "PODWRIGHT_PODS": directory}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as running:  # fmt: skip
-        until(lambda: "main running" in podwright("ps").stdout, "it runs")
-        running.send_signal(number)
-        _, said = running.communicate(timeout=20)
+        try:
+            until(lambda: "main running" in podwright("ps").stdout, "it runs")
+            running.send_signal(number)
+            _, said = running.communicate(timeout=20)
+        finally:
+            running.kill()
     assert running.returncode != 0
     assert "Traceback" not in said
     assert podwright("ps", "-a", "-q").stdout == ""

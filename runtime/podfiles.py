@@ -16,6 +16,7 @@ from runtime.linux.mount import AT_FDCWD, MountAttr
 from runtime.selinux.relabel import XATTR
 
 ROOM = 1 << 20  # bytes for what containers add: kubelet's hosts files have some hundred lines
+_INODES = 16  # nobody makes files, but each has 1 KiB, which is what all extended attributes get
 _NAME = "files"  # in the monitor's directory
 _ATTRIBUTES = MountAttr.NOSUID | MountAttr.NODEV | MountAttr.NOEXEC
 
@@ -33,7 +34,8 @@ def write(monitor: Path, texts: Mapping[str, str], owner: tuple[int, int], label
     directory.mkdir(mode=0o700, parents=True)
     contents = {name: text.encode() for name, text in texts.items()}
     size = ROOM + sum(map(len, contents.values()))
-    fd = mount.new_mount(b"tmpfs", ((b"mode", b"0700"), (b"size", b"%d" % size)), _ATTRIBUTES)
+    limits = ((b"size", b"%d" % size), (b"nr_inodes", b"%d" % _INODES))
+    fd = mount.new_mount(b"tmpfs", ((b"mode", b"0700"), *limits), _ATTRIBUTES)
     try:
         mount.move_mount(fd, AT_FDCWD, os.fsencode(directory))
     finally:

@@ -23,7 +23,6 @@ import pytest
 
 from cri import VERSION
 from cri.api import api_pb2 as api
-from cri.daemon import BOOT_ID, is_new_boot, remember_boot
 from runtime.linux.process import kill_and_wait
 from runtime.spawner.client import SpawnerClient
 
@@ -377,31 +376,3 @@ def test_systemd_may_listen_first_and_pass_its_socket(node: Node) -> None:
     with node.channel() as channel:  # asked before the daemon is there
         request = api.VersionRequest()
         assert ask(channel, RUNTIME, "Version", request, api.VersionResponse).version
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", bytes(37)])
-def test_a_boot_that_can_t_be_read_is_another_one(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "boot-id"
-    file.write_bytes(content)
-    assert is_new_boot(file)
-    remember_boot(file)
-    assert not is_new_boot(file)
-
-
-def test_a_boot_is_not_forgotten_where_it_can_t_be_written_down(tmp_path: Path) -> None:
-    file = tmp_path / "boot-id"
-    remember_boot(file)
-    (tmp_path / "boot-id.new").mkdir()  # as good as a full disk
-    with pytest.raises(IsADirectoryError):
-        remember_boot(file)
-    assert not is_new_boot(file)
-
-
-def test_a_reboot_is_seen_and_is_seen_once(tmp_path: Path) -> None:
-    file = tmp_path / "boot-id"
-    assert is_new_boot(file)
-    remember_boot(file)
-    assert not is_new_boot(file)
-    assert file.read_text() == BOOT_ID.read_text()
-    file.write_text("00000000-0000-0000-0000-000000000000\n")
-    assert is_new_boot(file)

@@ -63,14 +63,8 @@ def _cpu_seconds(pid: int) -> float:
     return max(ticks, threads / 1e9)
 
 
-def _parent(pid: int) -> int:
-    """0 for a process that is gone."""
-    after_name = _stat(pid)
-    return int(after_name[1]) if after_name else 0
-
-
 def _stat(pid: int) -> list[str]:
-    """proc(5): what follows the name; [1] is the parent, [11] and [12] are utime and stime."""
+    """proc(5): what follows the name; [11] and [12] are utime and stime."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return []
@@ -78,7 +72,7 @@ def _stat(pid: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """podwright's own processes on a node. `spawner`: it and its zygote."""
+    """podwright's own processes on a node. `spawner`: it, its zygote and the spare monitor."""
 
     daemon: tuple[int, ...]
     spawner: tuple[int, ...]
@@ -87,14 +81,10 @@ class Processes:
     @classmethod
     def of(cls, node: Node) -> Processes:
         assert node.daemon is not None
-        forks = {
-            pid: _parent(pid)
-            for pid, words in node.processes().items()
-            if "runtime.spawner" in words
-        }
-        (spawner,) = (pid for pid, parent in forks.items() if parent not in forks)
-        core = (spawner, *(pid for pid, parent in forks.items() if parent == spawner))
-        monitors = tuple(pid for pid in forks if pid not in core)
+        written = (node.state / "monitors").glob("*/pid")
+        monitors = tuple(int(path.read_text().split()[0]) for path in written)
+        forks = (pid for pid, words in node.processes().items() if "runtime.spawner" in words)
+        core = tuple(pid for pid in forks if pid not in monitors)
         return cls((node.daemon.process.pid,), core, monitors)
 
     def cpu_seconds(self) -> dict[str, float]:

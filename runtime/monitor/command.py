@@ -150,6 +150,11 @@ class Command:
             lookup=None,
         )
 
+    @property
+    def exposed(self) -> bool:
+        """It is being prepared in the container's sight; see `turn`."""
+        return self._channel is not None and self._birth is None
+
     def kill(self) -> None:
         """SIGKILL to the command and all its descendants.
 

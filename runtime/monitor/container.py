@@ -37,10 +37,9 @@ if TYPE_CHECKING:
 
 Answer = Callable[[object], None]
 Said = channel.Said | None
+Refusal = InitFailed | None
 _KILLED = "killed before it could become the container"
-_TOO_SMALL = (
-    "killed by the kernel: the memory limit is too small even to start; choose a higher one"
-)
+_TOO_SMALL = "killed by the kernel: the memory limit is too small even to start: raise it"
 
 
 class State(enum.Enum):
@@ -68,6 +67,7 @@ class Container:
         self.exit: ContainerExit | None = None
         self.pid = 0
         self.pidfd = -1
+        self.unwanted = False  # somebody has killed it, or wants to
         self._pod = pod
         self._channel: Socket | None = None
         self._words: channel.Words | None = None  # which tell `who`
@@ -115,16 +115,23 @@ class Container:
         identity = Identity(who.uid, who.gid, who.groups) if who else Identity()
         return RunningContainer(self.id, self.pid, self._started_at, identity)
 
-    def start(self, descriptors: list[int], answer: Answer) -> None:
+    def start(self, descriptors: list[int], answer: Answer, refusal: Refusal = None) -> None:
         """Forks the container's init; `answer` gets Started or an exception when it is decided.
 
-        descriptors: as Start says; the caller's to close.
+        descriptors: as Start says; the caller's to close. refusal: why it is not to be forked.
         """
         self._answer = answer
         try:
+            if refusal is not None:
+                raise refusal
             self._launch(descriptors)
         except (OSError, ValueError, RuntimeFault) as error:
             self._give_up(error)
+
+    @property
+    def exposed(self) -> bool:
+        """Its init is in the sight of other containers; see `turn`."""
+        return self._channel is not None and not self.birth and self.request.pid_namespace != "own"
 
     def signal(self, number: int) -> None:
         """To the first process; SIGKILL to every one, for not all need to die with the first."""
@@ -144,6 +151,7 @@ class Container:
 
     def kill(self) -> None:
         """SIGKILL to all its processes. The exit comes by the reaper."""
+        self.unwanted = True
         if self.state is EXITED or self.pidfd < 0:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -210,8 +218,7 @@ class Container:
             child = self._fork_init(surroundings)
         finally:
             fds.close_all((*stdio, pid_ns_fd))
-        self.pid, self.pidfd = child.pid, child.pidfd
-        self._channel = child.channel
+        self.pid, self.pidfd, self._channel = child.pid, child.pidfd, child.channel
         if sheltered:
             self.birth = Birth(pod.reaper, child.pid, self._hear_one, self._on_exit)
         else:
@@ -336,13 +343,9 @@ class Container:
         finished_at = finished_at or time.time_ns()
         self._release()
         if self._failure is None:
+            killed = bool(self._oom_killed) and code != 0
             self.exit = ContainerExit(
-                self._pod.sandbox_id,
-                self.id,
-                code,
-                finished_at,
-                oom_killed=bool(self._oom_killed) and code != 0,
-                message=self._complaint,
+                self._pod.sandbox_id, self.id, code, finished_at, killed, self._complaint
             )
         self._conclude()
 

@@ -107,7 +107,12 @@ class Pod:
         container = self._container(request)
         self._oom_kills.begin(request.cgroup_path, self.facts.cgroup_parent)
         self._containers[request.container_id] = container
-        container.start(descriptors, reply)
+        if request.untraced or request.pid_namespace == "own" or not self.exposed:
+            container.start(descriptors, reply)
+            return
+        from runtime.monitor.turn import Turn
+
+        Turn(self, container, descriptors, reply)
 
     def decided(self, container: Container, result: object, reply: Reply) -> None:
         """Whether a container's program runs."""
@@ -313,6 +318,12 @@ class Pod:
             if one.exit is None and not one.request.untraced:
                 return False
         return True
+
+    @property
+    def exposed(self) -> bool:
+        """Somebody is being prepared in the sight of containers."""
+        guests = (one.exposed for one in self._guests.values() if isinstance(one, Command))
+        return any(guests) or any(one.exposed for one in self._containers.values())
 
     def shelters(self, request: Start, pid_ns_fd: int) -> bool:
         """Whether a container is to come into that pid namespace last of all: another one could

@@ -12,9 +12,10 @@ import posixpath
 import resource
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from runtime.codec import decode, encode
 from runtime.errors import SpawnerUnavailable
@@ -29,6 +30,7 @@ from runtime.spawner.output import Output
 from runtime.spawner.version import code_version
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PATIENCE = 10.0  # seconds for an answer: a fork takes one millisecond
 START_PATIENCE = 30.0  # for the first ones: a new spawner rehearses before it forks
@@ -80,13 +82,13 @@ class SpawnerClient:
         if self._bounding is None:
             self._bounding = asyncio.create_task(self._output.keep_bounded())
         async with self._lock:
-            return await asyncio.to_thread(self._ensure)
+            return await _in_thread(self._ensure)
 
     async def spawn(self, request: MonitorRequest) -> Spawn:
         """Has a monitor forked in namespaces of its own. What comes back is the caller's to close.
 
         A dead spawner is replaced and asked again, once. A monitor whose spawn is given up finds
-        its connection closed, and ends.
+        its connection closed, and ends; when we return the spawner has done with it.
         """
         async with self._lock:
             try:
@@ -98,7 +100,7 @@ class SpawnerClient:
     async def user_namespace_refusal(self, layers: tuple[str, str]) -> str:
         """Why pods can't have user namespaces on this node; "" if they can. layers: see PROBE."""
         async with self._lock:
-            return await asyncio.to_thread(self._probe, layers)
+            return await _in_thread(lambda: self._probe(layers))
 
     def close(self) -> None:
         if self._bounding is not None:
@@ -115,7 +117,7 @@ class SpawnerClient:
 
     async def _spawn(self, request: MonitorRequest) -> Spawn:
         if self._connection is None:
-            await asyncio.to_thread(self._ensure)
+            await _in_thread(self._ensure)
         try:
             result = await self._spawn_once(request)
         except _HUNG_UP as error:
@@ -123,7 +125,7 @@ class SpawnerClient:
             log.warning("the spawner does not answer (%s): another one is started", error)
             if request.netns_path:
                 unpin(request.netns_path)  # it may have died with the work half done
-            await asyncio.to_thread(self._ensure)
+            await _in_thread(self._ensure)
             result = await self._spawn_again(request)
         if isinstance(result, Failure):
             raise exception_of(result)
@@ -199,16 +201,28 @@ class SpawnerClient:
         return received
 
     async def _until_answered(self) -> None:
+        """If cancelled, not before: what the spawner makes can't be undone while it makes it."""
         connection, loop = self._connection, asyncio.get_running_loop()
         assert connection is not None
         answered = asyncio.Event()
+        given_up: asyncio.CancelledError | None = None
+        deadline = loop.time() + (connection.gettimeout() or 0)
         loop.add_reader(connection, answered.set)
         try:
-            async with asyncio.timeout(connection.gettimeout()):
-                await answered.wait()
+            while not answered.is_set():
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await answered.wait()
+                except asyncio.CancelledError as error:
+                    given_up = error
             connection.settimeout(PATIENCE)
+        except TimeoutError:
+            if given_up is None:
+                raise
         finally:
             loop.remove_reader(connection)
+        if given_up is not None:
+            raise given_up
 
     def _launch(self, version: str) -> None:
         """Starts a fresh interpreter that inherits the listening socket: no race for the name.
@@ -249,6 +263,20 @@ class SpawnerClient:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Ends when the work does, also if it is cancelled: nothing stops a thread, and the next call
+    would find it at the same connection."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        while not working.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([working])
+        working.exception()  # nobody is left to hear it
+        raise
 
 
 @contextlib.contextmanager

@@ -174,7 +174,10 @@ def _serve(peer: Socket, monitor: Monitor) -> None:
 
 
 def _receive(peer: Socket) -> tuple[bytes, Sequence[int]]:
-    words, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
+    try:
+        words, ancillary, _, _ = peer.recvmsg(fds.INLINE_BYTES, fds.ANCILLARY_BYTES, fds.CLOEXEC)
+    except ConnectionError:  # it ended with something of ours unread
+        return b"", ()
     return words, fds.descriptors(ancillary[0][2]) if ancillary else ()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import InitFailed, InvalidSpec
+from runtime.errors import InitFailed, InvalidSpec, RuntimeFault
 from runtime.lifecycle import ContainerRequest, Started
 from runtime.monitor.hooks.plan import STAGES, checked
 from runtime.spec import Capabilities, Hook, Namespace
@@ -322,6 +322,44 @@ async def test_who_may_trace_the_pod_finds_nothing_of_the_node_while_hooks_run(n
         assert len(result.split()) > 1  # it does see others
     finally:
         await node.remove("s2")
+
+
+async def test_who_may_trace_the_pod_starts_after_those_who_are_being_prepared(node: Node) -> None:
+    """They came into its sight before anybody knew of it: nothing shelters them."""
+    look = f"for p in /proc/[0-9]*; do [ ! -e $p/root{__file__} ] || echo $p; done"
+    go = node.path / "go"
+    await node.create("s2", pid="pod")
+    try:
+        held = request(node, "held", "true", createRuntime=sh(f"until [ -e {go} ]; do :; done"))
+        starting = asyncio.create_task(node.runtime.start_container(sharing(held)))
+        await until(lambda: (node.path / "held.log").exists())
+        watching = sharing(request(node, "watcher", "sh", "-c", look), "CAP_SYS_PTRACE")
+        watcher = asyncio.create_task(node.runtime.start_container(watching))
+        done, _ = await asyncio.wait([watcher, starting], timeout=0.5)
+        assert not done
+        go.touch()
+        await starting
+        await watcher
+        await node.ended("watcher")
+        assert node.log("watcher").read_text() == ""
+    finally:
+        await node.remove("s2")
+
+
+async def test_who_waits_to_start_is_no_hindrance_to_the_pods_end(node: Node) -> None:
+    await node.create("s2", pid="pod")
+    held = request(node, "held", "true", createRuntime=sh(f"sleep {LONG}"))
+    starting = asyncio.create_task(node.runtime.start_container(sharing(held)))
+    await until(lambda: (node.path / "held.log").exists())
+    waiting = sharing(request(node, "waiting", "true"), "CAP_SYS_PTRACE")
+    watcher = asyncio.create_task(node.runtime.start_container(waiting))
+    await asyncio.wait([watcher, starting], timeout=0.2)
+    async with asyncio.timeout(5):
+        await node.remove("s2")
+        with pytest.raises(RuntimeFault):
+            await watcher
+        with pytest.raises(RuntimeFault):
+            await starting
 
 
 def pid_inside(pid: int) -> int:

@@ -38,6 +38,17 @@ def test_files_have_room_for_more_and_then_are_full(monitor: Path) -> None:
     (monitor / "exit").write_text("other files don't notice")
 
 
+def test_attributes_of_files_have_no_room_to_speak_of(monitor: Path) -> None:
+    podfiles.write(monitor, {"hosts": "1", "hostname": "2", "resolv.conf": "3"}, (0, 0), "")
+    hosts = podfiles.path(monitor) / "hosts"
+    try:
+        os.setxattr(hosts, "user.small", b"x")
+    except OSError:
+        pytest.skip("this kernel's tmpfs keeps no attributes of users")
+    with pytest.raises(OSError, match="No space"):
+        os.setxattr(hosts, "user.large", bytes(32768))
+
+
 def test_they_go_with_the_monitor_s_directory_also_when_in_use(
     monitor: Path, tmp_path: Path
 ) -> None:

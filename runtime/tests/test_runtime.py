@@ -220,47 +220,6 @@ async def test_a_container_inherits_no_signal_dispositions(node: Node) -> None:
     assert node.lines("c1") == ["SigBlk:\t" + "0" * 16, "SigIgn:\t" + "0" * 16]
 
 
-async def test_a_killed_spawner_is_replaced_and_pods_run_on(node: Node) -> None:
-    await node.create("s1")
-    await node.start("s1", "c1", "sleep", "100")
-    spawner = await spawner_pid(node)
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(spawner))
-    await node.create("s2")
-    assert await spawner_pid(node) != spawner
-    assert await node.exec("s1", "c1", "echo", "alive") == b"alive\n"
-
-
-async def test_a_killed_zygote_is_replaced_with_its_spawner(node: Node) -> None:
-    await node.create("s1")
-    spawner = await spawner_pid(node)
-    os.kill(children(spawner)[0], signal.SIGKILL)
-    await node.create("s2")
-    await node.start("s2", "c1", "sleep", "100")
-    assert await spawner_pid(node) != spawner
-
-
-async def _spare(node: Node) -> int:
-    """The pid of the monitor that waits for the next pod."""
-    monitor = await node.create("s1")
-    spawner = await spawner_pid(node)
-    zygote, *_ = children(spawner)
-    await until(lambda: len(children(spawner)) == 3)
-    (spare,) = set(children(spawner)) - {zygote, monitor}
-    return spare
-
-
-async def test_a_monitor_is_forked_before_it_is_wanted(node: Node) -> None:
-    spare = await _spare(node)
-    assert await node.create("s2") == spare
-
-
-async def test_a_spare_monitor_that_was_killed_is_replaced(node: Node) -> None:
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await _spare(node)))
-    await node.create("s2")
-    await node.start("s2", "c1", "true")
-    assert (await node.ended("c1")).exit_code == 0
-
-
 async def test_a_killed_monitor_is_told_and_swept(node: Node) -> None:
     monitor = await node.create("s1")
     started = await node.start("s1", "c1", "sleep", "100")
