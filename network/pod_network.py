@@ -105,8 +105,8 @@ class PodNetwork:
     async def take_devices(
         self, sandbox_id: str, wanted: Mapping[str, str], netlink_fd: int
     ) -> None:
-        """See `Devices.take`. netlink_fd: the caller's, who must not close it meanwhile."""
-        await self._run(self._devices.take, sandbox_id, wanted, netlink_fd)
+        """See `Devices.take`. netlink_fd: the caller's."""
+        await self._over(netlink_fd, lambda fd: self._devices.take(sandbox_id, wanted, fd))
 
     def has_devices(self, sandbox_id: str) -> bool:
         """Whether interfaces of the node have been moved into the pod."""
@@ -114,7 +114,7 @@ class PodNetwork:
 
     async def give_back_devices(self, sandbox_id: str, netlink_fd: int) -> None:
         """See `Devices.give_back`. netlink_fd: as for `take_devices`."""
-        await self._run(self._devices.give_back, sandbox_id, netlink_fd)
+        await self._over(netlink_fd, lambda fd: self._devices.give_back(sandbox_id, fd))
 
     async def forget_devices(self, sandbox_id: str) -> None:
         """See `Devices.forget`."""
@@ -178,3 +178,15 @@ class PodNetwork:
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.wrap_future(self._worker.submit(call, *args, **kwargs))
+
+    async def _over(self, netlink_fd: int, call: Callable[[int], None]) -> None:
+        """With a descriptor of ours: whoever is cancelled closes his, whose number is the next
+        pod's then, while the work goes on."""
+        own = os.dup(netlink_fd)
+        try:
+            future = self._worker.submit(call, own)
+        except RuntimeError:  # it has been shut down
+            os.close(own)
+            raise
+        future.add_done_callback(lambda _future: os.close(own))  # also if it never began
+        await asyncio.wrap_future(future)

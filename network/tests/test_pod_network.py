@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import socket
+import threading
 from typing import Any
 
 import pytest
 
+from network.netlink.channel import Channel
 from network.result import PortMapping
 from network.tests import guest as here
 from network.tests.lab import (
@@ -23,6 +27,7 @@ from network.tests.lab import (
     in_a_node,
     ip,
     run,
+    sandbox_id,
     sysctl,
 )
 
@@ -249,3 +254,39 @@ async def test_a_node_that_lives_by_router_advertisements_goes_on_to_do_so() -> 
         assert sysctl("ipv6/conf/uplink0/accept_ra") == 2  # also while forwarding
         assert sysctl("ipv6/conf/uplink2/accept_ra") == 0
         assert sysctl("ipv4/ip_forward") == 1
+
+
+@in_a_node
+async def test_a_device_goes_to_no_other_pod_when_nobody_waits_for_it_any_more() -> None:
+    """Who asked closes his descriptor, and the next pod's gets its number."""
+    begun, go = threading.Event(), threading.Event()
+    really_open = Channel.open
+
+    def open_late(family: int) -> Channel:
+        begun.set()
+        assert go.wait(10)
+        return really_open(family)
+
+    async with Lab() as lab:
+        monkeypatch = pytest.MonkeyPatch()
+        first, _ = await lab.pod(1)
+        second, _ = await lab.pod(2)
+        run("ip", "link", "add", "spare0", "type", "veth", "peer", "name", "spare1")
+        monkeypatch.setattr(Channel, "open", open_late)
+        fd = os.dup(first.netlink_fd)
+        taking = asyncio.create_task(
+            lab.network.take_devices(sandbox_id(1), {"spare0": "net1"}, fd)
+        )
+        await asyncio.to_thread(begun.wait, 10)
+        taking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await taking
+        os.dup2(second.netlink_fd, fd)
+        go.set()
+        await lab.network.detach(sandbox_id(2))  # by the same worker
+        monkeypatch.undo()
+        os.close(fd)
+        assert "net1" in first.run("ip -br link")
+        assert "net1" not in second.run("ip -br link")
+        await lab.network.give_back_devices(sandbox_id(1), first.netlink_fd)
+        assert "spare0" in run("ip", "-br", "link")
