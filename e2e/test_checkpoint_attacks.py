@@ -29,6 +29,8 @@ from e2e.test_apparmor import DEFAULT as PROFILE
 from e2e.test_apparmor import kind, needs_apparmor
 from e2e.test_container import security
 from runtime.checkpoint.criu import KNOWS_NO_NEW_PRIVILEGES, version
+from runtime.checkpoint.wire import read
+from runtime.checkpoint.wire import write as write_image
 
 
 def names_of_images(kubelet: Kubelet) -> list[str]:
@@ -198,3 +200,56 @@ def test_no_archive_at_all_is_named(criu: Kubelet, tmp_path: Path) -> None:
     assert (error.code, "absent.tar" in error.message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
     error = refused(lambda: restored(criu.pod(), tmp_path))
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def opening(archive: Path, name: str) -> Path:
+    """The same, but that /data is open by another name."""
+    entries = read("files", members(archive)["checkpoint/files.img"])
+    for entry in entries:
+        if entry.message(3).data(6) == b"/data":
+            one = entry.message(3)
+            one.set(6, name.encode())
+            one.drop(8, 10, 11, 12, 13)  # what it is checked by: size, mode, build-id
+            entry.set(3, one)
+    return rewritten(archive, {"checkpoint/files.img": write_image("files", entries)})
+
+
+@pytest.mark.parametrize("pids", [api.CONTAINER, api.NODE])
+def test_names_of_open_files_lead_to_none_of_the_node(
+    criu: Kubelet, archive: Path, tmp_path: Path, pids: api.NamespaceMode
+) -> None:
+    """By what CRIU itself has open, or by the root of a process of the node."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret\n")
+    config = criu.config()
+    config.linux.security_context.namespace_options.pid = pids
+    linux = security(namespace_options=api.NamespaceOption(pid=pids))
+    first = counting(criu.pod(config), "echo mine > /data; exec 7</data", linux=linux)
+    write(first, archive)
+    first.remove()
+    ways = [f"/proc/self/fd/{number}/{'../' * 9}{secret}" for number in (121, 126)]
+    if pids == api.NODE:
+        ways = [f"/proc/{os.getpid()}/root{secret}"]
+    for way in ways:
+        config = criu.config()
+        config.linux.security_context.namespace_options.pid = pids
+        container = restored(criu.pod(config), opening(archive, way), linux=linux)
+        error = refused(container.start)
+        assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "which may lead out of the container" in error.message
+        assert container.status().state == api.CONTAINER_EXITED
+
+
+def test_a_link_among_an_archives_files_leads_to_none_of_the_node(
+    criu: Kubelet, archive: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("secret\n")
+    write(counting(criu.pod(), "echo mine > /data; exec 7</data"), archive)
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as diff:
+        way = link(f"/proc/self/fd/126/{'../' * 9}{tmp_path}/secret")
+        way.name = "data"
+        diff.addfile(way)
+    rewritten(archive, {"rootfs-diff.tar": layer.getvalue()}).rename(archive)
+    error = refused(restored(criu.pod(), opening(archive, "/data")).start)
+    assert "'/data', which may lead out of the container" in error.message

@@ -9,7 +9,7 @@ being root, makes it so. So before CRIU sees them, images are checked and rewrit
       death signal
     resource limits          no more than the container's; scores and cgroups: none
     namespaces               one of mounts, pids, cgroups and time for all; others are the pod's
-    open files               see files.py, sockets.py, terminals.py
+    open files               see files.py, places.py, sockets.py, terminals.py
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from runtime.checkpoint import files, ipc, sockets, terminals
+from runtime.checkpoint import files, ipc, places, sockets, terminals
 from runtime.checkpoint.files import MayOpen, Refused
+from runtime.checkpoint.places import Stays
 from runtime.checkpoint.wire import MalformedImage, Message, first, read, write
 from runtime.init import capabilities
 from runtime.init.values import Identity
@@ -123,10 +124,11 @@ class Outside:
     terminal: str
 
 
-def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> Outside:
+def confine(images: Images, bounds: Bounds, may_open: MayOpen, stays: Stays) -> Outside:
     """Checks all images and rewrites those of processes.
 
-    may_open: whether the container's user may open a path of it. Raises Refused, MalformedImage.
+    may_open: whether the container's user may open a path of it; stays: whether a path is one of
+    it at all. Raises Refused, MalformedImage.
     """
     names = images.names()
     inventory = _inventory(images, bounds)
@@ -140,6 +142,8 @@ def confine(images: Images, bounds: Bounds, may_open: MayOpen) -> Outside:
     _check_ghosts(images, names)
     opened = read("files", images.load("files.img"))
     raw = bool(bounds.most & _NET_RAW)
+    if name := places.strayed(images, opened, stays):
+        raise Refused(f"a file {name}, which may lead out of the container")
     may = may_open if bounds.fixed else None
     files.check(opened, raw_sockets=raw, may_open=may, user=bounds.identity.uid)
     problem = sockets.confine(opened, bounds.most, sockets.network(), may)

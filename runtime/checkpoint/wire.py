@@ -23,6 +23,7 @@ MAGIC: Final = {  # of the kinds of image that we read
     "fdinfo": 0x56213732,
     "files": 0x56303138,
     "ghost-file": 0x52583605,
+    "inotify-wd": 0x54562009,
     "inventory": 0x58313116,
     "mountpoints": 0x55563928,
     "pstree": 0x50273030,

@@ -105,7 +105,12 @@ class Checkpoint:
         self.put("files", "files", *entries)
 
     def confine(self, bounds: Bounds = ROOT) -> dict[int, str]:
-        outside = confine(self.images, bounds, lambda path, _flags: path != "/root/secret")
+        outside = confine(
+            self.images,
+            bounds,
+            lambda path, _flags: path != "/root/secret",
+            lambda path: "/proc/" not in path,
+        )
         return outside.pipes
 
 

@@ -16,7 +16,7 @@ import resource
 import time
 from collections.abc import Callable
 
-from runtime.checkpoint import addresses, confine, criu, mounts, shm
+from runtime.checkpoint import addresses, confine, criu, mounts, places, shm
 from runtime.checkpoint.confine import Bounds, Images
 from runtime.checkpoint.files import MayOpen, Refused
 from runtime.init import (
@@ -125,7 +125,8 @@ def _restore(peer: Socket, context: Context, node: int, order: Order) -> None:
     directory = _attach(context, node, order.directory)
     place = f"{directory}/{TREE}"
     images = Images(f"{directory}/{criu.IMAGES}")
-    outside = confine.confine(images, bounds(context, ipc=order.first), _may_open(context, place))
+    may_be = bounds(context, ipc=order.first)
+    outside = confine.confine(images, may_be, _may_open(context, place), places.within(place))
     addresses.settle(images, addresses.here)
     external = _write_mounts(images, place)
     os.umask(0o022)
