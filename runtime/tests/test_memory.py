@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.linux.process import kill_and_wait
-from runtime.tests.node import Node, spawner_pid
+from runtime.tests.node import Node, lifetime
 
 KIB_STARTED = 1150
 """860 with one container, by cgroup v1; it was 1700 when nobody looked. Load changes nothing."""
@@ -22,12 +20,8 @@ KIB_EXECUTED = 1450
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
-    node = Node(tmp_path)
-    await node.runtime.start()
-    yield node
-    await node.remove("s1")
-    await node.runtime.close()
-    await asyncio.to_thread(kill_and_wait, os.pidfd_open(await spawner_pid(node)))
+    async with lifetime(Node(tmp_path)) as node:
+        yield node
 
 
 def private_kib(pid: int) -> int:
