@@ -42,6 +42,14 @@ def test_a_container_goes_on_where_another_was(criu: Kubelet, archive: Path) -> 
     goes_on(first)
 
 
+def test_a_file_that_was_deleted_is_still_open(criu: Kubelet, archive: Path) -> None:
+    deleted = "echo kept > /root/file; exec 7< /root/file; rm /root/file"
+    write(counting(criu.pod(), deleted), archive)
+    container = restored(criu.pod(), archive).start()
+    goes_on(container)
+    assert container.shell("cat /proc/1/fd/7; ls /root") == "kept"
+
+
 def test_a_restored_container_is_as_any_other(criu: Kubelet, archive: Path) -> None:
     write(counting(criu.pod()), archive)
     container = restored(criu.pod(), archive).start()

@@ -47,6 +47,7 @@ _USERS, _GROUP_IDS, _GROUPS = (1, 3, 5, 7), (2, 4, 6, 8), 14
 _SETS: Final = {"inheritable": 9, "permitted": 10, "effective": 11, "bounding": 12, "ambient": 19}
 _LSM, _SOCKET_LSM, _LSM_DATA, _NO_NEW_PRIVS = 15, 16, 17, 18
 _LSM_TYPE, _PLUGINS = 6, 12  # of the inventory
+_REMAPS, _LINKED, _GHOST_BIT = "remap-fpath.img", 0, 1 << 31
 _APPARMOR: Final = 2  # enum lsmtype of inventory.proto; 0: none
 
 
@@ -234,7 +235,16 @@ def _check_pids(
 
 
 def _check_ghosts(images: Images, names: list[str]) -> None:
-    """Files that were open and deleted: they are made anew, devices must not be."""
+    """Files that were open and deleted: they are made anew, devices must not be.
+
+    Or they have another name meanwhile (LINKED), which CRIU takes away as root, whoever may not:
+    our checkpoints have none. Without a type a bit says which.
+    """
+    remaps = read("remap-fpath", images.load(_REMAPS)) if _REMAPS in names else []
+    for remap in remaps:
+        kind = remap.number(3) if remap.has(3) else bool(remap.number(2) & _GHOST_BIT)
+        if kind == _LINKED:
+            raise Refused("a deleted file that has another name")
     for name in names:
         if name.startswith("ghost-file-"):
             mode = first("ghost-file", images.head(name)).number(3)

@@ -27,6 +27,7 @@ MAGIC: Final = {  # of the kinds of image that we read
     "inventory": 0x58313116,
     "mountpoints": 0x55563928,
     "pstree": 0x50273030,
+    "remap-fpath": 0x59133954,
     "seccomp": 0x64413049,
     "tty-info": 0x59453036,
 }

@@ -9,8 +9,10 @@ import pytest
 
 from runtime.checkpoint import places
 from runtime.checkpoint.confine import Images
+from runtime.checkpoint.files import Refused
 from runtime.checkpoint.wire import Message, write
 from runtime.linux import mount
+from runtime.tests.test_checkpoint_confine import Checkpoint
 
 pytestmark = pytest.mark.root
 
@@ -102,3 +104,18 @@ def test_names_are_those_of_files_sockets_and_what_is_watched(tmp_path: Path) ->
     ):
         socket = Message.of((11, name), (14, directory))
         assert names(tmp_path, Message.of((16, socket.encode()))) == said
+
+
+@pytest.mark.parametrize("fields", [((1, 1), (2, 2), (3, 0)), ((1, 1), (2, 2))])
+def test_no_name_is_taken_away(tmp_path: Path, fields: tuple[tuple[int, int], ...]) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.put("remap-fpath", "remap-fpath", Message.of(*fields))
+    with pytest.raises(Refused, match="another name"):
+        checkpoint.confine()
+
+
+@pytest.mark.parametrize("fields", [((1, 1), (2, 2), (3, 1)), ((1, 1), (2, 1 << 31 | 2))])
+def test_a_deleted_file_is_made_anew(tmp_path: Path, fields: tuple[tuple[int, int], ...]) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.put("remap-fpath", "remap-fpath", Message.of(*fields))
+    assert checkpoint.confine()
