@@ -106,6 +106,7 @@ def receive(peer: Socket) -> Said | None:
         return Paused(str(message["stage"]), descriptors)
     fds.close_all(descriptors)
     if kind == "born":
+        peer.setblocking(True)  # noqa: FBT003 - see `wait_no_more`: another one speaks from here on
         return Born(cast(int, message["pid"]))
     if kind == "failed":
         step, number, text = cast(list[object], message["failure"])
