@@ -135,8 +135,8 @@ class HookedContainer(Container):
     def _on_exit(self, code: int) -> None:
         """Of a start that has failed, a hook that runs is the last thing to end."""
         self._code, self._finished_at = code, time.time_ns()
-        while self._channel is not None:
-            self._on_message()
+        while self._hear_one():
+            pass
         if self._jobs is None:
             self._end(code, self._finished_at)
         elif self._failure is not None:
