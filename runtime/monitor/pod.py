@@ -281,11 +281,11 @@ class Pod:
         On a full disk it is only remembered: no pod ends because nothing can be written down.
         """
         path = self.exit_path(ended.container_id)
-        partial = path + ".partial"
+        unfinished = path + ".partial"
         try:
-            with open(partial, "w", encoding="utf-8") as file:
+            with open(unfinished, "w", encoding="utf-8") as file:
                 json.dump(encode(ended), file)
-            os.rename(partial, path)
+            os.rename(unfinished, path)
         except OSError as error:
             fds.log(f"the exit of container {ended.container_id} is not on disk: {error}")
 
